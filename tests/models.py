@@ -58,12 +58,7 @@ def run(
 def bit_equal(a: Any, b: Any) -> bool:
     """Equal in dtype, shape and every bit (NaN payloads and signed zeros included)."""
     if isinstance(a, list) or isinstance(b, list):
-        return (
-            isinstance(a, list)
-            and isinstance(b, list)
-            and len(a) == len(b)
-            and all(map(bit_equal, a, b))
-        )
+        return isinstance(a, list) and isinstance(b, list) and len(a) == len(b) and all(map(bit_equal, a, b))
     if a is None or b is None:
         return a is b
     a, b = np.asarray(a), np.asarray(b)

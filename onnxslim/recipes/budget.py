@@ -1,4 +1,4 @@
-"""What the user allows and asks for: accuracy budgets, targets, durations, as the command line writes them."""
+"""What the user allows and asks for: accuracy budgets, targets and durations, in the form of the options."""
 
 from __future__ import annotations
 
@@ -84,12 +84,16 @@ def _parse_target(text: str, units: dict[str, float] | dict[str, int], option: s
 
 def parse_latency_target(text: str | Target) -> Target:
     """Read ``--target-latency``: ``0.7x`` is a ratio, ``5ms`` absolute (kept in seconds)."""
-    return text if isinstance(text, Target) else _parse_target(text, _SECONDS, "--target-latency", "0.7x or 5ms")
+    if isinstance(text, Target):
+        return text
+    return _parse_target(text, _SECONDS, "--target-latency", "0.7x or 5ms")
 
 
 def parse_size_target(text: str | Target) -> Target:
     """Read ``--target-bytes``: ``0.3x`` is a ratio, ``2MB`` absolute (kept in bytes)."""
-    return text if isinstance(text, Target) else _parse_target(text, _BYTES, "--target-bytes", "0.3x or 2MB")
+    if isinstance(text, Target):
+        return text
+    return _parse_target(text, _BYTES, "--target-bytes", "0.3x or 2MB")
 
 
 def parse_duration(text: str | float, option: str = "--time") -> float:

@@ -1,0 +1,280 @@
+"""Run passes in order, verify what they promise, and take back the pass that broke its promise.
+
+A pipeline is a sequence of steps: passes, and :class:`Repeat` groups that run until nothing changes.
+Consecutive steps that promise equality are verified once, at their end, against the model that went in; when
+that fails, the first application of a pass after which the outputs differ is found by bisection, its pass is
+left out and named in the report, and the rest runs again.  Lossy steps are bound by a budget, which is the
+business of :mod:`onnxslim.recipes.search`; here their effect is only measured.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from onnxslim._ir import ir
+from onnxslim.errors import OnnxSlimError, PassError, VerificationError
+from onnxslim.passes.base import Decline, Pass, Promise, collect_declines
+
+__all__ = ["Outcome", "Pipeline", "Repeat", "Step", "Verifier"]
+
+_log = logging.getLogger(__name__)
+
+# Judges a rewritten model against the one that went in: None when the promise holds, else what differs.
+Verifier = Callable[[ir.Model, ir.Model, Promise], "str | None"]
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """Passes that run in turn until a whole round changes nothing.
+
+    Raises (when run):
+        PassError: when ``max_rounds`` rounds did not suffice; the message names the passes still at work.
+    """
+
+    passes: tuple[Pass, ...]
+    max_rounds: int = 30
+
+
+@dataclass(frozen=True)
+class Deferred:
+    """A lossy pass that is built when its turn comes, from the model as it is then (calibration needs it)."""
+
+    name: str
+    build: Callable[[ir.Model], Pass]
+
+
+Step = Pass | Repeat | Deferred
+
+
+@dataclass(slots=True)
+class Applied:
+    """What one pass did in one run, summed over its applications."""
+
+    name: str
+    promise: str
+    modified: bool = False
+    seconds: float = 0.0
+    nodes_removed: int = 0
+    weight_bytes_removed: int = 0
+    rolled_back: str | None = None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """The rewritten model, what each pass did, what was declined, and notes on the verification."""
+
+    model: ir.Model
+    applied: list[Applied]
+    declined: list[Decline]
+    promise: Promise
+    verified: bool
+    notes: list[str] = field(default_factory=list)
+
+
+class _BrokenPassError(Exception):
+    """A pass raised; carries the pass so that the run can start again without it."""
+
+    def __init__(self, culprit: Pass, reason: str) -> None:
+        super().__init__(reason)
+        self.culprit = culprit
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A sequence of passes with verification and rollback.
+
+    Args:
+        steps: passes and :class:`Repeat` groups, in order.
+        verifier: how equality is judged; None leaves the result unverified, and the outcome says so.
+
+    Example:
+        >>> from onnxslim.passes.remove_dead_code import RemoveDeadCode
+        >>> Pipeline((RemoveDeadCode(),)).names
+        ('remove-dead-code',)
+    """
+
+    steps: tuple[Step, ...]
+    verifier: Verifier | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the passes, in order, each once."""
+        parts = (step.passes if isinstance(step, Repeat) else (step,) for step in self.steps)
+        return tuple(dict.fromkeys(p.name for part in parts for p in part))
+
+    def run(self, model: ir.Model) -> Outcome:
+        """Rewrite a copy of ``model``; the caller's object stays as it is.
+
+        Raises:
+            PassError: a ``Repeat`` group does not converge.
+            VerificationError: the outputs differ although no pass is left to take back.
+        """
+        outcome = Outcome(model, [], [], Promise.EXACT, self.verifier is not None)
+        for segment, lossy in _segments(self.steps):
+            built = [step.build(outcome.model) if isinstance(step, Deferred) else step for step in segment]
+            outcome.model = _run_segment(outcome.model, built, None if lossy else self.verifier, outcome)
+        return outcome
+
+
+def _flatten(steps: Sequence[Pass | Repeat]) -> Iterator[Pass]:
+    for step in steps:
+        yield from step.passes if isinstance(step, Repeat) else (step,)
+
+
+def _segments(steps: Sequence[Step]) -> Iterator[tuple[list[Step], bool]]:
+    """Cut into runs of steps that promise equality and runs of lossy ones; a deferred step starts its own."""
+    segment: list[Step] = []
+    lossy = False
+    for step in steps:
+        if isinstance(step, Deferred):
+            if segment:
+                yield segment, lossy
+            segment, lossy = [step], True
+            continue
+        step_lossy = any(p.promise is Promise.LOSSY for p in _flatten([step]))
+        if segment and step_lossy != lossy:
+            yield segment, lossy
+            segment = []
+        segment.append(step)
+        lossy = step_lossy
+    if segment:
+        yield segment, lossy
+
+
+def _run_segment(
+    original: ir.Model, steps: list[Pass | Repeat], verifier: Verifier | None, outcome: Outcome
+) -> ir.Model:
+    """Apply ``steps``; leave out, one by one, passes that raise or whose outputs differ."""
+    excluded: dict[int, str] = {}
+    while True:
+        ledger = {  # made anew: what an earlier attempt did does not count
+            id(p): Applied(p.name, p.promise.value, rolled_back=excluded.get(id(p))) for p in _flatten(steps)
+        }
+        try:
+            with collect_declines() as log:
+                model, events = _apply(original, steps, excluded, ledger)
+        except _BrokenPassError as broken:
+            excluded[id(broken.culprit)] = broken.reason
+            continue
+        promise = Promise.weakest([p.promise for p in events])
+        difference = verifier(original, model, promise) if verifier is not None and events else None
+        if difference is None:
+            outcome.applied += ledger.values()
+            outcome.declined += log.entries
+            outcome.promise = Promise.weakest([outcome.promise, promise])
+            return model
+        assert verifier is not None
+        culprit = _bisect(original, steps, excluded, events, verifier)
+        if culprit is None:
+            raise VerificationError(
+                f"the outputs differ from the original although every pass was taken back: {difference}",
+                hint="the model may not be deterministic; --no-verify skips this check",
+            )
+        _log.warning("rolled back %s: %s", culprit.name, difference)
+        excluded[id(culprit)] = f"the outputs differ: {difference}"
+
+
+def _apply(
+    original: ir.Model,
+    steps: list[Pass | Repeat],
+    excluded: dict[int, str],
+    ledger: dict[int, Applied] | None = None,
+    stop_after: int | None = None,
+) -> tuple[ir.Model, list[Pass]]:
+    """Run ``steps`` on a copy; returns it with the passes that changed it, one entry per application."""
+    model = original.clone()
+    events: list[Pass] = []
+
+    def run(p: Pass) -> bool:
+        if id(p) in excluded or (stop_after is not None and len(events) >= stop_after):
+            return False
+        if not _run_pass(p, model, ledger[id(p)] if ledger else None):
+            return False
+        events.append(p)
+        return True
+
+    for step in steps:
+        if isinstance(step, Pass):
+            run(step)
+            continue
+        # A pass need not run again before another one has changed something since it last found nothing.
+        clean: set[int] = set()
+        for _ in range(step.max_rounds):
+            for p in step.passes:
+                if id(p) in clean:
+                    continue
+                if run(p):
+                    clean.clear()
+                else:
+                    clean.add(id(p))
+            if len(clean) == len(step.passes):
+                break
+        else:
+            busy = ", ".join(p.name for p in step.passes if id(p) not in clean)
+            raise PassError(
+                f"the passes did not settle within {step.max_rounds} rounds; still at work: {busy}",
+                hint="leave one of them out, and please report this model",
+            )
+    return model, events
+
+
+def _run_pass(p: Pass, model: ir.Model, record: Applied | None) -> bool:
+    nodes, weights = _size(model) if record else (0, 0)
+    start = time.perf_counter()
+    try:
+        modified = p(model).modified
+    except OnnxSlimError as error:
+        if not isinstance(error, PassError):
+            raise  # bad options, data or resources are for the user to mend
+        raise _BrokenPassError(p, str(error)) from error
+    except Exception as error:  # a pass may come from a third party: its failure must not end the run
+        _log.exception("%s raised; it is left out", p.name)
+        raise _BrokenPassError(p, f"raised {type(error).__name__}: {error}") from error
+    if record:
+        after_nodes, after_weights = _size(model)
+        record.seconds += time.perf_counter() - start
+        record.modified |= modified
+        record.nodes_removed += nodes - after_nodes
+        record.weight_bytes_removed += weights - after_weights
+    return modified
+
+
+def _size(model: ir.Model) -> tuple[int, int]:
+    """Nodes (functions included) and bytes of initializers."""
+    nodes = sum(1 for _ in model.graph.all_nodes()) + sum(
+        1 for function in model.functions.values() for _ in function.all_nodes()
+    )
+    weights = sum(
+        value.const_value.nbytes
+        for graph in model.graphs()
+        for value in graph.initializers.values()
+        if value.const_value is not None and value.const_value.dtype != ir.DataType.STRING
+    )
+    return nodes, weights
+
+
+def _bisect(
+    original: ir.Model,
+    steps: list[Pass | Repeat],
+    excluded: dict[int, str],
+    events: list[Pass],
+    verifier: Verifier,
+) -> Pass | None:
+    """The pass whose application first makes the outputs differ; None when the bare copy already does."""
+
+    def differs(count: int) -> bool:
+        model, _ = _apply(original, steps, excluded, stop_after=count)
+        promise = Promise.weakest([p.promise for p in events[:count]])
+        return verifier(original, model, promise) is not None
+
+    if differs(0):
+        return None
+    low, high = 0, len(events)  # equal after `low` applications, different after `high`
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if differs(middle) else (middle, high)
+    return events[high - 1]
