@@ -1,6 +1,6 @@
 """Run passes in order, verify what they promise, and take back the pass that broke its promise.
 
-A pipeline is a sequence of steps: passes, and :class:`Repeat` groups that run until nothing changes.
+The steps are passes, :class:`Repeat` groups that run until nothing changes, and :class:`Deferred` passes.
 Consecutive steps that promise equality are verified once, at their end, against the model that went in; when
 that fails, the first application of a pass after which the outputs differ is found by bisection, its pass is
 left out and named in the report, and the rest runs again.  Lossy steps are bound by a budget, which is the
@@ -12,13 +12,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from onnxslim._ir import ir
 from onnxslim.errors import OnnxSlimError, PassError, VerificationError
 from onnxslim.passes.base import Decline, Pass, Promise, collect_declines
+from onnxslim.report.report import PassRecord
 
-__all__ = ["Outcome", "Pipeline", "Repeat", "Step", "Verifier"]
+__all__ = ["Deferred", "Outcome", "Repeat", "Step", "Verifier", "run_steps"]
 
 _log = logging.getLogger(__name__)
 
@@ -50,28 +51,13 @@ Step = Pass | Repeat | Deferred
 
 
 @dataclass(slots=True)
-class Applied:
-    """What one pass did in one run, summed over its applications."""
-
-    name: str
-    promise: str
-    modified: bool = False
-    seconds: float = 0.0
-    nodes_removed: int = 0
-    weight_bytes_removed: int = 0
-    rolled_back: str | None = None
-
-
-@dataclass(slots=True)
 class Outcome:
-    """The rewritten model, what each pass did, what was declined, and notes on the verification."""
+    """The rewritten model, what each pass did, what was declined, and the weakest promise that was used."""
 
     model: ir.Model
-    applied: list[Applied]
-    declined: list[Decline]
-    promise: Promise
-    verified: bool
-    notes: list[str] = field(default_factory=list)
+    applied: list[PassRecord] = field(default_factory=list)
+    declined: list[Decline] = field(default_factory=list)
+    promise: Promise = Promise.EXACT
 
 
 class _BrokenPassError(Exception):
@@ -83,41 +69,23 @@ class _BrokenPassError(Exception):
         self.reason = reason
 
 
-@dataclass(frozen=True)
-class Pipeline:
-    """A sequence of passes with verification and rollback.
+def run_steps(model: ir.Model, steps: Sequence[Step], verifier: Verifier | None = None) -> Outcome:
+    """Rewrite a copy of ``model``; the caller's object stays as it is.
 
     Args:
-        steps: passes and :class:`Repeat` groups, in order.
-        verifier: how equality is judged; None leaves the result unverified, and the outcome says so.
+        model: what to rewrite.
+        steps: passes, :class:`Repeat` groups and :class:`Deferred` passes, in order.
+        verifier: how equality is judged; None leaves the result unverified.
 
-    Example:
-        >>> from onnxslim.passes.remove_dead_code import RemoveDeadCode
-        >>> Pipeline((RemoveDeadCode(),)).names
-        ('remove-dead-code',)
+    Raises:
+        PassError: a ``Repeat`` group does not converge.
+        VerificationError: the outputs differ although no pass is left to take back.
     """
-
-    steps: tuple[Step, ...]
-    verifier: Verifier | None = None
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of the passes, in order, each once."""
-        parts = (step.passes if isinstance(step, Repeat) else (step,) for step in self.steps)
-        return tuple(dict.fromkeys(p.name for part in parts for p in part))
-
-    def run(self, model: ir.Model) -> Outcome:
-        """Rewrite a copy of ``model``; the caller's object stays as it is.
-
-        Raises:
-            PassError: a ``Repeat`` group does not converge.
-            VerificationError: the outputs differ although no pass is left to take back.
-        """
-        outcome = Outcome(model, [], [], Promise.EXACT, self.verifier is not None)
-        for segment, lossy in _segments(self.steps):
-            built = [step.build(outcome.model) if isinstance(step, Deferred) else step for step in segment]
-            outcome.model = _run_segment(outcome.model, built, None if lossy else self.verifier, outcome)
-        return outcome
+    outcome = Outcome(model)
+    for segment, lossy in _segments(steps):
+        built = [step.build(outcome.model) if isinstance(step, Deferred) else step for step in segment]
+        outcome.model = _run_segment(outcome.model, built, None if lossy else verifier, outcome)
+    return outcome
 
 
 def _flatten(steps: Sequence[Pass | Repeat]) -> Iterator[Pass]:
@@ -152,7 +120,8 @@ def _run_segment(
     excluded: dict[int, str] = {}
     while True:
         ledger = {  # made anew: what an earlier attempt did does not count
-            id(p): Applied(p.name, p.promise.value, rolled_back=excluded.get(id(p))) for p in _flatten(steps)
+            id(p): PassRecord(p.name, p.promise.value, rolled_back=excluded.get(id(p)))
+            for p in _flatten(steps)
         }
         try:
             with collect_declines() as log:
@@ -182,7 +151,7 @@ def _apply(
     original: ir.Model,
     steps: list[Pass | Repeat],
     excluded: dict[int, str],
-    ledger: dict[int, Applied] | None = None,
+    ledger: dict[int, PassRecord] | None = None,
     stop_after: int | None = None,
 ) -> tuple[ir.Model, list[Pass]]:
     """Run ``steps`` on a copy; returns it with the passes that changed it, one entry per application."""
@@ -192,7 +161,7 @@ def _apply(
     def run(p: Pass) -> bool:
         if id(p) in excluded or (stop_after is not None and len(events) >= stop_after):
             return False
-        if not _run_pass(p, model, ledger[id(p)] if ledger else None):
+        if not _run_pass(p, model, ledger):
             return False
         events.append(p)
         return True
@@ -222,8 +191,8 @@ def _apply(
     return model, events
 
 
-def _run_pass(p: Pass, model: ir.Model, record: Applied | None) -> bool:
-    nodes, weights = _size(model) if record else (0, 0)
+def _run_pass(p: Pass, model: ir.Model, ledger: dict[int, PassRecord] | None) -> bool:
+    nodes, weights = _size(model) if ledger else (0, 0)
     start = time.perf_counter()
     try:
         modified = p(model).modified
@@ -234,12 +203,17 @@ def _run_pass(p: Pass, model: ir.Model, record: Applied | None) -> bool:
     except Exception as error:  # a pass may come from a third party: its failure must not end the run
         _log.exception("%s raised; it is left out", p.name)
         raise _BrokenPassError(p, f"raised {type(error).__name__}: {error}") from error
-    if record:
-        after_nodes, after_weights = _size(model)
-        record.seconds += time.perf_counter() - start
-        record.modified |= modified
-        record.nodes_removed += nodes - after_nodes
-        record.weight_bytes_removed += weights - after_weights
+    if ledger:
+        seconds = time.perf_counter() - start
+        after_nodes, after_weights = _size(model) if modified else (nodes, weights)
+        record = ledger[id(p)]
+        ledger[id(p)] = replace(
+            record,
+            modified=record.modified or modified,
+            seconds=record.seconds + seconds,
+            nodes_removed=record.nodes_removed + nodes - after_nodes,
+            weight_bytes_removed=record.weight_bytes_removed + weights - after_weights,
+        )
     return modified
 
 
