@@ -1,0 +1,129 @@
+"""The record of one run: what went in and out, what each pass did, what was declined, how it was checked.
+
+A report is plain data.  The recipes fill it, and the other files of this folder show it.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnxslim.model.io import FileInfo
+    from onnxslim.passes.base import Decline
+
+__all__ = ["PassRecord", "Report", "environment", "plain"]
+
+Fields = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PassRecord:
+    """What one pass did, summed over its applications; ``rolled_back`` is why it was taken back."""
+
+    name: str
+    promise: str
+    modified: bool = False
+    seconds: float = 0.0
+    nodes_removed: int = 0
+    weight_bytes_removed: int = 0
+    rolled_back: str | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one run did to one model.
+
+    Args:
+        input, output: the files; None when the model came from, or stays in, memory.
+        before, after: ``nodes``, ``params``, ``bytes``, ``macs`` and ``ops`` (operator -> count).
+        passes: what each pass did, in order.
+        declined: what was left alone, each with its reason.
+        verification: ``ok``, ``promise``, ``samples``, ``outputs`` (per output: ``name``, ``max_abs_diff``,
+            ``ref_max``, ``sqnr_db``, ``bit_equal``, ``ok``) and ``unverifiable`` (output name -> reason).
+        metric: ``name``, ``before``, ``after``, ``n`` and, where known, the ``interval`` of ``after``.
+        latency: ``verdict``, ``ratio`` (after / before), ``interval`` (low, high) and, in milliseconds,
+            ``before_ms`` and ``after_ms``.
+        tried: the candidates of a search, each with ``name``, ``kept`` and ``reason``.
+        environment: versions and processor.
+        seeds: name -> seed of everything drawn at random.
+        notes: remarks that a reader must not miss, one sentence each.
+
+    Example:
+        >>> Report(before={"bytes": 100}, after={"bytes": 40}).ratio("bytes")
+        0.4
+    """
+
+    input: FileInfo | None = None
+    output: FileInfo | None = None
+    before: Fields = field(default_factory=dict)
+    after: Fields = field(default_factory=dict)
+    passes: tuple[PassRecord, ...] = ()
+    declined: tuple[Decline, ...] = ()
+    verification: Fields | None = None
+    metric: Fields | None = None
+    latency: Fields | None = None
+    tried: tuple[Fields, ...] = ()
+    environment: Fields = field(default_factory=dict)
+    seeds: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def ratio(self, quantity: str) -> float | None:
+        """``after / before`` of a quantity of the models; None where it is unknown."""
+        before, after = self.before.get(quantity), self.after.get(quantity)
+        return after / before if before and after is not None else None
+
+    def declined_by_reason(self) -> dict[tuple[str, str], list[str]]:
+        """``(pass, reason)`` -> the nodes concerned, the most frequent reason first."""
+        groups: dict[tuple[str, str], list[str]] = {}
+        for entry in self.declined:
+            groups.setdefault((entry.pass_name, entry.reason), []).append(entry.node)
+        return dict(sorted(groups.items(), key=lambda item: -len(item[1])))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form; ``declined`` has the keys ``pass``, ``node`` and ``reason``."""
+        result: dict[str, Any] = plain({name: getattr(self, name) for name in self.__dataclass_fields__})
+        result["declined"] = [
+            {"pass": d.pass_name, "node": d.node, "reason": d.reason} for d in self.declined
+        ]
+        return result
+
+
+def plain(value: object) -> Any:
+    """Turn dataclasses, mappings, sequences and numpy scalars into what JSON can hold.
+
+    Infinity and NaN, which JSON has no word for, become their names.
+
+    Example:
+        >>> plain({"sqnr_db": float("inf"), "shape": (1, 2)})
+        {'sqnr_db': 'inf', 'shape': [1, 2]}
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):  # numpy arrays and scalars, without importing numpy here
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return str(value)
+
+
+def environment() -> dict[str, str]:
+    """Versions of what decides the result, and the machine."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
+    for package in ("onnxslim-passes", "onnx", "onnx-ir", "onnxruntime", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found

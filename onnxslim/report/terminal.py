@@ -1,0 +1,36 @@
+"""The report as rich tables, for people."""
+
+from __future__ import annotations
+
+import io
+
+from onnxslim.report.report import Report
+from onnxslim.report.tables import Table, remarks, tables
+
+__all__ = ["render_tables", "to_terminal"]
+
+
+def render_tables(found: list[Table], lines: list[str], *, width: int = 100, color: bool = False) -> str:
+    """Tables, then sentences, as one text; ANSI colors only where asked for."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    stream = io.StringIO()
+    console = Console(file=stream, width=width, force_terminal=color, color_system="auto" if color else None)
+    for table in found:
+        drawn = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
+        for index, head in enumerate(table.head):
+            drawn.add_column(head, justify="left" if index == 0 or table.text else "right", overflow="fold")
+        for row in table.rows:
+            drawn.add_row(*(Text(cell) for cell in row))  # Text: names in a model are no markup
+        console.print(drawn)
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+
+def to_terminal(report: Report, *, width: int = 100, color: bool = False) -> str:
+    """The whole report for a terminal ``width`` columns wide."""
+    return render_tables(list(tables(report)), list(remarks(report)), width=width, color=color)
