@@ -1,0 +1,95 @@
+"""Random feeds made from the input specification alone: good for checking, poor for calibrating."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from onnxslim.calibration.conform import numpy_dtype
+from onnxslim.calibration.sources.base import MAX_FEED_BYTES, Sample, TensorInfo
+from onnxslim.errors import CalibrationError, ResourceError
+
+__all__ = ["RandomSource"]
+
+_WORDS = ("alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel")
+
+
+@dataclass(frozen=True)
+class RandomSource:
+    """Seeded feeds: sample ``i`` depends on ``(seed, i)`` alone, so that any part can be made again.
+
+    Floats are standard normal, bytes use their whole range, wider integers lie in ``[0, int_high)`` (they
+    are mostly indices, ids or masks, and 0 and 1 are valid for nearly all of them), strings are words.
+
+    Args:
+        count: number of feeds.
+        dims: sizes of symbolic dimensions by symbol.
+        shapes: whole shapes by input name; they come before ``dims``.
+        free: size of a free dimension that nothing binds; a free first axis is 1.
+    """
+
+    inputs: tuple[TensorInfo, ...]
+    count: int
+    seed: int = 0
+    dims: Mapping[str, int] = field(default_factory=dict)
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    int_high: int = 2
+    free: int = 8
+    sized = True
+
+    def __post_init__(self) -> None:
+        for info in self.inputs:
+            if numpy_dtype(info.dtype) is None:
+                raise CalibrationError(f"no random data can be made of type {info.dtype}", where=info.name)
+        size = sum(int(np.prod(self.shape_of(info), dtype=object)) for info in self.inputs)
+        if size * 4 > MAX_FEED_BYTES:
+            raise ResourceError(
+                f"one random feed would have {size} values", hint="bind the dimensions to smaller sizes"
+            )
+
+    @property
+    def description(self) -> str:
+        return f"random (seed {self.seed}): {self.count} feeds"
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, indices: Sequence[int] | None = None) -> Iterator[Sample]:
+        for i in range(self.count) if indices is None else indices:
+            rng = np.random.default_rng((self.seed, i))
+            feed = {info.name: self._value(info, rng) for info in self.inputs}
+            yield Sample(i, f"random data, sample {i}", feed)
+
+    def shape_of(self, info: TensorInfo) -> tuple[int, ...]:
+        """The shape of a feed of this input, with every free dimension bound."""
+        if info.name in self.shapes:
+            return tuple(self.shapes[info.name])
+        sizes = []
+        for axis, dim in enumerate(info.shape or ()):
+            if isinstance(dim, int):
+                sizes.append(dim)
+            else:
+                bound = self.dims.get(dim) if dim is not None else None
+                sizes.append(bound if bound is not None else (1 if axis == 0 else self.free))
+        return tuple(sizes)
+
+    def _value(self, info: TensorInfo, rng: np.random.Generator) -> Any:
+        dtype, shape = numpy_dtype(info.dtype), self.shape_of(info)
+        assert dtype is not None
+        if dtype.kind == "O":
+            return rng.choice(np.array(_WORDS, dtype=object), shape)
+        if dtype == np.bool_:
+            return rng.integers(0, 2, shape).astype(bool)
+        if dtype.kind in "iu":
+            if dtype.itemsize == 1:
+                limits = np.iinfo(dtype)
+                return rng.integers(limits.min, limits.max, shape, dtype=dtype, endpoint=True)
+            return np.asarray(rng.integers(0, self.int_high, shape)).astype(dtype)
+        if "int" in dtype.name:  # ml_dtypes' 2- and 4-bit integers
+            return np.asarray(rng.integers(0, 2, shape)).astype(dtype)
+        if dtype.kind == "c":
+            return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(dtype)
+        return np.asarray(rng.standard_normal(shape)).astype(dtype)
