@@ -1,0 +1,280 @@
+"""The only place that swaps initializers, rewires edges and invents names.
+
+onnx_ir leaves traps for whoever does it by hand: assigning ``const_value`` leaves the value's shape and type
+stale, ``replace_all_uses_with`` refuses graph outputs, automatic names (``val_3``) may clash with an outer
+scope.  These functions keep a model valid; a test bans the assignment elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxslim._ir import ir
+
+__all__ = [
+    "add_constant",
+    "add_initializer",
+    "can_replace",
+    "constant_value",
+    "remove_node",
+    "replace_initializer",
+    "replace_uses",
+    "scopes",
+    "subgraphs",
+    "tensor_from",
+    "unique_name",
+    "value_names",
+]
+
+Array = npt.NDArray[Any]
+Scope = ir.Graph | ir.Function
+
+_NAMES = (
+    "onnxslim.names"  # under this key a graph's ``meta`` shares the set of all names ever used in its model
+)
+
+
+def scopes(model: ir.Model) -> Iterator[Scope]:
+    """Every graph of a model: the main graph and its subgraphs at any depth, then the same of each function.
+
+    Safe against changes of the model while iterating over one scope; outer scopes come before inner ones.
+
+    Example:
+        >>> graph = ir.Graph([], [], nodes=[], name="main")
+        >>> [scope.name for scope in scopes(ir.Model(graph, ir_version=10))]
+        ['main']
+    """
+    yield from _nested(model.graph)
+    for function in model.functions.values():
+        yield from _nested(function)
+
+
+def _nested(scope: Scope) -> Iterator[Scope]:
+    yield scope
+    for node in tuple(iter(scope)):
+        for graph in subgraphs(node):
+            yield from _nested(graph)
+
+
+def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
+    """The graphs in a node's own attributes (branches and bodies), not those nested deeper."""
+    for attribute in node.attributes.values():
+        if attribute.is_ref():
+            continue
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from attribute.as_graphs()
+
+
+def value_names(scope: Scope) -> Iterator[str]:
+    """The names that a scope itself defines: inputs, initializers and node outputs."""
+    graph = scope.graph if isinstance(scope, ir.Function) else scope
+    for value in (*graph.inputs, *graph.initializers.values()):
+        if value.name:
+            yield value.name
+    for node in graph:
+        for value in node.outputs:
+            if value.name:
+                yield value.name
+
+
+def unique_name(owner: ir.Model | Scope, hint: str) -> str:
+    """A value name that nothing in the model has used so far: ``hint`` itself, or ``hint_1``, ``hint_2``, ...
+
+    Names are unique over all scopes, since ONNX forbids shadowing.  Loaded models know their names; for a
+    lone graph that was built by hand only its own and nested names are known.
+
+    Example:
+        >>> graph = ir.Graph([ir.Value(name="x")], [], nodes=[])
+        >>> unique_name(graph, "x"), unique_name(graph, "x"), unique_name(graph, "y")
+        ('x_1', 'x_2', 'y')
+    """
+    used = _used_names(owner)
+    name, count = hint, 0
+    while not name or name in used:
+        count += 1
+        name = f"{hint}_{count}"
+    used.add(name)
+    return name
+
+
+def _used_names(owner: ir.Model | Scope) -> set[str]:
+    root = owner.graph if isinstance(owner, ir.Model) else owner
+    known = root.meta.get(_NAMES)
+    if isinstance(known, set):
+        return known
+    everywhere = list(scopes(owner)) if isinstance(owner, ir.Model) else list(_nested(owner))
+    used: set[str] = set()
+    for scope in everywhere:
+        used.update(value_names(scope))
+        for node in scope:  # a subgraph also sees what it uses from outside
+            used.update(value.name for value in node.inputs if value is not None and value.name)
+    for scope in everywhere:
+        scope.meta[_NAMES] = used
+    return used
+
+
+def tensor_from(array: Array, name: str) -> ir.TensorProtocol:
+    """An ONNX tensor of the array's dtype (``ml_dtypes`` included) and shape; object arrays hold strings."""
+    if array.dtype.kind in "OSU":
+        strings = [item if isinstance(item, bytes) else str(item).encode() for item in array.ravel().tolist()]
+        return ir.StringTensor(strings, shape=ir.Shape(array.shape), name=name)
+    return ir.Tensor(np.asarray(array, order="C"), name=name)
+
+
+def replace_initializer(value: ir.Value, content: Array | ir.TensorProtocol) -> None:
+    """Give an initializer a new content, with shape and type brought in line.
+
+    Raises:
+        ValueError: if ``value`` is no initializer, or is also a graph input, whose interface would change.
+    """
+    if not value.is_initializer() or value.name is None:
+        raise ValueError(f"{value.name!r} is not an initializer")
+    if value.is_graph_input():
+        raise ValueError(f"{value.name!r} is a graph input with a default and cannot be replaced")
+    _set_constant(value, tensor_from(content, value.name) if isinstance(content, np.ndarray) else content)
+
+
+def add_initializer(graph: ir.Graph, content: Array | ir.TensorProtocol, name_hint: str) -> ir.Value:
+    """Add a new initializer to ``graph`` and return its value.
+
+    Example:
+        >>> graph = ir.Graph([], [], nodes=[])
+        >>> added = add_initializer(graph, np.zeros((2, 3), np.float32), "weight")
+        >>> added.name, str(added.shape), "weight" in graph.initializers
+        ('weight', '[2,3]', True)
+    """
+    name = unique_name(graph, name_hint)
+    value = ir.Value(name=name)
+    _set_constant(value, tensor_from(content, name) if isinstance(content, np.ndarray) else content)
+    graph.register_initializer(value)
+    return value
+
+
+def add_constant(scope: Scope, content: Array, name_hint: str, *, before: ir.Node) -> ir.Value:
+    """A new constant that ``before`` may read: an initializer, or in a function, which has none, a Constant."""
+    if isinstance(scope, ir.Graph):
+        return add_initializer(scope, content, name_hint)
+    name = unique_name(scope, name_hint)
+    node = ir.node("Constant", [], {"value": tensor_from(content, name)}, name=name)
+    _set_constant(node.outputs[0], tensor_from(content, name))
+    node.outputs[0].name = name
+    scope.insert_before(before, node)
+    return node.outputs[0]
+
+
+def _set_constant(value: ir.Value, tensor: ir.TensorProtocol) -> None:
+    value.const_value = tensor
+    value.shape = ir.Shape(tensor.shape.numpy())
+    value.type = ir.TensorType(tensor.dtype)
+
+
+def replace_uses(old: ir.Value, new: ir.Value) -> None:
+    """Let everything that reads ``old`` read ``new``; graph outputs keep their names, shapes and types.
+
+    Where ``old`` is a graph output, ``new`` takes its name (and gives its own to ``old``).  Where ``new``
+    cannot be renamed (it is an input, an initializer, an output already or of another scope), an Identity
+    node bears the output's name instead.  ``old`` and its producer stay: remove them afterwards.
+    """
+    for user, index in tuple(old.uses()):
+        user.replace_input_with(index, new)
+    graph = old.graph
+    if not old.is_graph_output() or graph is None:
+        return
+    if can_replace(old, new):
+        output = new
+        old.name, output.name = new.name, old.name
+    else:
+        output = _identity_after(new, old, graph)
+    output.shape = old.shape if old.shape is not None else output.shape
+    output.type = old.type or output.type
+    output.doc_string = old.doc_string or output.doc_string
+    output.metadata_props.update(old.metadata_props)
+    for index, value in enumerate(graph.outputs):
+        if value is old:
+            graph.outputs[index] = output
+
+
+def can_replace(old: ir.Value, new: ir.Value) -> bool:
+    """Whether ``replace_uses(old, new)`` does without an additional Identity node."""
+    if not old.is_graph_output():
+        return True
+    return new.producer() is not None and new.graph is old.graph and not new.is_graph_output()
+
+
+def _identity_after(source: ir.Value, old: ir.Value, graph: ir.Graph) -> ir.Value:
+    name = old.name
+    old.name = unique_name(graph, f"{name}_replaced")
+    node = ir.node("Identity", [source], name=f"{name}_identity")
+    node.outputs[0].name = name
+    node.outputs[0].type, node.outputs[0].shape = source.type, source.shape
+    graph.append(node)
+    return node.outputs[0]
+
+
+def remove_node(node: ir.Node) -> None:
+    """Take a node whose outputs nobody uses out of its graph.
+
+    Raises:
+        ValueError: if an output is still used, or is a graph output.
+    """
+    if node.graph is None:
+        raise ValueError(f"node {node.name!r} belongs to no graph")
+    node.graph.remove(node, safe=True)
+    for graph in subgraphs(node):  # what they read from outside is not read any more
+        for inner in graph.all_nodes():
+            inner.resize_inputs(0)
+
+
+def constant_value(value: ir.Value | None) -> Array | None:
+    """The content of a value that is the same in every run, else None.
+
+    That is an initializer which is not a graph input as well (callers may override those), or the output of
+    a Constant node in any of its attribute forms.  Strings come as object arrays of ``bytes``.  External data
+    is memory-mapped; treat the array as read-only.
+
+    Spec: https://onnx.ai/onnx/operators/onnx__Constant.html
+    """
+    if value is None:
+        return None
+    if value.is_initializer():
+        overridable = value.is_graph_input()
+        return None if overridable or value.const_value is None else _numpy(value.const_value)
+    node = value.producer()
+    if node is None or node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
+        return None
+    if len(node.attributes) != 1:
+        return None
+    attribute = next(iter(node.attributes.values()))
+    return None if attribute.is_ref() else _constant_attribute(attribute)
+
+
+def _constant_attribute(attribute: ir.Attr) -> Array | None:
+    match attribute.name:
+        case "value":
+            return _numpy(attribute.as_tensor())
+        case "value_float":
+            return np.array(attribute.as_float(), np.float32)
+        case "value_floats":
+            return np.array(attribute.as_floats(), np.float32)
+        case "value_int":
+            return np.array(attribute.as_int(), np.int64)
+        case "value_ints":
+            return np.array(attribute.as_ints(), np.int64)
+        case "value_string":
+            return np.array([attribute.as_string().encode()], object).reshape(())
+        case "value_strings":
+            return np.array([string.encode() for string in attribute.as_strings()], object)
+    return None  # sparse_value: see model.sparse
+
+
+def _numpy(tensor: ir.TensorProtocol) -> Array:
+    if tensor.dtype == ir.DataType.STRING:
+        strings: list[bytes] = list(tensor.string_data())  # type: ignore[attr-defined]
+        return np.array(strings, object).reshape(tensor.shape.numpy())
+    return tensor.numpy()

@@ -1,0 +1,147 @@
+"""Load and save models.
+
+    file -> load -> ir.Model -> [pass]* -> ir.Model -> save
+
+One load and one save per pipeline.  What is read is untrusted, and checked before anything is built from it;
+what is written appears at once or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from onnxslim._ir import ir
+from onnxslim.errors import ResourceError
+from onnxslim.model import writer
+from onnxslim.model.hashing import file_digest
+from onnxslim.model.limits import Limits
+from onnxslim.model.protos import inlined, map_tensors, node_count, serialized, tensors_of
+from onnxslim.model.sizes import serialized_size
+
+__all__ = ["FileInfo", "ModelLike", "file_info", "load", "save", "serialized_size", "to_proto"]
+
+ModelLike = str | os.PathLike[str] | onnx.ModelProto | ir.Model
+
+_PROTO_LIMIT = 2**31 - 2**20  # protobuf's own limit, less room for what only the writer adds
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """A model file: ``sha256`` is the model file's own, ``bytes`` counts its external data too."""
+
+    path: str
+    sha256: str
+    bytes: int
+    nodes: int
+
+
+def load(source: ModelLike, *, limits: Limits = Limits()) -> ir.Model:  # noqa: B008 (frozen)
+    """Load, check and return a model; weights in external data stay memory-mapped.
+
+    Args:
+        source: a path, a ``ModelProto`` (copied) or an ``ir.Model`` (cloned); the caller's never changes.
+        limits: bounds beyond which the model is refused.
+
+    Raises:
+        ModelError: for a file that is no valid model.
+        ResourceError: for a model beyond the limits.
+    """
+    if isinstance(source, ir.Model):
+        return source.clone()
+    if isinstance(source, onnx.ModelProto):
+        proto = onnx.ModelProto()
+        proto.CopyFrom(source)
+        return _build(proto)
+    path = Path(source)
+    model = _build(onnx.ModelProto.FromString(path.read_bytes()))
+    for tensor in tensors_of(model):
+        if isinstance(tensor, ir.ExternalTensor):
+            tensor.base_dir = path.parent
+    return model
+
+
+def _build(proto: onnx.ModelProto) -> ir.Model:
+    model: ir.Model = ir.from_proto(proto)
+    return model
+
+
+def to_proto(model: ir.Model) -> onnx.ModelProto:
+    """The model as one self-contained message.
+
+    Raises:
+        ResourceError: past protobuf's limit of 2 GiB.
+    """
+    size = serialized_size(model)
+    if size > _PROTO_LIMIT:
+        hint = "save it with external data instead"
+        raise ResourceError(f"the model has {size:,} bytes, more than one message can hold", hint=hint)
+    if any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors_of(model)):
+        model = map_tensors(model, inlined)
+    return serialized(model)
+
+
+def save(
+    model: ir.Model,
+    path: str | os.PathLike[str],
+    *,
+    external_data: bool | None = None,
+    force: bool = False,
+) -> FileInfo:
+    """Write a model; the file that was there before stays whole until the new one is complete.
+
+    External data goes to ``<path>.<8 hex of its hash>.data`` beside the model, in chunks; data files of
+    earlier saves to the same path are removed at the end.  A symlink at ``path`` is replaced, not followed.
+
+    Args:
+        model: stays usable, also when ``path`` is the very file it was loaded from.
+        path: the model file to write.
+        external_data: weights in a second file; None decides by protobuf's limit of 2 GiB.
+        force: replace an existing file.
+
+    Raises:
+        OptionError: for an unusable ``path``, or an existing one without ``force``.
+        ResourceError: when the disk is full or the system refuses otherwise; nothing is left behind.
+    """
+    path = Path(path)
+    writer.check_destination(path, force=force)
+    external = serialized_size(model) > _PROTO_LIMIT if external_data is None else external_data
+    with writer.temporary_folder(path) as folder:
+        data: Path | None = None
+        if external:
+            large = writer.large_tensors(model)
+            places, digest = writer.write_data(list(large.values()), folder / "data")
+            data = path.with_name(f"{path.name}.{digest}.data")
+            located = dict(zip(large, places, strict=True))
+            location = data.name
+            proto = serialized(map_tensors(model, lambda tensor: writer.relocated(tensor, located, location)))
+        else:
+            proto = to_proto(model)
+        writer.write_proto(proto, folder / "model")
+        del proto
+        writer.commit(folder, path, data)
+        writer.remove_stale_data(path, data, model)
+    return _info(path, [data] if data else [], node_count(model))
+
+
+def file_info(path: str | os.PathLike[str], model: ir.Model | None = None) -> FileInfo:
+    """Size, hash and node count of a model file.
+
+    Args:
+        path: the model file.
+        model: the model loaded from or saved to it, where the caller has it already; else it is loaded.
+    """
+    path = Path(path)
+    if model is None:
+        model = load(path)
+    data = {Path(tensor.path) for tensor in tensors_of(model) if isinstance(tensor, ir.ExternalTensor)}
+    return _info(path, data, node_count(model))
+
+
+def _info(path: Path, data: Iterable[Path], nodes: int) -> FileInfo:
+    size = path.stat().st_size + sum(file.stat().st_size for file in data)
+    return FileInfo(str(path), file_digest(path), size, nodes)

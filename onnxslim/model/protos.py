@@ -1,0 +1,121 @@
+"""Walks over protobuf messages, and the way from an ``ir.Model`` back to one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import onnx
+
+from onnxslim._ir import ir
+from onnxslim.model.edit import scopes
+from onnxslim.model.hashing import content_chunks
+
+__all__ = ["graphs_of", "inlined", "map_tensors", "node_count", "serialized", "tensors_of"]
+
+
+def graphs_of(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
+    """The main graph and every subgraph, also those inside functions."""
+    yield from _with_subgraphs(proto.graph)
+    for function in proto.functions:
+        for node in function.node:
+            yield from _in_node(node)
+
+
+def _with_subgraphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    yield graph
+    for node in graph.node:
+        yield from _in_node(node)
+
+
+def _in_node(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield from _with_subgraphs(attribute.g)
+        for graph in attribute.graphs:
+            yield from _with_subgraphs(graph)
+
+
+def tensors_of(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    """Every tensor of a model: initializers, and tensors in node attributes, in all scopes."""
+    for scope in scopes(model):
+        graph = scope.graph if isinstance(scope, ir.Function) else scope
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                yield value.const_value
+        for node in graph:
+            for attribute in node.attributes.values():
+                if attribute.is_ref():
+                    continue
+                if attribute.type == ir.AttributeType.TENSOR:
+                    yield attribute.as_tensor()
+                elif attribute.type == ir.AttributeType.TENSORS:
+                    yield from attribute.as_tensors()
+
+
+def map_tensors(model: ir.Model, change: Callable[[ir.TensorProtocol], ir.TensorProtocol]) -> ir.Model:
+    """A clone of ``model`` in which ``change`` stands for each tensor; shape and type must stay."""
+    clone = model.clone()
+    for scope in scopes(clone):
+        graph = scope.graph if isinstance(scope, ir.Function) else scope
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                value.const_value = change(value.const_value)
+        for node in graph:
+            for attribute in list(node.attributes.values()):
+                if attribute.is_ref():
+                    continue
+                if attribute.type == ir.AttributeType.TENSOR:
+                    tensor = change(attribute.as_tensor())
+                    node.attributes.add(ir.AttrTensor(attribute.name, tensor, attribute.doc_string))
+                elif attribute.type == ir.AttributeType.TENSORS:
+                    tensors = [change(tensor) for tensor in attribute.as_tensors()]
+                    node.attributes.add(ir.AttrTensors(attribute.name, tensors, attribute.doc_string))
+    return clone
+
+
+def inlined(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """The tensor with its content in memory, where it was in external data."""
+    if not isinstance(tensor, ir.ExternalTensor):
+        return tensor
+    content = np.frombuffer(b"".join(content_chunks(tensor)), np.uint8)
+    shape = ir.Shape(tensor.shape.numpy())
+    if tensor.dtype.bitwidth < 8:
+        return ir.PackedTensor(
+            content, tensor.dtype, shape=shape, name=tensor.name, doc_string=tensor.doc_string
+        )
+    array = content.view(tensor.dtype.numpy()).reshape(tensor.shape.numpy())
+    return ir.Tensor(array, tensor.dtype, shape=shape, name=tensor.name, doc_string=tensor.doc_string)
+
+
+def serialized(model: ir.Model) -> onnx.ModelProto:
+    """The message for a model; external tensors stay references.
+
+    onnx_ir writes a value_info for every typed initializer, which says nothing that the tensor does not say:
+    it is taken out again, so that a file does not grow by a round trip.
+    """
+    proto = ir.to_proto(model)
+    for graph in graphs_of(proto):
+        _strip_initializer_info(graph)
+    return proto
+
+
+def _strip_initializer_info(graph: onnx.GraphProto) -> None:
+    names = {tensor.name for tensor in graph.initializer}
+    stop = len(graph.value_info)
+    while stop:  # from the back, in runs: deleting one by one would be quadratic
+        start = stop
+        while start and _redundant(graph.value_info[start - 1], names):
+            start -= 1
+        if start < stop:
+            del graph.value_info[start:stop]
+        stop = max(start - 1, 0)
+
+
+def _redundant(info: onnx.ValueInfoProto, initializers: set[str]) -> bool:
+    return info.name in initializers and not info.metadata_props and not info.doc_string
+
+
+def node_count(model: ir.Model) -> int:
+    """Nodes in all graphs and functions together."""
+    return sum(len(scope) for scope in scopes(model))
