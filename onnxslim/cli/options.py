@@ -1,0 +1,282 @@
+"""Options that several verbs share, and the reading of their values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+__all__ = [
+    "budget",
+    "common",
+    "data",
+    "overrides",
+    "parse_assignments",
+    "parse_dims",
+    "parse_input_shapes",
+    "parse_providers",
+    "parse_size",
+    "providers",
+    "rewriting",
+    "shapes",
+    "split_rewrite",
+    "verification",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _stack(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def apply(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return apply
+
+
+def parse_input_shapes(
+    ctx: click.Context | None, parameter: click.Parameter | None, values: tuple[str, ...]
+) -> dict[str, tuple[int, ...]]:
+    """Read ``name:1,3,224,224``; the name may hold colons itself.
+
+    Example:
+        >>> parse_input_shapes(None, None, ("input:0:1,3,8,8",))
+        {'input:0': (1, 3, 8, 8)}
+    """
+    result = {}
+    for text in values:
+        name, _, sizes = text.rpartition(":")
+        try:
+            shape = tuple(int(size) for size in sizes.split(",")) if sizes else ()
+        except ValueError:
+            shape = (0,)
+        if not name or any(size < 1 for size in shape):
+            raise click.BadParameter(f"{text!r} is not of the form name:1,3,224,224", ctx, parameter)
+        result[name] = shape
+    return result
+
+
+def parse_dims(
+    ctx: click.Context | None, parameter: click.Parameter | None, values: tuple[str, ...]
+) -> dict[str, int]:
+    """Read ``batch=1``.
+
+    Example:
+        >>> parse_dims(None, None, ("batch=1",))
+        {'batch': 1}
+    """
+    result = {}
+    for text in values:
+        name, _, size = text.rpartition("=")
+        if not name or not size.isascii() or not size.isdigit() or int(size) < 1:
+            raise click.BadParameter(f"{text!r} is not of the form batch=1", ctx, parameter)
+        result[name] = int(size)
+    return result
+
+
+def parse_assignments(
+    ctx: click.Context | None, parameter: click.Parameter | None, values: tuple[str, ...]
+) -> dict[str, dict[str, str]]:
+    """Read ``pass.option=value``.
+
+    Example:
+        >>> parse_assignments(None, None, ("fold-constants.max_bytes=64",))
+        {'fold-constants': {'max_bytes': '64'}}
+    """
+    result: dict[str, dict[str, str]] = {}
+    for text in values:
+        target, equals, value = text.partition("=")
+        name, dot, option = target.partition(".")
+        if not (equals and dot and name and option):
+            raise click.BadParameter(f"{text!r} is not of the form pass.option=value", ctx, parameter)
+        result.setdefault(name, {})[option.replace("-", "_")] = value
+    return result
+
+
+def parse_providers(
+    ctx: click.Context | None, parameter: click.Parameter | None, value: str
+) -> tuple[str, ...]:
+    """Read a comma-separated list; ``cuda`` stands for ``CUDAExecutionProvider``.
+
+    Example:
+        >>> parse_providers(None, None, "cuda,cpu")
+        ('CUDAExecutionProvider', 'CPUExecutionProvider')
+    """
+    known = {
+        "cpu": "CPU",
+        "cuda": "CUDA",
+        "tensorrt": "Tensorrt",
+        "openvino": "OpenVINO",
+        "coreml": "CoreML",
+        "dml": "Dml",
+        "xnnpack": "Xnnpack",
+        "rocm": "ROCM",
+        "migraphx": "MIGraphX",
+        "qnn": "QNN",
+    }
+    names = [name.strip() for name in value.split(",") if name.strip()]
+    if not names:
+        raise click.BadParameter("names no provider", ctx, parameter)
+    return tuple(f"{known[n.lower()]}ExecutionProvider" if n.lower() in known else n for n in names)
+
+
+def parse_size(ctx: click.Context | None, parameter: click.Parameter | None, value: str) -> int:
+    """Read ``500MB``.
+
+    Example:
+        >>> parse_size(None, None, "500MB")
+        500000000
+    """
+    from onnxslim.recipes.budget import parse_size_target
+
+    size = parse_size_target(value)
+    if size.kind != "absolute":
+        raise click.BadParameter(f"{value!r} is not of the form 500MB", ctx, parameter)
+    return int(size.value)
+
+
+def common(function: F) -> F:
+    """``--json``, ``-v`` and ``-q``: every verb has them."""
+    return _stack(
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables."),
+        click.option("-v", "--verbose", count=True, help="Say more on stderr; twice for everything."),
+        click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
+    )(function)
+
+
+def rewriting(function: F) -> F:
+    """Options of verbs that write a model."""
+    return _stack(
+        click.option("-o", "--output", metavar="OUT", help="Where to write the model; - is stdout."),
+        click.option("--force", is_flag=True, help="Overwrite existing files."),
+        click.option("--dry-run", is_flag=True, help="Do everything, write nothing."),
+        click.option(
+            "--external-data",
+            is_flag=True,
+            help="Keep the weights in a file of their own (always past 2 GB).",
+        ),
+        click.option("--report", metavar="FILE", help="Also write the report: FILE.md or FILE.json."),
+    )(function)
+
+
+def shapes(function: F) -> F:
+    """Options that fix the shapes of inputs."""
+    return _stack(
+        click.option(
+            "--input-shape",
+            "input_shapes",
+            multiple=True,
+            callback=parse_input_shapes,
+            metavar="NAME:1,3,224,224",
+            help="Fix the shape of an input; may be repeated.",
+        ),
+        click.option(
+            "--dim",
+            "dims",
+            multiple=True,
+            callback=parse_dims,
+            metavar="NAME=1",
+            help="Fix a symbolic dimension wherever it occurs; may be repeated.",
+        ),
+    )(function)
+
+
+_REWRITE = frozenset({"output", "force", "dry_run", "external_data", "report", "as_json", "verbose", "quiet"})
+
+
+def split_rewrite(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Tell the options that :class:`onnxslim.cli.rewrite.Rewrite` takes from those of the verb itself."""
+    return (
+        {name: value for name, value in given.items() if name in _REWRITE},
+        {name: value for name, value in given.items() if name not in _REWRITE},
+    )
+
+
+def budget(function: F) -> F:
+    """How much accuracy may be lost, by which measure."""
+    return _stack(
+        click.option(
+            "--max-drop",
+            default="1%",
+            show_default=True,
+            metavar="D",
+            help="What may be lost of the metric: 0.01 absolute, 1% relative.",
+        ),
+        click.option(
+            "--metric",
+            metavar="M",
+            help="top1 (needs __labels__), agreement (the default), module:function or path.py:function "
+            "called with a model's path; higher is better.",
+        ),
+        click.option(
+            "--metric-output", metavar="NAME", help="The output that the metric reads; default the first."
+        ),
+        click.option(
+            "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="When measuring time."
+        ),
+    )(function)
+
+
+def overrides(function: F) -> F:
+    """``--set``."""
+    return click.option(
+        "--set",
+        "set_options",
+        multiple=True,
+        callback=parse_assignments,
+        metavar="PASS.OPTION=VALUE",
+        help="Set an option of a pass; may be repeated.",
+    )(function)
+
+
+def verification(function: F) -> F:
+    """``--no-verify`` and ``--verify-limit``."""
+    return _stack(
+        click.option("--no-verify", is_flag=True, help="Do not compare the outputs with the original's."),
+        click.option(
+            "--verify-limit",
+            metavar="SIZE",
+            callback=parse_size,
+            default="1GB",
+            show_default=True,
+            help="Larger models are not verified as a whole.",
+        ),
+    )(function)
+
+
+def providers(function: F) -> F:
+    """``--providers``."""
+    return click.option(
+        "--providers",
+        default="cpu",
+        show_default=True,
+        callback=parse_providers,
+        metavar="LIST",
+        help="Execution providers of onnxruntime, in order of preference: cpu, cuda, ...",
+    )(function)
+
+
+def data(*, required: bool = False, what: str = "The feeds") -> Callable[[F], F]:
+    """``--data``, ``--samples`` and ``--seed``."""
+    return _stack(
+        click.option(
+            "--data",
+            metavar="D",
+            required=required,
+            help=f"{what}: an .npz file, a folder of .npz files or of images, module:function, "
+            "path.py:function, or random.",
+        ),
+        click.option("--samples", type=click.IntRange(min=1), metavar="N", help="Use N of the feeds."),
+        click.option(
+            "--batch",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Rows of an .npz file per feed, default 1.",
+        ),
+        click.option("--images", metavar="SPEC", help="How images become inputs: size=224,mean=...,std=..."),
+        click.option(
+            "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything random."
+        ),
+    )

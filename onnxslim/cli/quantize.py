@@ -1,0 +1,47 @@
+"""``onnxslim quantize``: integers instead of floats, where they pay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from onnxslim.cli import options
+from onnxslim.cli.rewrite import Rewrite
+
+__all__ = ["command"]
+
+
+@click.command("quantize", short_help="8-bit integers where they pay, floats where they do not.")
+@click.argument("model")
+@options.rewriting
+@options.data(what="What to calibrate on")
+@click.option(
+    "--calibration", metavar="CAL.npz", help="Use what `onnxslim calibrate` wrote, instead of --data."
+)
+@click.option(
+    "--mode",
+    type=click.Choice(["auto", "static", "dynamic", "weight-only"]),
+    default="auto",
+    show_default=True,
+    help="Which form of quantization.",
+)
+@options.budget
+@options.overrides
+@options.common
+def command(model: str, calibration: str | None, data: str | None, **given: Any) -> int:
+    """Quantize MODEL for this machine; keep in float what would be slower, and check the accuracy.
+
+    Needs --data or --calibration, or both: the feeds then judge what the calibration was fitted on.
+    """
+    if data is None and calibration is None:
+        raise click.UsageError("quantize needs --data or --calibration")
+    shared, own = options.split_rewrite(given)
+
+    def work(path: str, progress: Any) -> Any:
+        from onnxslim.recipes.api import quantize
+
+        return quantize(path, data, calibration=calibration, progress=progress, **own)
+
+    read = tuple(name for name in (data, calibration) if name)
+    return Rewrite("quantize", model, also_read=read, **shared).run(work)

@@ -1,0 +1,45 @@
+"""``onnxslim simplify``: fewer nodes, equal outputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from onnxslim.cli import options
+from onnxslim.cli.rewrite import Rewrite
+
+__all__ = ["command"]
+
+
+@click.command("simplify", short_help="Fewer nodes, equal outputs.")
+@click.argument("model")
+@click.argument("out", required=False)
+@options.rewriting
+@options.shapes
+@options.verification
+@options.overrides
+@options.common
+def command(
+    model: str,
+    out: str | None,
+    output: str | None,
+    no_verify: bool,
+    set_options: dict[str, dict[str, str]],
+    **given: Any,
+) -> int:
+    """Fold, merge and remove what MODEL computes in vain, keep its outputs equal, and check that they are.
+
+    OUT may also be given as -o OUT; - is stdin or stdout.
+    """
+    if out is not None and output is not None:
+        raise click.UsageError("OUT is given twice")
+    shared, own = options.split_rewrite({**given, "output": output or out})
+
+    def work(path: str, progress: Any) -> Any:
+        from onnxslim.recipes.api import simplify
+
+        progress("simplifying")
+        return simplify(path, verify=not no_verify, options=set_options, **own)
+
+    return Rewrite("simplify", model, **shared).run(work)
