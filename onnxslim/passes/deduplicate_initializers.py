@@ -1,0 +1,97 @@
+"""Keep one copy of every weight."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from onnxslim._ir import ir
+from onnxslim.model import edit
+from onnxslim.model.hashing import tensor_digest
+from onnxslim.passes.base import Pass
+
+__all__ = ["DeduplicateInitializers"]
+
+_PREFIX = 16  # elements compared before whole tensors are hashed
+
+
+@dataclass(frozen=True)
+class DeduplicateInitializers(Pass):
+    """Let initializers of equal dtype, shape and bits share one tensor.
+
+    An initializer of a subgraph gives way to one of an enclosing graph, never the other way round; graph
+    inputs (callers may override their defaults) and graph outputs keep theirs.  Positive and negative zero
+    and the payloads of NaN differ.  Content is read only where dtype, shape and the first elements agree, in
+    chunks, so weights of any size cost no memory.
+
+    Example:
+        >>> import onnx.parser
+        >>> model = ir.from_proto(onnx.parser.parse_model('''
+        ...     <ir_version: 8, opset_import: ["" : 17]>
+        ...     g (float[2] x) => (float[2] y) <float[2] a = {1, 2}, float[2] b = {1, 2}>
+        ...     { h = Add(x, a)  y = Mul(h, b) }'''))
+        >>> DeduplicateInitializers()(model).modified, list(model.graph.initializers)
+        (True, ['a'])
+    """
+
+    name: ClassVar[str] = "deduplicate-initializers"
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        by_prefix: dict[Hashable, list[ir.Value]] = defaultdict(list)
+        parents: dict[ir.Graph, ir.Graph] = {}
+        for scope in edit.scopes(model):  # outer scopes first
+            graph = scope.graph if isinstance(scope, ir.Function) else scope
+            parents |= {inner: graph for node in scope for inner in edit.subgraphs(node)}
+            # Outputs stay whatever happens, so they are the ones to share.
+            for value in sorted(graph.initializers.values(), key=lambda v: not v.is_graph_output()):
+                if value.const_value is not None and not value.is_graph_input():
+                    by_prefix[_prefix(value.const_value)].append(value)
+        modified = False
+        for values in by_prefix.values():
+            if len(values) > 1:
+                modified |= _share(values, parents)
+        return ir.passes.PassResult(model, modified)
+
+
+def _prefix(tensor: ir.TensorProtocol) -> Hashable:
+    """Differs only between tensors that differ, and costs one page of memory at most."""
+    shape = tuple(tensor.shape.numpy())
+    if tensor.dtype == ir.DataType.STRING or tensor.dtype.bitwidth < 8:  # reading a part reads them whole
+        return tensor.dtype, shape
+    return tensor.dtype, shape, tensor.numpy().reshape(-1)[:_PREFIX].tobytes()
+
+
+def _share(values: Iterable[ir.Value], parents: Mapping[ir.Graph, ir.Graph]) -> bool:
+    """Among tensors that may be equal, point users of the later ones to the earlier ones."""
+    by_content: dict[bytes, list[ir.Value]] = defaultdict(list)
+    for value in values:
+        assert value.const_value is not None
+        by_content[tensor_digest(value.const_value)].append(value)
+    modified = False
+    for equal in by_content.values():
+        kept: dict[ir.Graph, ir.Value] = {}
+        for value in equal:
+            graph = value.graph
+            assert graph is not None and value.name is not None
+            shared = _visible_from(graph, kept, parents)
+            if shared is None or value.is_graph_output():
+                kept.setdefault(graph, value)
+                continue
+            for user, index in value.uses():
+                user.replace_input_with(index, shared)
+            del graph.initializers[value.name]
+            modified = True
+    return modified
+
+
+def _visible_from(
+    graph: ir.Graph | None, kept: Mapping[ir.Graph, ir.Value], parents: Mapping[ir.Graph, ir.Graph]
+) -> ir.Value | None:
+    """The value kept in ``graph`` itself or in the nearest graph around it."""
+    while graph is not None:
+        if graph in kept:
+            return kept[graph]
+        graph = parents.get(graph)
+    return None
