@@ -13,7 +13,7 @@ from onnxslim.cli.screen import Screen
 __all__ = ["command"]
 
 
-@click.command("bench", short_help="Measure one model, or two against each other.")
+@click.command("bench")
 @click.argument("a")
 @click.argument("b", required=False)
 @options.data(what="What to run on (default: random inputs)")

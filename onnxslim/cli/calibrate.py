@@ -11,7 +11,7 @@ from onnxslim.cli.screen import Screen
 __all__ = ["command"]
 
 
-@click.command("calibrate", short_help="Measure the ranges of activations and keep them.")
+@click.command("calibrate")
 @click.argument("model")
 @click.option("-o", "--output", metavar="CAL.npz", required=True, help="Where to write the calibration.")
 @click.option("--force", is_flag=True, help="Overwrite an existing file.")

@@ -12,7 +12,7 @@ from onnxslim.cli.rewrite import Rewrite
 __all__ = ["command"]
 
 
-@click.command("compress", short_help="Smaller and faster inside an accuracy budget, measured here.")
+@click.command("compress")
 @click.argument("model")
 @options.rewriting
 @options.data(required=True, what="What to calibrate and select on")

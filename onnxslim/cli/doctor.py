@@ -16,7 +16,7 @@ __all__ = ["command"]
 _FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
 
 
-@click.command("doctor", short_help="Check this machine and this installation.")
+@click.command("doctor")
 @options.common
 def command(as_json: bool, verbose: int, quiet: bool) -> int:
     """Show versions, execution providers and the processor's integer instructions, and what is wrong.

@@ -12,7 +12,7 @@ from onnxslim.cli.rewrite import Rewrite
 __all__ = ["command"]
 
 
-@click.command("quantize", short_help="8-bit integers where they pay, floats where they do not.")
+@click.command("quantize")
 @click.argument("model")
 @options.rewriting
 @options.data(what="What to calibrate on")

@@ -12,7 +12,7 @@ from onnxslim.cli.rewrite import Rewrite
 __all__ = ["command"]
 
 
-@click.command("run", short_help="Run the passes that a recipe lists.")
+@click.command("run")
 @click.argument("recipe")
 @click.argument("model")
 @options.rewriting

@@ -12,7 +12,7 @@ from onnxslim.cli.rewrite import Rewrite
 __all__ = ["command"]
 
 
-@click.command("simplify", short_help="Fewer nodes, equal outputs.")
+@click.command("simplify")
 @click.argument("model")
 @click.argument("out", required=False)
 @options.rewriting
