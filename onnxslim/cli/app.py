@@ -45,8 +45,9 @@ class _Verbs(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {flag for parameter in self.get_params(ctx) for flag in parameter.opts}
-        if args and args[0] not in own and set(VERBS).isdisjoint(args[:1]) and any(map(_is_model, args)):
-            args = ["simplify", *args]
+        if args and args[0] not in own and args[0] not in VERBS:
+            if _is_model(args[0]) or (args[0].startswith("-") and any(map(_is_model, args))):
+                args = ["simplify", *args]
         return super().parse_args(ctx, args)
 
     def resolve_command(
@@ -65,7 +66,7 @@ class _Verbs(click.Group):
 
 
 def _is_model(argument: str) -> bool:
-    return argument.endswith(".onnx") or argument == "-" or (os.sep in argument and argument[0] != "-")
+    return argument == "-" or argument.endswith(".onnx") or os.path.isfile(argument)  # noqa: PTH113 (fast)
 
 
 def _version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
