@@ -24,6 +24,7 @@ __all__ = [
     "replace_initializer",
     "replace_uses",
     "scopes",
+    "store_constant",
     "subgraphs",
     "tensor_from",
     "unique_name",
@@ -156,16 +157,51 @@ def add_initializer(graph: ir.Graph, content: Array | ir.TensorProtocol, name_hi
     return value
 
 
-def add_constant(scope: Scope, content: Array, name_hint: str, *, before: ir.Node) -> ir.Value:
-    """A new constant that ``before`` may read: an initializer, or in a function, which has none, a Constant."""
+def add_constant(
+    scope: Scope, content: Array | ir.TensorProtocol, name_hint: str, *, before: ir.Node
+) -> ir.Value:
+    """A new constant that ``before`` may read: an initializer or, in a function, a Constant node."""
     if isinstance(scope, ir.Graph):
         return add_initializer(scope, content, name_hint)
     name = unique_name(scope, name_hint)
-    node = ir.node("Constant", [], {"value": tensor_from(content, name)}, name=name)
-    _set_constant(node.outputs[0], tensor_from(content, name))
+    tensor = tensor_from(content, name) if isinstance(content, np.ndarray) else content
+    node = ir.node("Constant", [], {"value": tensor}, name=name)
+    _set_constant(node.outputs[0], tensor)
     node.outputs[0].name = name
     scope.insert_before(before, node)
     return node.outputs[0]
+
+
+def store_constant(scope: Scope, value: ir.Value, content: Array) -> None:
+    """Let the output ``value`` of a node become a constant of its own name, read wherever the output was.
+
+    The node itself stays, nameless and unread: remove it afterwards.
+    """
+    name, producer = value.name, value.producer()
+    if not name or producer is None:
+        raise ValueError(f"{name!r} is not a node's output")
+    tensor = tensor_from(content, name)
+    if isinstance(scope, ir.Graph):
+        constant = ir.Value(name=name)
+    else:
+        node = ir.node("Constant", [], {"value": tensor}, name=name)
+        constant = node.outputs[0]
+        constant.name = name
+        scope.insert_before(producer, node)
+    _set_constant(constant, tensor)
+    constant.doc_string = value.doc_string
+    constant.metadata_props.update(value.metadata_props)
+    value.name = None
+    for user, index in tuple(value.uses()):
+        user.replace_input_with(index, constant)
+    if value.is_graph_output():
+        graph = scope.graph if isinstance(scope, ir.Function) else scope
+        constant.shape, constant.type = value.shape or constant.shape, value.type or constant.type
+        for index, output in enumerate(graph.outputs):
+            if output is value:
+                graph.outputs[index] = constant
+    if isinstance(scope, ir.Graph):
+        scope.register_initializer(constant)
 
 
 def _set_constant(value: ir.Value, tensor: ir.TensorProtocol) -> None:

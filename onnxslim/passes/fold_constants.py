@@ -1,0 +1,232 @@
+"""Compute once what is the same in every run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxslim._ir import ir
+from onnxslim.analysis import folding, shapes
+from onnxslim.analysis.partial import PartialValues
+from onnxslim.model import edit
+from onnxslim.ops.branches import taken_branch
+from onnxslim.ops.registry import spec_of
+from onnxslim.ops.spec import OpSpec
+from onnxslim.passes.base import Pass
+from onnxslim.runtime.evaluate import EvaluationError, evaluate
+
+__all__ = ["FoldConstants"]
+
+Array = npt.NDArray[Any]
+
+_AT_ONCE = 1 << 16  # bytes: results this small are computed while looking, since shapes depend on them
+
+
+@dataclass(frozen=True)
+class FoldConstants(Pass):
+    """Replace deterministic nodes whose results are the same in every run by those results.
+
+    1. Nodes that read only constants; in graphs also Constant nodes, which become initializers.
+    2. Integers computed from shapes, as far as the dimensions in question are known, whatever the others are.
+
+    Exact NumPy evaluators serve where an operator has one; the rest runs in one onnxruntime session, in the
+    worker, with optimizations off.  Results are sized first and stored only where the file does not grow:
+    what becomes superfluous has to pay for them.  Branches that are never taken are not looked into, and the
+    defaults of inputs are not constants, since callers may override them.
+
+    Declined: results that would grow the file, that are too large to compute, whose size is unknown
+    beforehand, or whose evaluation fails.
+
+    Example:
+        >>> import onnx.parser
+        >>> model = ir.from_proto(onnx.parser.parse_model('''
+        ...     <ir_version: 8, opset_import: ["" : 17]>
+        ...     g (float[2] x) => (float[2] y) <float[2] a = {1, 2}> { b = Add(a, a)  y = Mul(x, b) }'''))
+        >>> FoldConstants()(model).modified, [node.op_type for node in model.graph]
+        (True, ['Mul'])
+    """
+
+    name: ClassVar[str] = "fold-constants"
+
+    max_bytes: int = field(
+        default=1 << 26, metadata={"help": "largest tensor computed on the way to a result, in bytes"}
+    )
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        modified = False
+        failed: dict[ir.Node, str] = {}
+        declined: dict[ir.Node, str] = {}
+        for root in (model.graph, *model.functions.values()):
+            while self._fold_once(root, model, failed, declined):
+                modified = True  # and shapes may be known better now
+        for node, reason in (declined | failed).items():
+            self.decline(node.name or node.op_type, reason)
+        return ir.passes.PassResult(model, modified)
+
+    def _fold_once(
+        self, root: edit.Scope, model: ir.Model, failed: dict[ir.Node, str], declined: dict[ir.Node, str]
+    ) -> bool:
+        finder = _Finder(model, self.max_bytes, failed)
+        finder.visit(root)
+        plan = folding.plan(list(finder.scope_of), finder.sizes)
+        declined.clear()
+        declined.update(finder.declined)
+        for node, excess in plan.declined.items():
+            declined[node] = f"its result would make the file {excess:,} bytes larger"
+        try:
+            contents = finder.contents(plan, root.opset_imports or model.opset_imports)
+        except EvaluationError as error:
+            failed[error.node] = f"it cannot be computed: {error.reason}"
+            return self._fold_once(root, model, failed, declined)
+        for value in plan.stored:
+            producer = value.producer()
+            assert producer is not None
+            edit.store_constant(finder.scope_of[producer], value, contents[value])
+        for node in plan.removed:
+            _remove(node)
+        return bool(plan.removed)
+
+
+class _Finder:
+    """Finds the constant nodes of one root scope, the sizes of their results, and small results."""
+
+    def __init__(self, model: ir.Model, max_bytes: int, failed: Mapping[ir.Node, str]) -> None:
+        self.model = model
+        self.max_bytes = max_bytes
+        self.failed = failed
+        self.declined: dict[ir.Node, str] = {}
+        self.scope_of: dict[ir.Node, edit.Scope] = {}  # the constant nodes, in topological order
+        self.sizes: dict[ir.Value, int] = {}
+        self.known: dict[ir.Value, Array] = {}
+        self.partial = PartialValues(lambda value: self.shapes.shape(value))  # noqa: PLW0108 (shapes are lazy)
+
+    @cached_property
+    def shapes(self) -> shapes.Shapes:
+        """Inferred when first asked for: many models need none."""
+        return shapes.infer(self.model)
+
+    def visit(self, scope: edit.Scope) -> None:
+        for node in scope:
+            if self._is_constant(node, scope):
+                self.scope_of[node] = scope
+            else:
+                for graph in self._live_subgraphs(node):
+                    self.visit(graph)
+
+    def _is_constant(self, node: ir.Node, scope: edit.Scope) -> bool:
+        """Whether ``node`` yields the same in every run and may be computed; notes the sizes."""
+        in_function = isinstance(scope, ir.Function)
+        constant = None if in_function else edit.constant_value(node.outputs[0]) if node.outputs else None
+        if constant is not None:
+            return self._note(node, [constant])
+        spec = spec_of(node)
+        if spec is None or not spec.foldable or node in self.failed or any(edit.subgraphs(node)):
+            return False
+        if any(attribute.is_ref() for attribute in node.attributes.values()):
+            return False  # differs from call to call
+        if (integers := self.partial.known(node)) is not None:
+            return self._note(node, [integers])
+        if not all(value is None or self._is_known(value) for value in node.inputs):
+            return False
+        inputs = [None if value is None else self._content(value, self.known) for value in node.inputs]
+        complete = all(a is not None or v is None for a, v in zip(inputs, node.inputs, strict=True))
+        size = spec.output_bytes(node, inputs) if complete and spec.output_bytes is not None else None
+        if size is not None and size <= _AT_ONCE and spec.numpy is not None:
+            try:
+                return self._note(node, _compute(node, spec, inputs))
+            except EvaluationError as error:
+                self.declined[node] = f"it cannot be computed: {error.reason}"
+                return False
+        sizes = [self._size(value) for value in node.outputs if value.name]
+        if None in sizes:
+            self.declined[node] = "the size of its result is not known before it is computed"
+            return False
+        if max(sizes, default=0) > self.max_bytes:
+            self.declined[node] = f"its result has {max(sizes):,} bytes"
+            return False
+        self.sizes.update(zip(node.outputs, sizes, strict=False))
+        return True
+
+    def contents(self, plan: folding.FoldPlan, opset_imports: Mapping[str, int]) -> Mapping[ir.Value, Array]:
+        """The contents of all stored values."""
+        removed = set(plan.removed)
+        found = dict(self.known)
+        remaining: list[ir.Node] = []
+        for node in self.scope_of:
+            if node not in removed or all(value in found for value in node.outputs):
+                continue
+            inputs = [self._content(value, found) for value in node.inputs]
+            absent = any(a is None and v is not None for a, v in zip(inputs, node.inputs, strict=True))
+            spec = spec_of(node)
+            if absent or spec is None or spec.numpy is None:
+                remaining.append(node)
+                continue
+            found.update(zip(node.outputs, _compute(node, spec, inputs), strict=False))
+        if remaining:
+            own = {value for node in remaining for value in node.outputs}
+            given: dict[ir.Value, Array] = {}
+            for value in (value for node in remaining for value in node.inputs):
+                content = None if value is None or value in own else self._content(value, found)
+                if value is not None and content is not None:
+                    given[value] = content
+            wanted = [value for value in plan.stored if value in own]
+            found |= evaluate(remaining, given, wanted, opset_imports=opset_imports)
+        return found
+
+    def _note(self, node: ir.Node, contents: Sequence[Array]) -> bool:
+        for value, content in zip(node.outputs, contents, strict=False):
+            self.known[value] = content
+            self.sizes[value] = _nbytes(content)
+        return True
+
+    def _is_known(self, value: ir.Value) -> bool:
+        return value in self.sizes or edit.constant_value(value) is not None
+
+    def _content(self, value: ir.Value | None, found: Mapping[ir.Value, Array]) -> Array | None:
+        if value is None:
+            return None
+        content = found.get(value)
+        return content if content is not None else edit.constant_value(value)
+
+    def _size(self, value: ir.Value) -> int | None:
+        """Bytes of a result that has not been computed, from its inferred shape."""
+        dims, dtype = self.shapes.shape(value), self.shapes.dtype(value)
+        if dims is None or dtype is None or dtype == ir.DataType.STRING:
+            return None
+        known = [d for d in dims if isinstance(d, int)]
+        return math.ceil(math.prod(known) * dtype.itemsize) if len(known) == len(dims) else None
+
+    def _live_subgraphs(self, node: ir.Node) -> Iterator[ir.Graph]:
+        """The subgraphs of ``node`` that may run: not the branch that a constant condition excludes."""
+        taken = taken_branch(node, self._content(node.inputs[0], self.known) if node.inputs else None)
+        yield from edit.subgraphs(node) if taken is None else (taken,)
+
+
+def _compute(node: ir.Node, spec: OpSpec, inputs: Sequence[Array | None]) -> list[Array]:
+    """The results of an exact NumPy evaluator."""
+    assert spec.numpy is not None
+    try:
+        with np.errstate(all="ignore"):
+            return [np.asarray(result) for result in spec.numpy(node, inputs)]
+    except Exception as error:  # invalid nodes in whatever way: they fail when the model runs, if they run
+        raise EvaluationError(node, str(error) or type(error).__name__) from error
+
+
+def _nbytes(content: Array) -> int:
+    return sum(len(item) + 2 for item in content.ravel()) if content.dtype == object else content.nbytes
+
+
+def _remove(node: ir.Node) -> None:
+    """Remove a node and the initializers that nobody reads any more."""
+    inputs = [value for value in node.inputs if value is not None]
+    edit.remove_node(node)
+    for value in inputs:
+        unread = not (value.uses() or value.is_graph_output() or value.is_graph_input())
+        if unread and value.is_initializer() and value.graph is not None and value.name is not None:
+            value.graph.initializers.pop(value.name, None)
