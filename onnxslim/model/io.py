@@ -16,12 +16,17 @@ from pathlib import Path
 import onnx
 
 from onnxslim._ir import ir
-from onnxslim.errors import ResourceError
+from onnxslim.errors import ModelError, ResourceError
 from onnxslim.model import writer
+from onnxslim.model.build import build, serialized
+from onnxslim.model.check import check, check_files
+from onnxslim.model.external import ExternalFiles
+from onnxslim.model.files import parse, read
 from onnxslim.model.hashing import file_digest
 from onnxslim.model.limits import Limits
-from onnxslim.model.protos import inlined, map_tensors, node_count, serialized, tensors_of
+from onnxslim.model.protos import inlined, map_tensors, node_count, tensors_of
 from onnxslim.model.sizes import serialized_size
+from onnxslim.model.validate import validate
 
 __all__ = ["FileInfo", "ModelLike", "file_info", "load", "save", "serialized_size", "to_proto"]
 
@@ -52,21 +57,26 @@ def load(source: ModelLike, *, limits: Limits = Limits()) -> ir.Model:  # noqa: 
         ResourceError: for a model beyond the limits.
     """
     if isinstance(source, ir.Model):
-        return source.clone()
+        return _adopted(source)
     if isinstance(source, onnx.ModelProto):
-        proto = onnx.ModelProto()
+        proto, folder, where = onnx.ModelProto(), None, "ModelProto"
         proto.CopyFrom(source)
-        return _build(proto)
-    path = Path(source)
-    model = _build(onnx.ModelProto.FromString(path.read_bytes()))
-    for tensor in tensors_of(model):
-        if isinstance(tensor, ir.ExternalTensor):
-            tensor.base_dir = path.parent
-    return model
+    else:
+        path = Path(source)
+        folder, where = path.parent, str(path)
+        proto = parse(read(path, limits), where, limits)
+    in_order = validate(proto, limits, ExternalFiles(folder), where)
+    return build(proto, in_order=in_order, folder=folder, where=where)
 
 
-def _build(proto: onnx.ModelProto) -> ir.Model:
-    model: ir.Model = ir.from_proto(proto)
+def _adopted(source: ir.Model) -> ir.Model:
+    try:
+        model = source.clone()
+    except (KeyError, RuntimeError, ValueError) as error:
+        hint = "sort it with model.graph.sort(), and let every value come from its own or an outer graph"
+        raise ModelError("the ir.Model is not in order", where="ir.Model", hint=hint) from error
+    check(model)
+    check_files(model)
     return model
 
 

@@ -13,9 +13,8 @@ class Limits:
 
     Attributes:
         max_proto_bytes: size of the model file itself, without external data (protobuf's own limit is 2 GiB).
-        max_nodes: nodes in all graphs and functions together.
+        max_nodes: nodes in all graphs together, with functions inlined.
         max_depth: nesting of subgraphs (If, Loop, Scan) and of local function calls.
-        max_name_bytes: length of one name.
 
     Example:
         >>> Limits(max_nodes=1000).max_depth
@@ -25,4 +24,3 @@ class Limits:
     max_proto_bytes: int = 2**31 - 1
     max_nodes: int = 100_000
     max_depth: int = 32
-    max_name_bytes: int = 4096

@@ -11,7 +11,7 @@ from onnxslim._ir import ir
 from onnxslim.model.edit import scopes
 from onnxslim.model.hashing import content_chunks
 
-__all__ = ["graphs_of", "inlined", "map_tensors", "node_count", "serialized", "tensors_of"]
+__all__ = ["graphs_of", "inlined", "map_tensors", "node_count", "nodes_of", "tensors_of"]
 
 
 def graphs_of(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
@@ -34,6 +34,14 @@ def _in_node(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
             yield from _with_subgraphs(attribute.g)
         for graph in attribute.graphs:
             yield from _with_subgraphs(graph)
+
+
+def nodes_of(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Every node, in subgraphs and functions too."""
+    for graph in graphs_of(proto):
+        yield from graph.node
+    for function in proto.functions:
+        yield from function.node
 
 
 def tensors_of(model: ir.Model) -> Iterator[ir.TensorProtocol]:
@@ -86,34 +94,6 @@ def inlined(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
         )
     array = content.view(tensor.dtype.numpy()).reshape(tensor.shape.numpy())
     return ir.Tensor(array, tensor.dtype, shape=shape, name=tensor.name, doc_string=tensor.doc_string)
-
-
-def serialized(model: ir.Model) -> onnx.ModelProto:
-    """The message for a model; external tensors stay references.
-
-    onnx_ir writes a value_info for every typed initializer, which says nothing that the tensor does not say:
-    it is taken out again, so that a file does not grow by a round trip.
-    """
-    proto = ir.to_proto(model)
-    for graph in graphs_of(proto):
-        _strip_initializer_info(graph)
-    return proto
-
-
-def _strip_initializer_info(graph: onnx.GraphProto) -> None:
-    names = {tensor.name for tensor in graph.initializer}
-    stop = len(graph.value_info)
-    while stop:  # from the back, in runs: deleting one by one would be quadratic
-        start = stop
-        while start and _redundant(graph.value_info[start - 1], names):
-            start -= 1
-        if start < stop:
-            del graph.value_info[start:stop]
-        stop = max(start - 1, 0)
-
-
-def _redundant(info: onnx.ValueInfoProto, initializers: set[str]) -> bool:
-    return info.name in initializers and not info.metadata_props and not info.doc_string
 
 
 def node_count(model: ir.Model) -> int:
