@@ -8,7 +8,16 @@ from typing import Any
 
 from onnxslim.report.report import Report
 
-__all__ = ["Table", "duration", "number", "remarks", "size", "tables"]
+__all__ = [
+    "Table",
+    "duration",
+    "number",
+    "output_table",
+    "remarks",
+    "size",
+    "tables",
+    "verification_remarks",
+]
 
 _UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 _TIMES = (("s", 1.0), ("ms", 1e-3), ("us", 1e-6))
@@ -67,7 +76,7 @@ def tables(report: Report) -> Iterator[Table]:
         _before_after(report),
         _passes(report),
         _tried(report),
-        _outputs(report),
+        output_table(report.verification or {}),
         _declined(report),
     ):
         if table.rows:
@@ -157,24 +166,25 @@ def _signed_size(count: int) -> str:
 
 def _tried(report: Report) -> Table:
     rows = []
-    for candidate in report.tried:
-        ratio = candidate.get("ratio")
+    for trial in report.tried:
+        ratio, size_ratio, sqnr = trial.get("ratio"), trial.get("bytes_ratio"), trial.get("sqnr_db")
         rows.append(
             (
-                str(candidate.get("name", "?")),
-                size(candidate["bytes"]) if candidate.get("bytes") is not None else "-",
-                (f"{ratio:.3f}" if ratio is not None else "-") + _interval(candidate.get("interval")),
-                number(candidate.get("metric")),
-                "kept" if candidate.get("kept") else "no",
-                str(candidate.get("reason") or ""),
+                str(trial.get("name", "?")),
+                f"{size_ratio:.3f}" if size_ratio is not None else "-",
+                (f"{ratio:.3f}" if ratio is not None else "-") + _interval(trial.get("interval")),
+                number(trial.get("score")),
+                f"{sqnr:.1f} dB" if sqnr is not None else "-",
+                "kept" if trial.get("kept") else (trial.get("reason") or "another one is better"),
             )
         )
-    return Table("Tried", ("candidate", "bytes", "time ratio", "metric", "kept", "why"), tuple(rows))
+    return Table("Tried", ("candidate", "bytes ratio", "time ratio", "score", "SQNR", "outcome"), tuple(rows))
 
 
-def _outputs(report: Report) -> Table:
+def output_table(verification: Mapping[str, Any]) -> Table:
+    """How far each output of a verification is from the original's."""
     rows = []
-    for output in (report.verification or {}).get("outputs") or ():
+    for output in verification.get("outputs") or ():
         sqnr = output.get("sqnr_db")
         rows.append(
             (
@@ -201,19 +211,23 @@ def _declined(report: Report) -> Table:
 
 def remarks(report: Report) -> Iterator[str]:
     """The sentences under the tables: how the result was checked, and the notes."""
-    verification = report.verification
-    if verification is None:
+    if report.verification is None:
         yield "not verified"
     else:
-        samples = verification.get("samples")
-        promise = f" ({verification['promise']})" if verification.get("promise") else ""
-        on = f" on {samples} feeds" if samples else ""
-        if verification.get("ok"):
-            yield f"verified{on}{promise}: the outputs keep their promise"
-        else:
-            yield f"verification failed{on}{promise}: {verification.get('reason') or 'the outputs differ'}"
-        for name, reason in (verification.get("unverifiable") or {}).items():
-            yield f"output {name} cannot be verified: {reason}"
+        yield from verification_remarks(report.verification)
     if report.latency and report.latency.get("verdict"):
         yield f"verdict on time: {report.latency['verdict']}"
     yield from report.notes
+
+
+def verification_remarks(verification: Mapping[str, Any]) -> Iterator[str]:
+    """What a verification says, and what it could not look at."""
+    samples = verification.get("samples")
+    how = f" on {samples} feeds" if samples else ""
+    how += f" ({verification['promise']})" if verification.get("promise") else ""
+    if verification.get("ok"):
+        yield f"verified{how}: the outputs keep their promise"
+    else:
+        yield f"verification failed{how}: {verification.get('reason') or 'the outputs differ'}"
+    for name, reason in (verification.get("unverifiable") or {}).items():
+        yield f"output {name} cannot be verified: {reason}"
