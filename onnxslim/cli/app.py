@@ -45,9 +45,12 @@ class _Verbs(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {flag for parameter in self.get_params(ctx) for flag in parameter.opts}
-        if args and args[0] not in own and args[0] not in VERBS:
-            if _is_model(args[0]) or (args[0].startswith("-") and any(map(_is_model, args))):
-                args = ["simplify", *args]
+        first = args[0] if args else "--help"
+        implied = _is_model(first) or (
+            first.startswith("-") and first not in own and any(map(_is_model, args))
+        )
+        if implied and first not in VERBS:
+            args = ["simplify", *args]
         return super().parse_args(ctx, args)
 
     def resolve_command(

@@ -39,9 +39,11 @@ def command(model: str, calibration: str | None, data: str | None, **given: Any)
     shared, own = options.split_rewrite(given)
 
     def work(path: str, progress: Any) -> Any:
+        from onnxslim.calibration.store import Calibration
         from onnxslim.recipes.api import quantize
 
-        return quantize(path, data, calibration=calibration, progress=progress, **own)
+        kept = Calibration.load(calibration) if calibration is not None else None
+        return quantize(path, data, calibration=kept, progress=progress, **own)
 
     read = tuple(name for name in (data, calibration) if name)
     return Rewrite("quantize", model, also_read=read, **shared).run(work)

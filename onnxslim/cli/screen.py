@@ -97,7 +97,9 @@ class Screen:
 
             def update(*state: Any) -> None:
                 nonlocal shown
-                status.update(" of ".join(str(part) for part in state).replace("[", "\\["))
+                status.update(
+                    " of ".join(str(part) for part in state if part is not None).replace("[", "\\[")
+                )
                 if not shown and time.monotonic() - begun > _PATIENCE:
                     stack.enter_context(status)
                     shown = True
