@@ -9,25 +9,43 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from onnxslim.calibration.sources.base import MAX_FEED_BYTES, Sample, TensorInfo, suggest
+from onnxslim._ir import ir
+from onnxslim.calibration.sources.base import MAX_FEED_BYTES, Sample, suggest
 from onnxslim.errors import CalibrationError, ResourceError
+from onnxslim.runtime.values import TensorInfo
 
-__all__ = ["conform", "numpy_dtype"]
+__all__ = ["conform", "input_infos", "numpy_dtype"]
 
 
-def numpy_dtype(dtype: str) -> np.dtype[Any] | None:
-    """The numpy type of a tensor type's name; object for strings, None for sequences, maps and optionals.
+def numpy_dtype(info: TensorInfo) -> np.dtype[Any] | None:
+    """The numpy type of a tensor's elements; object for strings, None for sequences, maps and optionals.
 
     Example:
-        >>> numpy_dtype("float16"), numpy_dtype("string"), numpy_dtype("sequence(float32)")
-        (dtype('float16'), dtype('O'), None)
+        >>> numpy_dtype(TensorInfo("x", "float16", (2,))), numpy_dtype(TensorInfo("x", "string", (2,)))
+        (dtype('float16'), dtype('O'))
     """
-    if dtype == "string":
-        return np.dtype(object)
-    try:
-        return np.dtype(getattr(ml_dtypes, dtype, dtype))
-    except TypeError:
+    if info.kind != "tensor":
         return None
+    return (
+        np.dtype(object) if info.dtype == "string" else np.dtype(getattr(ml_dtypes, info.dtype, info.dtype))
+    )
+
+
+def input_infos(model: ir.Model) -> list[TensorInfo]:
+    """The inputs that a caller of the model must feed: those without a default."""
+    infos = []
+    for value in model.graph.inputs:
+        if value.name in model.graph.initializers:
+            continue
+        shape = None
+        if value.shape is not None:
+            shape = tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
+        if isinstance(value.type, ir.TensorType):
+            dtype = "string" if value.dtype == ir.DataType.STRING else value.type.dtype.numpy().name
+            infos.append(TensorInfo(value.name or "", dtype, shape))
+        else:
+            infos.append(TensorInfo(value.name or "", str(value.type), None, "other"))
+    return infos
 
 
 def conform(sample: Sample, inputs: Sequence[TensorInfo], note: Callable[[str], None]) -> Sample:
@@ -61,7 +79,7 @@ def conform(sample: Sample, inputs: Sequence[TensorInfo], note: Callable[[str], 
 
 
 def _value(value: Any, info: TensorInfo, origin: str, note: Callable[[str], None]) -> Any:
-    target = numpy_dtype(info.dtype)
+    target = numpy_dtype(info)
     if target is None:
         return value  # a sequence or an optional: the runtime judges it
     where = f"{origin}, input '{info.name}'"

@@ -9,13 +9,15 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from onnxslim.calibration.conform import conform
-from onnxslim.calibration.sources.base import Sample, Source, TensorInfo
+from onnxslim._ir import ir
+from onnxslim.calibration.conform import conform, input_infos
+from onnxslim.calibration.sources.base import Sample, Source
 from onnxslim.calibration.sources.images import IMAGE_SUFFIXES, ImageFolder, ImageSpec
 from onnxslim.calibration.sources.npz import NpzFolder, npz_rows
 from onnxslim.calibration.sources.python import FeedIterable, array_rows, load_function
 from onnxslim.calibration.sources.random import RandomSource
 from onnxslim.errors import CalibrationError, OptionError, ResourceError
+from onnxslim.runtime.values import TensorInfo
 
 __all__ = ["DataLike", "Feeds", "ImageSpec", "TensorInfo", "open_feeds", "probe_random_feeds", "random_feeds"]
 
@@ -29,7 +31,7 @@ class Feeds:
     """A re-iterable sequence of ``{input name: array}``, each checked against the model's inputs.
 
     Example:
-        >>> from onnxslim.runtime.client import TensorInfo
+        >>> from onnxslim.runtime.values import TensorInfo
         >>> feeds = random_feeds([TensorInfo("x", "float32", ("n", 3))], samples=10)
         >>> [len(part) for part in feeds.split(0.7)], next(iter(feeds))["x"].shape
         ([7, 3], (1, 3))
@@ -52,6 +54,11 @@ class Feeds:
     def is_random(self) -> bool:
         """Whether the values are random rather than data."""
         return isinstance(self._source, RandomSource)
+
+    @property
+    def sized(self) -> bool:
+        """Whether the number of feeds is known without producing them."""
+        return self._indices is not None or self._source.sized
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -92,7 +99,7 @@ class Feeds:
             OptionError: ``count`` is below 1.
         """
         _check_positive(count, "the number of samples")
-        if self._indices is None and not self._source.sized:
+        if not self.sized:
             found = sum(1 for _ in self._source.read(range(count)))
             return self._part(range(found), f"the first {found}")
         return self._part(self._positions()[:count], f"the first {min(count, len(self))} of {len(self)}")
@@ -141,7 +148,7 @@ class Feeds:
 
 def open_feeds(
     source: DataLike,
-    inputs: Sequence[TensorInfo],
+    inputs: Sequence[TensorInfo] | ir.Model,
     *,
     samples: int | None = None,
     batch: int | None = None,
@@ -155,7 +162,7 @@ def open_feeds(
         source: a path of an ``.npz`` file (first axis = samples), of a folder of ``.npz`` files (each one
             feed) or of images; ``module:function`` or ``path.py:function``; ``random``; or from Python
             arrays by input name (first axis = samples), an iterable of feeds, a function that returns one.
-        inputs: the model's inputs.
+        inputs: the model's inputs, or the model.
         samples: how many feeds to use, at even distances (the first ones where the length is not known).
         batch: rows per feed, for inputs with a free first axis; default 1.
         seed: of random data.
@@ -169,7 +176,7 @@ def open_feeds(
         ResourceError: a size is beyond any calibration data.
 
     Example:
-        >>> from onnxslim.runtime.client import TensorInfo
+        >>> from onnxslim.runtime.values import TensorInfo
         >>> len(open_feeds({"x": np.zeros((5, 3), np.float32)}, [TensorInfo("x", "float32", (1, 3))]))
         5
     """
@@ -177,6 +184,8 @@ def open_feeds(
         _check_positive(samples, "the number of samples")
     if batch is not None:
         _check_positive(batch, "the batch size")
+    if isinstance(inputs, ir.Model):
+        inputs = input_infos(inputs)
     if isinstance(source, Feeds):
         return source if samples is None else source.spread(samples)
     if isinstance(source, str) and source == "random":
@@ -285,7 +294,7 @@ def probe_random_feeds(
         The feeds, or None when nothing that was tried runs.
 
     Example:
-        >>> from onnxslim.runtime.client import TensorInfo
+        >>> from onnxslim.runtime.values import TensorInfo
         >>> found = probe_random_feeds([TensorInfo("x", "float32", (1, "t"))], lambda f: f["x"].size == 64)
         >>> next(iter(found))["x"].shape
         (1, 64)

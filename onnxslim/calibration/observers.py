@@ -10,6 +10,7 @@ Runs in the worker process: imports numpy only.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -249,7 +250,7 @@ class TensorState:
         return arrays
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, Any]) -> TensorState:
+    def from_arrays(cls, arrays: Mapping[str, Any]) -> TensorState:
         """The inverse of :meth:`to_arrays`."""
         low, high = (float(v) for v in arrays["range"])
         exponent, first = (int(v) for v in arrays["bins"])

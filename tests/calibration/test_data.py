@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,7 @@ import pytest
 
 from onnxslim.calibration.data import Feeds, open_feeds, probe_random_feeds, random_feeds
 from onnxslim.errors import CalibrationError, OptionError, ResourceError
-
-
-@dataclass(frozen=True)
-class Info:
-    name: str
-    dtype: str
-    shape: tuple[int | str | None, ...] | None
-
+from onnxslim.runtime.values import TensorInfo as Info
 
 IMAGE = Info("image", "float32", ("batch", 2, 3))
 RNG = np.random.default_rng(0)
@@ -292,7 +284,7 @@ def test_random_feeds_refuse_what_cannot_be_made() -> None:
     with pytest.raises(ResourceError, match="one random feed"):
         random_feeds([Info("x", "float32", ("a", 1 << 40))])
     with pytest.raises(CalibrationError, match="no random data"):
-        random_feeds([Info("x", "sequence(float32)", None)])
+        random_feeds([Info("x", "float32", None, "sequence")])
 
 
 def test_probing_finds_what_a_model_accepts() -> None:

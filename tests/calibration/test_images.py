@@ -11,7 +11,7 @@ import pytest
 
 from onnxslim.calibration.data import ImageSpec, open_feeds
 from onnxslim.errors import CalibrationError, DependencyError, OptionError
-from tests.calibration.test_data import Info
+from onnxslim.runtime.values import TensorInfo as Info
 
 Image = pytest.importorskip("PIL.Image")
 RNG = np.random.default_rng(1)

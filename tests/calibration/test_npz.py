@@ -15,7 +15,8 @@ import pytest
 from onnxslim.calibration.data import open_feeds
 from onnxslim.calibration.sources import npz
 from onnxslim.errors import CalibrationError, OnnxSlimError, ResourceError
-from tests.calibration.test_data import IMAGE, Info, images
+from onnxslim.runtime.values import TensorInfo as Info
+from tests.calibration.test_data import IMAGE, images
 
 
 def archive(path: Path, **members: bytes) -> Path:

@@ -13,22 +13,11 @@ import numpy as np
 
 from onnxslim.errors import CalibrationError, ResourceError
 
-__all__ = ["LABELS", "MAX_FEED_BYTES", "Sample", "Source", "TensorInfo", "pick", "regular_file", "suggest"]
+__all__ = ["LABELS", "MAX_FEED_BYTES", "Sample", "Source", "pick", "regular_file", "suggest"]
 
 LABELS = "__labels__"  # the reserved key under which labels travel beside the inputs
 MAX_FEED_BYTES = 2 << 30  # one feed larger than this is a mistake or an attack
 MAX_SAMPLES = 10_000_000  # past this, an iterable is taken to be endless
-
-
-class TensorInfo(Protocol):
-    """A model input as the runtime declares it; dimensions are ints, symbols or None (unknown)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def shape(self) -> tuple[int | str | None, ...] | None: ...
 
 
 @dataclass(frozen=True, slots=True)

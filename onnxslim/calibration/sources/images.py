@@ -12,8 +12,9 @@ from typing import Any, Literal
 import numpy as np
 
 from onnxslim.calibration.conform import numpy_dtype
-from onnxslim.calibration.sources.base import Sample, TensorInfo, regular_file, suggest
+from onnxslim.calibration.sources.base import Sample, regular_file, suggest
 from onnxslim.errors import CalibrationError, DependencyError, OptionError
+from onnxslim.runtime.values import TensorInfo
 
 __all__ = ["IMAGE_SUFFIXES", "ImageFolder", "ImageSpec"]
 
@@ -190,7 +191,7 @@ class ImageFolder:
         pixels = np.asarray(image, dtype=np.float32).reshape(*(spec.size or ()), -1)
         if spec.channels == "bgr":
             pixels = pixels[..., ::-1]
-        target = numpy_dtype(self._info.dtype)
+        target = numpy_dtype(self._info)
         if target is not None and target.kind in "iu":  # the model normalises by itself
             return self._arrange(pixels).astype(target)
         mean, std = (np.array(numbers, np.float32) for numbers in (spec.mean, spec.std))

@@ -21,11 +21,11 @@ from onnxslim.calibration.sources.base import (
     LABELS,
     MAX_FEED_BYTES,
     Sample,
-    TensorInfo,
     regular_file,
 )
 from onnxslim.calibration.sources.rows import Column, Rows
 from onnxslim.errors import CalibrationError, ResourceError
+from onnxslim.runtime.values import TensorInfo
 
 __all__ = ["NpzFolder", "NpzMember", "npz_rows", "open_npz"]
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from onnxslim.calibration.sources.base import LABELS, MAX_FEED_BYTES, Sample, TensorInfo, pick, suggest
+from onnxslim.calibration.sources.base import LABELS, MAX_FEED_BYTES, Sample, pick, suggest
 from onnxslim.calibration.sources.rows import ArrayColumn, Column, Rows
 from onnxslim.errors import CalibrationError, OptionError, ResourceError
+from onnxslim.runtime.values import TensorInfo
 
 __all__ = ["FeedIterable", "array_rows", "load_function"]
 

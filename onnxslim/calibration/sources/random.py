@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from onnxslim.calibration.conform import numpy_dtype
-from onnxslim.calibration.sources.base import MAX_FEED_BYTES, Sample, TensorInfo
+from onnxslim.calibration.sources.base import MAX_FEED_BYTES, Sample
 from onnxslim.errors import CalibrationError, ResourceError
+from onnxslim.runtime.values import TensorInfo
 
 __all__ = ["RandomSource"]
 
@@ -42,8 +43,10 @@ class RandomSource:
 
     def __post_init__(self) -> None:
         for info in self.inputs:
-            if numpy_dtype(info.dtype) is None:
-                raise CalibrationError(f"no random data can be made of type {info.dtype}", where=info.name)
+            if numpy_dtype(info) is None:
+                raise CalibrationError(
+                    f"no random data can be made for an input of kind {info.kind}", where=info.name
+                )
         size = sum(int(np.prod(self.shape_of(info), dtype=object)) for info in self.inputs)
         if size * 4 > MAX_FEED_BYTES:
             raise ResourceError(
@@ -77,7 +80,7 @@ class RandomSource:
         return tuple(sizes)
 
     def _value(self, info: TensorInfo, rng: np.random.Generator) -> Any:
-        dtype, shape = numpy_dtype(info.dtype), self.shape_of(info)
+        dtype, shape = numpy_dtype(info), self.shape_of(info)
         assert dtype is not None
         if dtype.kind == "O":
             return rng.choice(np.array(_WORDS, dtype=object), shape)

@@ -12,8 +12,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from onnxslim.calibration.sources.base import LABELS, Sample, TensorInfo
+from onnxslim.calibration.sources.base import LABELS, Sample
 from onnxslim.errors import CalibrationError, OptionError
+from onnxslim.runtime.values import TensorInfo
 
 __all__ = ["ArrayColumn", "Column", "Rows"]
 
