@@ -44,7 +44,7 @@ def observe(
     failed: tuple[int, str] | None = None
     for position, feed in enumerate(feeds):
         try:
-            results = session.run(list(fetches), dict(feed))
+            results = session.run(list(fetches), dict(feed)) if fetches else []  # [] would mean all
         except Exception as error:  # onnxruntime's own classes have no common base
             failed = (position, f"{type(error).__name__}: {error}")
             break

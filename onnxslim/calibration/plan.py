@@ -88,7 +88,8 @@ def _refuse(name: str, skipped: dict[str, str], names: Collection[str | None], g
 
 def _values_inside(graph: ir.Graph) -> Iterator[ir.Value]:
     for node in graph:
-        yield from (value for value in node.outputs if _may_be_float(value))
+        if node.inputs:  # else it is a constant
+            yield from (value for value in node.outputs if _may_be_float(value))
         for body in subgraphs(node):
             yield from _values_inside(body)
 

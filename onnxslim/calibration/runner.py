@@ -112,7 +112,7 @@ def _with_outputs(model: ir.Model, plan: Plan) -> ir.Model:
 def _run(
     worker: Worker, session: RemoteSession, plan: Plan, feeds: Feeds, progress: Progress | None
 ) -> tuple[dict[str, TensorState], dict[str, tuple[str, str]], int]:
-    floats = {info.name for info in session.outputs if info.dtype in FLOAT_TYPES}
+    floats = {info.name for info in session.outputs if info.kind == "tensor" and info.dtype in FLOAT_TYPES}
     request = {
         "inputs": [info.name for info in session.inputs if info.name in plan.inputs],
         "fetches": [name for name in plan.fetches if name in floats],

@@ -1,0 +1,362 @@
+"""Calibrating models: every tensor's state against onnxruntime's own values, judged by numpy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxslim.calibration import runner
+from onnxslim.calibration.data import random_feeds
+from onnxslim.calibration.observers import Histogram
+from onnxslim.calibration.runner import calibrate
+from onnxslim.calibration.store import Calibration
+from onnxslim.errors import CalibrationError, OnnxSlimError
+from onnxslim.runtime.values import TensorInfo
+from tests.models import model, proto, run
+
+RNG = np.random.default_rng(3)
+
+CONV = (
+    """
+net (float[n, 2, h, 5] x) => (float[n, m] y)
+<float[3, 2, 3, 3] w = {"""
+    + ", ".join(["0.1", "-0.2", "0.3"] * 18)
+    + """}, float[3] b = {0.5, -1.0, 2.0}>
+{
+   scale = Constant <value = float {2.0}> ()
+   doubled = Mul (scale, scale)
+   c = Conv <pads = [1, 1, 1, 1]> (x, w, b)
+   r = Relu (c)
+   size = Shape (r)
+   s = Mul (r, doubled)
+   y = Flatten (s)
+}
+"""
+)
+
+
+def images(count: int, height: int = 4) -> np.ndarray:
+    return RNG.standard_normal((count, 2, height, 5)).astype(np.float32)
+
+
+def tapped(parsed: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(parsed)
+    outputs = {value.name for value in copy.graph.output}
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in outputs)
+    return copy
+
+
+def assert_matches(calibration: Calibration, parsed: onnx.ModelProto, feeds: list[dict[str, Any]]) -> None:
+    """Against all values at once, from onnxruntime with its optimizations off."""
+    names = [name for name in calibration.states if name not in feeds[0]]
+    results = [run(tapped(parsed, names), feed, names) for feed in feeds]
+    values = {name: [result[i] for result in results] for i, name in enumerate(names)}
+    values.update({name: [feed[name] for feed in feeds] for name in feeds[0] if name in calibration})
+    assert calibration.states.keys() == values.keys()
+    for name, arrays in values.items():
+        flat = np.concatenate([array.reshape(-1) for array in arrays])
+        low, high = calibration.range(name)
+        assert (low, high) == (pytest.approx(flat.min(), rel=1e-5), pytest.approx(flat.max(), rel=1e-5)), name
+        assert calibration.histogram(name).total == flat.size, name
+        moments = calibration.moments(name)
+        if moments is None:
+            continue
+        axis = moments.axis
+        rows = [np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1) for array in arrays]
+        wide = np.concatenate(rows, axis=1).astype(np.float64)
+        assert moments.count == wide.shape[1]
+        np.testing.assert_allclose(moments.mean, wide.mean(1), rtol=1e-4, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(moments.variance, wide.var(1), rtol=1e-3, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(moments.mean_abs, np.abs(wide).mean(1), rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("batch", [None, 4])
+def test_states_match_the_values_that_onnxruntime_computes(batch: int | None) -> None:
+    data = images(37)
+    calibration = calibrate(proto(CONV), {"x": data}, batch=batch)
+    assert list(calibration.states) == ["x", "c", "r", "s", "y"]  # no constants, no shapes
+    step = batch or 1
+    assert_matches(calibration, proto(CONV), [{"x": data[i : i + step]} for i in range(0, 37, step)])
+    moments = calibration.moments("c")
+    assert moments is not None and len(moments.mean) == 3
+    assert calibration.samples == -(-37 // step) and not calibration.is_random
+
+
+def test_ragged_feeds() -> None:
+    feeds = [{"x": images(1, height)} for height in (2, 5, 3)]
+    calibration = calibrate(model(CONV), feeds)
+    assert_matches(calibration, proto(CONV), feeds)
+    assert calibration.moments("y") is None  # flattened: the number of channels differs
+    assert calibration.moments("r") is not None
+
+
+def test_the_callers_model_is_not_changed() -> None:
+    parsed, graph = proto(CONV), model(CONV)
+    before = parsed.SerializeToString(), [value.name for value in graph.graph.outputs]
+    calibrate(parsed, {"x": images(2)})
+    calibrate(graph, {"x": images(2)})
+    assert (parsed.SerializeToString(), [value.name for value in graph.graph.outputs]) == before
+
+
+def same_bits(a: Calibration, b: Calibration) -> bool:
+    def arrays(calibration: Calibration) -> dict[str, bytes]:
+        return {
+            f"{name}.{key}": value.tobytes()
+            for name, state in calibration.states.items()
+            for key, value in state.to_arrays().items()
+        }
+
+    return arrays(a) == arrays(b)
+
+
+def test_bits_do_not_depend_on_how_a_chunk_travels(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = {"x": images(40)}
+    whole = calibrate(proto(CONV), data)
+    assert same_bits(whole, calibrate(proto(CONV), data))
+    monkeypatch.setattr(runner, "_MESSAGE_BYTES", 3 * data["x"][0].nbytes)
+    assert same_bits(whole, calibrate(proto(CONV), data))
+
+
+def test_progress_is_told() -> None:
+    seen: list[tuple[int, int | None]] = []
+    calibrate(proto(CONV), {"x": images(20)}, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(16, 20), (20, 20)]
+    seen.clear()
+    calibrate(proto(CONV), lambda: iter([{"x": images(1)}]), progress=lambda *state: seen.append(state))
+    assert seen == [(1, None)]
+
+
+def test_chosen_tensors() -> None:
+    calibration = calibrate(proto(CONV), {"x": images(3)}, tensors=["r", "x"])
+    assert list(calibration.states) == ["x", "r"]
+    for name, why in (
+        ("q", "no such tensor"),
+        ("w", "constant"),
+        ("doubled", "constant"),
+        ("size", "no floats"),
+    ):
+        with pytest.raises(CalibrationError, match=why):
+            calibrate(proto(CONV), {"x": images(3)}, tensors=[name])
+
+
+BRANCH = """
+net (float[2] x, bool flag) => (float[2] y)
+{
+   a = Neg (x)
+   b = If (flag) <
+      then_branch = yes () => (float[2] t) { inner = Exp (a)  t = Neg (inner) },
+      else_branch = no () => (float[2] e) { e = Abs (a) }
+   >
+   y = Relu (b)
+}
+"""
+
+
+def test_tensors_inside_bodies_are_skipped_by_name() -> None:
+    feeds = [{"x": np.float32([1, -2]), "flag": np.array(flag)} for flag in (True, False)]
+    calibration = calibrate(proto(BRANCH), feeds)
+    assert_matches(calibration, proto(BRANCH), feeds)
+    assert list(calibration.states) == ["x", "a", "b", "y"]
+    assert set(calibration.skipped) == {"inner", "t", "e"}
+    with pytest.raises(CalibrationError, match="inside the body"):
+        calibration.range("inner")
+    with pytest.raises(CalibrationError, match="inside the body"):
+        calibrate(proto(BRANCH), feeds, tensors=["inner"])
+
+
+def test_sequences_and_other_types_are_left_out() -> None:
+    text = """
+    net (float[n, 4] x) => (float[n, 2] y)
+    { parts = SplitToSequence <axis = 1> (x, two)  zero = Constant <value = int64 {0}> ()
+      first = SequenceAt (parts, zero)  d = Cast <to = 11> (first)  y = Cast <to = 1> (d) }
+    """.replace("=> (float[n, 2] y)", "=> (float[n, 2] y) <int64 two = {2}>")
+    feeds = [{"x": RNG.standard_normal((1, 4)).astype(np.float32)} for _ in range(3)]
+    calibration = calibrate(proto(text), feeds)
+    assert list(calibration.states) == ["x", "first", "d", "y"]
+    assert_matches(calibration, proto(text), feeds)
+
+
+def test_functions_are_observed_from_outside() -> None:
+    text = """
+    <ir_version: 10, opset_import: ["" : 17, "own" : 1]>
+    net (float[2] x) => (float[2] y) { a = own.twice (x)  y = Neg (a) }
+    <domain: "own", opset_import: ["" : 17]> twice (v) => (w) { w = Add (v, v) }
+    """
+    feeds = [{"x": np.float32([1, -2])}]
+    assert_matches(calibrate(proto(text), feeds), proto(text), feeds)
+
+
+MASKED = """
+net (float[2] x, float[2] mask) => (float[2] y)
+{ masked = Log (mask)  a = Add (x, masked)  y = Exp (a) }
+"""
+
+
+def test_infinite_activations_are_skipped_and_named() -> None:
+    x = np.float32([1, -2])
+    feeds = [{"x": x, "mask": np.ones(2, np.float32)}, {"x": x, "mask": np.float32([1, 0])}]
+    calibration = calibrate(proto(MASKED), feeds)
+    assert list(calibration.states) == ["x", "mask", "y"]
+    assert "Inf" in calibration.skipped["masked"] and "sample 1" in calibration.skipped["masked"]
+    assert calibration.range("y") == (0.0, pytest.approx(np.e))
+
+
+def test_a_nan_that_reaches_an_output_names_the_sample_and_its_source() -> None:
+    x = np.float32([1, -2])
+    feeds = [{"x": x, "mask": np.float32([1, m])} for m in (1, 1, -1)]
+    with pytest.raises(CalibrationError, match="'y' is NaN; NaN appears first in 'masked'") as caught:
+        calibrate(proto(MASKED), feeds)
+    assert "sample 2" in str(caught.value)
+
+
+def test_a_nan_inside_that_the_model_removes_costs_only_its_tensor() -> None:
+    text = """
+    net (float[2] x) => (float[2] y)
+    { l = Log (x)  bad = IsNaN (l)  y = Where (bad, x, l) }
+    """
+    calibration = calibrate(proto(text), [{"x": np.float32([1, -2])}])
+    assert list(calibration.states) == ["x", "y"]
+    assert calibration.skipped["l"].startswith("it is NaN")
+
+
+def test_a_sample_on_which_the_model_fails_is_named() -> None:
+    text = "net (float[n, 2] x, int64[k] i) => (float[k, 2] y) { y = Gather (x, i) }"
+    x = np.zeros((3, 2), np.float32)
+    feeds = [{"x": x, "i": np.array([i])} for i in (0, 2, 7)]
+    with pytest.raises(CalibrationError, match="cannot be calibrated on a sample") as caught:
+        calibrate(proto(text), feeds)
+    assert "sample 2" in str(caught.value)
+
+
+def test_a_model_that_kills_the_runtime_is_an_error_not_a_crash() -> None:
+    text = "net (int64[1] a, int64[1] b) => (float[1] y) { q = Div (a, b)  y = Cast <to = 1> (q) }"
+    feeds = [{"a": np.array([np.iinfo(np.int64).min]), "b": np.array([-1])}]
+    try:
+        calibrate(proto(text), feeds)
+    except OnnxSlimError as error:
+        assert "sample 0" in str(error)
+
+
+def test_random_data_is_said_to_be_random() -> None:
+    calibration = calibrate(proto(CONV), "random", samples=3, seed=9)
+    assert calibration.is_random and "random" in calibration.data and calibration.seed == 9
+    feeds = random_feeds([TensorInfo("x", "float32", ("n", 2, "h", 5))], 3, 9)
+    assert_matches(calibration, proto(CONV), list(feeds))
+
+
+def test_narrow_and_wide_floats() -> None:
+    text = """
+    net (float16[1, 3] x) => (double[1, 3] y)
+    { a = Neg (x)  b = Cast <to = 11> (a)  y = Mul (b, b) }
+    """
+    feeds = [{"x": RNG.standard_normal((1, 3)).astype(np.float16)} for _ in range(4)]
+    assert_matches(calibrate(proto(text), feeds), proto(text), feeds)
+
+
+def test_channels_lie_where_the_weight_says() -> None:
+    text = (
+        """
+    net (float[1, 4, 6] x) => (float[1, 4, 3] y)
+    <float[6, 3] w = {"""
+        + ", ".join(["0.5"] * 18)
+        + """}, float[5, 4, 1] k = {"""
+        + ", ".join(["1"] * 20)
+        + """}>
+    { y = MatMul (x, w)  z = Conv (x, k) }
+    """
+    )
+    calibration = calibrate(proto(text), [{"x": RNG.standard_normal((1, 4, 6)).astype(np.float32)}])
+    widths = {name: len(state.moments.mean) for name, state in calibration.states.items() if state.moments}
+    assert widths == {"x": 6, "y": 3, "z": 5}
+
+
+# --- save and load -------------------------------------------------------------------------------
+
+
+def test_saving_keeps_every_bit(tmp_path: Path) -> None:
+    calibration = calibrate(proto(BRANCH), [{"x": np.float32([1, -2]), "flag": np.array(True)}])
+    calibration.save(tmp_path / "cal.npz")
+    again = Calibration.load(tmp_path / "cal.npz")
+    assert same_bits(again, calibration)
+    for field in ("fingerprint", "skipped", "samples", "data", "is_random", "seed", "notes"):
+        assert getattr(again, field) == getattr(calibration, field), field
+    assert again.range("y", "entropy") == calibration.range("y", "entropy")
+    assert list(tmp_path.iterdir()) == [tmp_path / "cal.npz"]
+
+
+def test_a_calibration_of_nothing_can_be_saved(tmp_path: Path) -> None:
+    text = "net (int64[1] a) => (int64[1] y) { y = Neg (a) }"
+    calibration = calibrate(proto(text), [{"a": np.array([3])}])
+    calibration.save(tmp_path / "cal.npz")
+    assert not Calibration.load(tmp_path / "cal.npz").states
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calibration = Calibration("f", {})
+    calibration.save(tmp_path / "cal.npz")
+    before = (tmp_path / "cal.npz").read_bytes()
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez_compressed", full)
+    with pytest.raises(CalibrationError, match="No space left"):
+        calibration.save(tmp_path / "cal.npz")
+    assert (tmp_path / "cal.npz").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def test_another_model_is_refused(tmp_path: Path) -> None:
+    calibration = calibrate(proto(CONV), {"x": images(2)})
+    onnx.save(proto(CONV), tmp_path / "m.onnx")
+    for same in (proto(CONV), model(CONV), tmp_path / "m.onnx"):
+        calibration.check(same)
+    for other in (
+        CONV.replace("0.5", "0.25"),
+        CONV.replace("Relu", "Abs"),
+        CONV.replace("1, 1, 1, 1", "1, 1, 1, 0"),
+    ):
+        with pytest.raises(CalibrationError, match="another model"):
+            calibration.check(proto(other))
+    with pytest.raises(CalibrationError, match="not observed") as caught:
+        calibration.range("rr")
+    assert caught.value.hint is not None
+
+
+def test_damaged_files_are_refused(tmp_path: Path) -> None:
+    calibrate(proto(CONV), {"x": images(2)}).save(tmp_path / "cal.npz")
+    with np.load(tmp_path / "cal.npz") as file:
+        good = dict(file)
+    head = good["head"].tobytes()
+    damage: list[dict[str, Any]] = [
+        {"head": np.frombuffer(b"[]", np.uint8)},
+        {"head": np.frombuffer(b"{" * 100_000, np.uint8)},
+        {"head": np.frombuffer(head.replace(b"calibration/1", b"calibration/9"), np.uint8)},
+        {"head": np.frombuffer(head.replace(b'"x", ', b""), np.uint8)},
+        {"counts": good["counts"][:-1]},
+        {"counts": -good["counts"]},
+        {"bins": good["bins"] * 10**6},
+        {"bins": good["bins"][:, :2]},
+        {"range": good["range"] * np.nan},
+        {"moments": good["moments"][:2]},
+        {"channels": -good["channels"]},
+    ]
+    for part in damage:
+        np.savez(tmp_path / "bad.npz", **{**good, **part})
+        with pytest.raises(CalibrationError):
+            Calibration.load(tmp_path / "bad.npz")
+    np.savez(tmp_path / "bad.npz", image=images(1))
+    with pytest.raises(CalibrationError, match="no calibration"):
+        Calibration.load(tmp_path / "bad.npz")
+
+
+def test_a_calibration_is_immutable() -> None:
+    calibration = Calibration("f", {}, {})
+    with pytest.raises(AttributeError):
+        calibration.samples = 3  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        calibration.states["x"] = Histogram.empty()  # type: ignore[index]
