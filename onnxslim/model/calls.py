@@ -9,7 +9,7 @@ import onnx
 
 from onnxslim.errors import ModelError, ResourceError
 from onnxslim.model.limits import Limits
-from onnxslim.model.tensors import shown
+from onnxslim.model.tensors import RE_EXPORT, shown
 from onnxslim.model.values import check_text
 
 __all__ = ["Body", "FunctionId", "check_expansion", "check_opsets", "function_id", "normal_domain"]
@@ -42,9 +42,13 @@ def check_opsets(imports: Iterable[onnx.OperatorSetIdProto], where: str) -> None
         check_text(entry.domain, where)
         domain = normal_domain(entry.domain)
         if not 0 < entry.version < 1 << 31:
-            raise ModelError(f"domain {shown(domain)} has opset version {entry.version}", where=where)
+            raise ModelError(
+                f"domain {shown(domain)} has opset version {entry.version}", where=where, hint=RE_EXPORT
+            )
         if versions.setdefault(domain, entry.version) != entry.version:
-            raise ModelError(f"domain {shown(domain)} is imported in two versions", where=where)
+            raise ModelError(
+                f"domain {shown(domain)} is imported in two versions", where=where, hint=RE_EXPORT
+            )
     if not versions:
         hint = "add the opset_import that the model was exported with"
         raise ModelError("no operator set is imported", where=where, hint=hint)
@@ -60,7 +64,9 @@ def check_expansion(main: Body, functions: Mapping[FunctionId, Body], limits: Li
             if name in path:
                 raise ModelError(f"the function {shown(name[1])} calls itself", where=where, hint="unroll it")
             if len(path) > limits.max_depth:
-                raise ResourceError(f"functions call each other deeper than {limits.max_depth}", where=where)
+                raise ResourceError(
+                    f"functions call each other deeper than {limits.max_depth}", where=where, hint=RE_EXPORT
+                )
             if name not in sizes:
                 sizes[name] = size(functions[name], (*path, name))
             total += sizes[name]

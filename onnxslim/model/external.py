@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import onnx
 
 from onnxslim.errors import ModelError, ResourceError
-from onnxslim.model.tensors import content_bytes, shown
+from onnxslim.model.tensors import RE_EXPORT, content_bytes, shown
 
 __all__ = ["ExternalFiles"]
 
@@ -44,10 +44,10 @@ class ExternalFiles:
         where = f"{where}, tensor {shown(tensor.name)}"
         entries = {entry.key: entry.value for entry in tensor.external_data}
         if len(entries) != len(tensor.external_data):
-            raise ModelError("external data has the same key twice", where=where)
+            raise ModelError("external data has the same key twice", where=where, hint=RE_EXPORT)
         location = entries.get("location")
         if not isinstance(location, str) or not location:
-            raise ModelError("external data has no location", where=where)
+            raise ModelError("external data has no location", where=where, hint=RE_EXPORT)
         needed = content_bytes(tensor.data_type, tensor.dims)
         offset = _number(entries.get("offset", "0"), "offset", where)
         length = _number(entries.get("length", str(needed)), "length", where)
@@ -59,7 +59,7 @@ class ExternalFiles:
         """Check that ``location`` is one of ours, and that it has the bytes that a tensor needs."""
         if length != needed:
             what = f"type and shape need {needed} bytes, the external length is {length}"
-            raise ModelError(what, where=where, hint="export the model again")
+            raise ModelError(what, where=where, hint=RE_EXPORT)
         if location not in self._sizes:
             self._sizes[location] = self._size(location, where)
         size = self._sizes[location]
@@ -68,7 +68,9 @@ class ExternalFiles:
             raise ModelError(what, where=where, hint="the data file is cut short or of another model")
         self._declared += length
         if self._declared > _OVERLAP * sum(self._sizes.values()) + _SLACK:
-            raise ResourceError("external tensors share the same bytes too often", where=where)
+            raise ResourceError(
+                "external tensors share the same bytes too often", where=where, hint=RE_EXPORT
+            )
 
     def _size(self, location: str, where: str) -> int:
         shared = "external data must lie in the model's own folder"
@@ -76,7 +78,9 @@ class ExternalFiles:
             what = "a model in memory refers to external data, but not to the folder of it"
             raise ModelError(what, where=where, hint="pass the model's path, or load the data first")
         if not location.isprintable():
-            raise ModelError("the location of external data has control characters", where=where)
+            raise ModelError(
+                "the location of external data has control characters", where=where, hint=RE_EXPORT
+            )
         if PurePosixPath(location).is_absolute() or PureWindowsPath(location).anchor:
             raise ModelError(
                 f"external data has an absolute path: {shown(location)}", where=where, hint=shared
@@ -106,5 +110,5 @@ class ExternalFiles:
 
 def _number(text: str, key: str, where: str) -> int:
     if not isinstance(text, str) or not _NUMBER.fullmatch(text):
-        raise ModelError(f"the external {key} is no number: {shown(text)}", where=where)
+        raise ModelError(f"the external {key} is no number: {shown(text)}", where=where, hint=RE_EXPORT)
     return int(text)

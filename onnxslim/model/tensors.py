@@ -10,7 +10,7 @@ import onnx
 from onnxslim._ir import ir
 from onnxslim.errors import ModelError
 
-__all__ = ["check_tensor", "content_bytes", "known_type", "shown"]
+__all__ = ["RE_EXPORT", "check_tensor", "content_bytes", "known_type", "shown"]
 
 _BITS = {
     int(dtype): dtype.bitwidth
@@ -18,7 +18,7 @@ _BITS = {
     if dtype not in (ir.DataType.UNDEFINED, ir.DataType.STRING)
 }
 _STRING = int(ir.DataType.STRING)
-_RE_EXPORT = "export the model again"
+RE_EXPORT = "export the model again"
 
 # The typed field of each element type (onnx.proto, TensorProto); all others live in int32_data.
 _FIELDS = {
@@ -35,6 +35,7 @@ _FIELD_OF = {int(dtype): _FIELDS.get(dtype.name, "int32_data") for dtype in ir.D
 _TYPED = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
 
 
+_RANK = 64  # numpy's limit
 _LARGE = 1 << 16  # reading ``raw_data`` copies it
 
 
@@ -67,14 +68,18 @@ def check_tensor(tensor: onnx.TensorProto, where: str) -> None:
     """
     where = f"{where}, tensor {shown(tensor.name)}"
     if not known_type(tensor.data_type):
-        raise ModelError(f"unknown element type {tensor.data_type}", where=where, hint=_RE_EXPORT)
+        raise ModelError(f"unknown element type {tensor.data_type}", where=where, hint=RE_EXPORT)
+    if len(tensor.dims) > _RANK:
+        raise ModelError(
+            f"a tensor has {len(tensor.dims)} dimensions", where=where, hint=f"at most {_RANK} are possible"
+        )
     if any(dim < 0 for dim in tensor.dims):
-        raise ModelError("a tensor has a negative dimension", where=where, hint=_RE_EXPORT)
+        raise ModelError("a tensor has a negative dimension", where=where, hint=RE_EXPORT)
     if tensor.HasField("segment"):
-        raise ModelError("tensors in segments are not part of ONNX any more", where=where, hint=_RE_EXPORT)
+        raise ModelError("tensors in segments are not part of ONNX any more", where=where, hint=RE_EXPORT)
     external = tensor.data_location == onnx.TensorProto.EXTERNAL
     filled = [field for field in _TYPED if len(getattr(tensor, field))]
-    if tensor.HasField("raw_data") and (filled or not external):
+    if tensor.HasField("raw_data") and (not external or tensor.raw_data):
         filled.append("raw_data")
     if external:
         _check_external(tensor, filled, where)
@@ -98,15 +103,15 @@ def _has_raw_bytes(tensor: onnx.TensorProto, needed: int) -> bool:
 
 def _check_external(tensor: onnx.TensorProto, filled: list[str], where: str) -> None:
     if tensor.data_type == _STRING:
-        raise ModelError("strings cannot be external data", where=where, hint=_RE_EXPORT)
+        raise ModelError("strings cannot be external data", where=where, hint=RE_EXPORT)
     if filled:
-        raise ModelError(f"data is both external and in {filled[0]}", where=where, hint=_RE_EXPORT)
+        raise ModelError(f"data is both external and in {filled[0]}", where=where, hint=RE_EXPORT)
 
 
 def _compare(field: str, found: int, needed: int, filled: list[str], where: str) -> None:
     extra = [name for name in filled if name != field]
     if extra and (filled != ["raw_data"] or needed):
-        raise ModelError(f"data stands in {extra[0]} instead of {field} alone", where=where, hint=_RE_EXPORT)
+        raise ModelError(f"data stands in {extra[0]} instead of {field} alone", where=where, hint=RE_EXPORT)
     if found != needed:
         unit = "bytes" if field == "raw_data" else "entries"
         what = f"type and shape need {needed} {unit} of {field}, there are {found}"

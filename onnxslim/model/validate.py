@@ -19,12 +19,11 @@ from onnxslim.errors import ModelError, ResourceError
 from onnxslim.model.calls import Body, FunctionId, check_expansion, check_opsets, function_id, normal_domain
 from onnxslim.model.external import ExternalFiles
 from onnxslim.model.limits import Limits
-from onnxslim.model.tensors import check_tensor, shown
+from onnxslim.model.tensors import RE_EXPORT, check_tensor, shown
 from onnxslim.model.values import check_name, check_text, check_type
 
 __all__ = ["validate"]
 
-_HINT = "export the model again"
 _KINDS: dict[str, int] = {  # the field that an attribute's type names
     "t": onnx.AttributeProto.TENSOR,
     "g": onnx.AttributeProto.GRAPH,
@@ -54,7 +53,7 @@ def validate(proto: onnx.ModelProto, limits: Limits, files: ExternalFiles, where
     if not 0 < proto.ir_version < 1 << 31:
         raise ModelError("this is no ONNX model: it has no IR version", where=where, hint="check the file")
     if not proto.HasField("graph"):
-        raise ModelError("the model has no graph", where=where, hint=_HINT)
+        raise ModelError("the model has no graph", where=where, hint=RE_EXPORT)
     if proto.training_info:
         hint = "export it for inference; training information cannot be kept"
         raise ModelError("the model has training information", where=where, hint=hint)
@@ -66,7 +65,7 @@ def validate(proto: onnx.ModelProto, limits: Limits, files: ExternalFiles, where
         check_text(entry.value, where)
     functions = {function_id(function): Body() for function in proto.functions}
     if len(functions) != len(proto.functions):
-        raise ModelError("two functions have the same domain, name and overload", where=where)
+        raise ModelError("two functions have the same domain, name and overload", where=where, hint=RE_EXPORT)
     domains = {normal_domain(entry.domain) for entry in proto.opset_import}
     checker = _Checker(limits, files, set(functions), domains)
     checker.graph(proto.graph, (), where)
@@ -102,7 +101,9 @@ class _Checker:
 
     def graph(self, graph: onnx.GraphProto, outer: _Scopes, where: str) -> None:
         if len(outer) >= self.limits.max_depth:
-            raise ResourceError(f"subgraphs nest deeper than {self.limits.max_depth}", where=where)
+            raise ResourceError(
+                f"subgraphs nest deeper than {self.limits.max_depth}", where=where, hint=RE_EXPORT
+            )
         if graph.sparse_initializer:
             hint = "export the weights as dense tensors"
             raise ModelError("the model has sparse initializers", where=where, hint=hint)
@@ -116,7 +117,7 @@ class _Checker:
         for tensor in graph.initializer:
             if tensor.name in initializers:
                 raise ModelError(
-                    f"two initializers have the name {shown(tensor.name)}", where=where, hint=_HINT
+                    f"two initializers have the name {shown(tensor.name)}", where=where, hint=RE_EXPORT
                 )
             if tensor.name not in scope.every:  # else it is the default of an input
                 self._define(tensor.name, scope, "initializer", where)
@@ -157,7 +158,7 @@ class _Checker:
                     continue
                 if any(name in level.visible for level in outer):
                     what = f"{shown(name)} is defined in an outer graph already"
-                    raise ModelError(what, where=_at(node, where), hint=_HINT)
+                    raise ModelError(what, where=_at(node, where), hint=RE_EXPORT)
                 self._define(name, scope, "output", where, node)
         scopes = (*outer, scope)
         for node in nodes:
@@ -176,12 +177,12 @@ class _Checker:
         if identifier in self.functions:
             self.body.calls.append(identifier)
         elif not domain and "" not in self.domains and not self.in_function:
-            raise ModelError("the model does not import ONNX's own operator set", where=where, hint=_HINT)
+            raise ModelError("the model does not import ONNX's own operator set", where=where, hint=RE_EXPORT)
         for name in node.input:
             if not name or name in scopes[-1].visible:
                 continue
             if not any(name in level.every for level in scopes):
-                raise ModelError(f"nothing defines the input {shown(name)}", where=where, hint=_HINT)
+                raise ModelError(f"nothing defines the input {shown(name)}", where=where, hint=RE_EXPORT)
             if not any(name in level.visible for level in scopes):
                 self.sorted = False
         self._attributes(node.attribute, scopes, where)
@@ -193,13 +194,13 @@ class _Checker:
             check_name(attribute.name, "attribute", where)
             if attribute.name in names:
                 raise ModelError(
-                    f"the attribute {shown(attribute.name)} stands twice", where=where, hint=_HINT
+                    f"the attribute {shown(attribute.name)} stands twice", where=where, hint=RE_EXPORT
                 )
             names.add(attribute.name)
             if attribute.ref_attr_name:
                 if not self.in_function:
                     what = f"the attribute {shown(attribute.name)} refers to a function's, outside of any"
-                    raise ModelError(what, where=where, hint=_HINT)
+                    raise ModelError(what, where=where, hint=RE_EXPORT)
                 continue
             self._attribute(attribute, scopes, where)
 
@@ -232,14 +233,14 @@ class _Checker:
         self, name: str, scope: _Scope, what: str, where: str, node: onnx.NodeProto | None = None
     ) -> None:
         if name in scope.every:
-            raise ModelError(f"{shown(name)} is defined twice", where=_at(node, where), hint=_HINT)
+            raise ModelError(f"{shown(name)} is defined twice", where=_at(node, where), hint=RE_EXPORT)
         check_name(name, what, where)
         scope.every.add(name)
 
     def _check_outputs(self, names: Iterable[str], scope: _Scope, where: str) -> None:
         for name in names:
             if name not in scope.every:
-                raise ModelError(f"nothing computes the output {shown(name)}", where=where, hint=_HINT)
+                raise ModelError(f"nothing computes the output {shown(name)}", where=where, hint=RE_EXPORT)
 
     def _count(self, where: str, *fields: Sequence[Any]) -> None:
         """Bound the number of parts before going through them: a file of empty messages unfolds hugely."""

@@ -7,19 +7,19 @@ import re
 import onnx
 
 from onnxslim.errors import ModelError
-from onnxslim.model.tensors import known_type, shown
+from onnxslim.model.tensors import RE_EXPORT, known_type, shown
 
 __all__ = ["check_name", "check_text", "check_type"]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _MAX_NAME = 4096
-_HINT = "export the model again"
+_MAX_DEPTH = 16
 
 
 def check_text(text: str | bytes, where: str) -> None:
     """Refuse invalid UTF-8, which protobuf hands out as bytes."""
     if isinstance(text, bytes):
-        raise ModelError(f"{shown(text)} is not valid UTF-8", where=where, hint=_HINT)
+        raise ModelError(f"{shown(text)} is not valid UTF-8", where=where, hint=RE_EXPORT)
 
 
 def check_name(name: str | bytes, what: str, where: str) -> None:
@@ -30,33 +30,37 @@ def check_name(name: str | bytes, what: str, where: str) -> None:
     """
     check_text(name, where)
     if not name:
-        raise ModelError(f"the name of the {what} is empty", where=where, hint=_HINT)
+        raise ModelError(f"the name of the {what} is empty", where=where, hint=RE_EXPORT)
     if len(name) > _MAX_NAME:
-        raise ModelError(f"the {what} {shown(name)} has a name of {len(name)} characters", where=where)
+        raise ModelError(
+            f"the {what} {shown(name)} has a name of {len(name)} characters", where=where, hint=RE_EXPORT
+        )
     if _CONTROL.search(str(name)):
         raise ModelError(
-            f"the {what} {shown(name)} has control characters in its name", where=where, hint=_HINT
+            f"the {what} {shown(name)} has control characters in its name", where=where, hint=RE_EXPORT
         )
 
 
-def check_type(kind: onnx.TypeProto, where: str) -> None:
+def check_type(kind: onnx.TypeProto, where: str, depth: int = 0) -> None:
     """Check element types and dimensions, also inside sequences, optionals and maps.
 
     A dimension of -1, with which some exporters mean an unknown one, is made unknown.
     """
+    if depth > _MAX_DEPTH:
+        raise ModelError(f"a type nests deeper than {_MAX_DEPTH}", where=where, hint=RE_EXPORT)
     form = kind.WhichOneof("value")
     if form in ("tensor_type", "sparse_tensor_type"):
         tensor = getattr(kind, form)
         if tensor.elem_type and not known_type(tensor.elem_type):
-            raise ModelError(f"unknown element type {tensor.elem_type}", where=where, hint=_HINT)
+            raise ModelError(f"unknown element type {tensor.elem_type}", where=where, hint=RE_EXPORT)
         for dim in tensor.shape.dim:
             if dim.dim_value < -1:
-                raise ModelError(f"negative dimension {dim.dim_value}", where=where, hint=_HINT)
+                raise ModelError(f"negative dimension {dim.dim_value}", where=where, hint=RE_EXPORT)
             if dim.dim_value == -1:
                 dim.ClearField("dim_value")
             elif dim.dim_param:
                 check_text(dim.dim_param, where)
     elif form in ("sequence_type", "optional_type"):
-        check_type(getattr(kind, form).elem_type, where)
+        check_type(getattr(kind, form).elem_type, where, depth + 1)
     elif form == "map_type":
-        check_type(kind.map_type.value_type, where)
+        check_type(kind.map_type.value_type, where, depth + 1)
