@@ -23,6 +23,7 @@ from onnxslim.calibration.store import Calibration
 from onnxslim.errors import CalibrationError, ResourceError
 from onnxslim.model.io import ModelLike, load
 from onnxslim.runtime.client import RemoteSession, Worker, open_worker
+from onnxslim.runtime.values import TensorInfo
 
 __all__ = ["CHUNK", "calibrate"]
 
@@ -81,6 +82,7 @@ def calibrate(
     with open_worker() as worker:
         session = worker.load(_with_outputs(model, plan), optimize="basic", threads=1)
         try:
+            _check_types(session, tensors or ())
             states, rejected, count = _run(worker, session, plan, feeds, progress)
         finally:
             session.close()
@@ -109,10 +111,21 @@ def _with_outputs(model: ir.Model, plan: Plan) -> ir.Model:
     return model
 
 
+def _check_types(session: RemoteSession, tensors: Collection[str]) -> None:
+    """Types that the model does not declare are known only now."""
+    for info in session.outputs:
+        if info.name in tensors and not _is_float(info):
+            raise CalibrationError(f"the tensor '{info.name}' cannot be observed: it holds no floats")
+
+
+def _is_float(info: TensorInfo) -> bool:
+    return info.kind == "tensor" and info.dtype in FLOAT_TYPES
+
+
 def _run(
     worker: Worker, session: RemoteSession, plan: Plan, feeds: Feeds, progress: Progress | None
 ) -> tuple[dict[str, TensorState], dict[str, tuple[str, str]], int]:
-    floats = {info.name for info in session.outputs if info.kind == "tensor" and info.dtype in FLOAT_TYPES}
+    floats = {info.name for info in session.outputs if _is_float(info)}
     request = {
         "inputs": [info.name for info in session.inputs if info.name in plan.inputs],
         "fetches": [name for name in plan.fetches if name in floats],
