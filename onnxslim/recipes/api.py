@@ -1,0 +1,268 @@
+"""The functions behind the verbs: simplify, quantize, compress, compare, run a recipe."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+from onnxslim._ir import ir
+from onnxslim.calibration.data import DataLike, open_feeds
+from onnxslim.calibration.runner import calibrate
+from onnxslim.calibration.store import Calibration
+from onnxslim.errors import CalibrationError, OptionError, VerificationError
+from onnxslim.measure.verify import Verification
+from onnxslim.model.io import ModelLike, load
+from onnxslim.passes.base import Promise
+from onnxslim.passes.set_input_shapes import SetInputShapes
+from onnxslim.recipes.budget import (
+    Drop,
+    Target,
+    parse_drop,
+    parse_duration,
+    parse_latency_target,
+    parse_size_target,
+)
+from onnxslim.recipes.compress import Request, search_best
+from onnxslim.recipes.engine import Step
+from onnxslim.recipes.named import simplify_steps
+from onnxslim.recipes.pipeline import Pipeline, Result
+from onnxslim.recipes.proof import Prover
+from onnxslim.recipes.recipe import apply_overrides, load_recipe, steps_of
+from onnxslim.recipes.search import Objective, Progress
+from onnxslim.runtime.client import open_worker
+
+__all__ = ["compare", "compress", "quantize", "run_recipe", "simplify"]
+
+Feeds = Iterable[Mapping[str, Any]]
+Overrides = Mapping[str, Mapping[str, Any]]
+
+
+def simplify(
+    source: ModelLike,
+    *,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    dims: Mapping[str, int] | None = None,
+    verify: bool = True,
+    verify_limit: int = 10**9,
+    feeds: Feeds | None = None,
+    options: Overrides | None = None,
+    seed: int = 0,
+) -> Result:
+    """Fold, merge and remove what a model computes in vain; the outputs stay equal, and the file never grows.
+
+    Args:
+        source: path, ``ModelProto`` or ``ir.Model``; never changed.
+        input_shapes: shapes to fix, by input name.
+        dims: symbolic dimensions to fix, by name.
+        verify: run both models on the same inputs and compare.
+        verify_limit: models of more bytes are not verified; the report says so.
+        feeds: what to verify on; default: random inputs.
+        options: ``{pass name: {option: value}}``.
+
+    Raises:
+        ModelError: the model is invalid.
+        OptionError: an input, dimension, pass or option does not exist.
+
+    Example:
+        >>> import onnx.parser
+        >>> proto = onnx.parser.parse_model(
+        ...     '<ir_version: 8, opset_import: ["" : 17]>'
+        ...     'g (float[2] x) => (float[2] y) { a = Identity(x) y = Relu(a) }')
+        >>> [node.op_type for node in simplify(proto).model.graph]
+        ['Relu']
+    """
+    steps = apply_overrides(simplify_steps(), options or {})
+    if input_shapes or dims:
+        steps = (SetInputShapes(dict(input_shapes or {}), dict(dims or {})), *steps)
+    pipeline = Pipeline(steps, verify, feeds, verify_limit, seed, never_grow=True)
+    return pipeline.run(source)
+
+
+def compress(
+    source: ModelLike,
+    data: DataLike,
+    *,
+    test: DataLike | None = None,
+    metric: str | None = None,
+    metric_output: str | None = None,
+    max_drop: str | float | Drop = "1%",
+    target_latency: str | Target | None = None,
+    target_bytes: str | Target | None = None,
+    objective: Objective = "both",
+    time: str | float = "10min",
+    samples: int | None = None,
+    batch: int | None = None,
+    images: Any = None,
+    threads: int = 1,
+    target: str | None = None,
+    seed: int = 0,
+    progress: Progress = lambda message: None,
+) -> Result:
+    """Make a model smaller and faster inside an accuracy budget, or return it unchanged and say why.
+
+    Args:
+        source: path, ``ModelProto`` or ``ir.Model``; never changed.
+        data: inputs to calibrate and select on; ``samples``, ``batch``, ``images`` as in ``open_feeds``.
+        test: labelled inputs that score the winner, once; without them ``data`` is split 70/30.
+        metric: ``top1``, ``agreement`` (default), ``module:function`` or ``path.py:function``.
+        metric_output: the output that the metric reads; default the first.
+        max_drop: what may be lost of the metric: ``0.01`` absolute, ``"1%"`` relative.
+        target_latency: ``"0.7x"`` or ``"5ms"``.
+        target_bytes: ``"0.3x"`` or ``"2MB"``.
+        objective: what is minimised among the candidates that pay: time x bytes, time, or bytes.
+        time: no new candidate is begun after this long.
+        threads: of the latency measurement.
+        target: the hardware to place quantizers for; default this machine.
+        seed: of every split.
+        progress: called with a line of text as the work goes on.
+
+    Returns:
+        The result; ``report.tried`` says what became of each candidate.
+
+    Raises:
+        CalibrationError: the data do not fit the model.
+        BudgetError: an explicit target is not met.
+    """
+    request = Request(
+        drop=parse_drop(max_drop),
+        metric=metric,
+        output=metric_output,
+        latency=None if target_latency is None else parse_latency_target(target_latency),
+        size=None if target_bytes is None else parse_size_target(target_bytes),
+        objective=objective,
+        seconds=parse_duration(time),
+        threads=threads,
+        target=target,
+        seed=seed,
+    )
+    options = {"samples": samples, "batch": batch, "images": images}
+    return search_best(source, data, request, test=test, data_options=options, progress=progress)
+
+
+def quantize(
+    source: ModelLike,
+    data: DataLike | None = None,
+    *,
+    calibration: Calibration | None = None,
+    mode: Literal["auto", "static", "dynamic", "weight-only"] = "auto",
+    metric: str | None = None,
+    metric_output: str | None = None,
+    max_drop: str | float | Drop = "1%",
+    samples: int | None = None,
+    batch: int | None = None,
+    images: Any = None,
+    threads: int = 1,
+    target: str | None = None,
+    options: Overrides | None = None,
+    seed: int = 0,
+    progress: Progress = lambda message: None,
+) -> Result:
+    """Quantize a model where integers pay; what would be slower or too inaccurate stays in float.
+
+    Args:
+        source: path, ``ModelProto`` or ``ir.Model``; never changed.
+        data: inputs to calibrate on and to judge the result with; without them random inputs judge.
+        calibration: what :func:`onnxslim.calibrate` made of this very model, instead of calibrating here.
+        mode: which forms are tried.
+        options: ``{pass name: {option: value}}``.
+
+    The other arguments are those of :func:`compress`.
+
+    Raises:
+        CalibrationError: the data or the calibration do not belong to the model.
+    """
+    if data is None and calibration is None:
+        raise OptionError("quantize needs data or a calibration", hint="give --data or --calibration")
+    model = load(source)
+    if calibration is not None:
+        calibration.check(source)
+    request = Request(
+        drop=parse_drop(max_drop),
+        mode=mode,
+        metric=metric,
+        output=metric_output,
+        threads=threads,
+        target=target,
+        seed=seed,
+        overrides=dict(options or {}),
+    )
+    chosen: DataLike = "random" if data is None else data
+    data_options = {"samples": samples, "batch": batch, "images": images}
+    return search_best(
+        source if not isinstance(source, ir.Model) else model,
+        chosen,
+        request,
+        calibration=calibration,
+        data_options=data_options,
+        progress=progress,
+    )
+
+
+def compare(
+    a: ModelLike,
+    b: ModelLike,
+    feeds: Feeds | None = None,
+    *,
+    promise: Literal["exact", "close"] = "close",
+    seed: int = 0,
+) -> Verification:
+    """Run two models on the same feeds with onnxruntime's optimizations off and compare their outputs.
+
+    Args:
+        a: the reference.
+        b: what is compared with it.
+        feeds: ``{input name: array}`` each; default random inputs.
+        promise: ``exact``: bit-equal; ``close``: ``max|d| <= 1e-4 max|ref| + 1e-6`` per output.
+
+    Raises:
+        VerificationError: nothing could be compared; the message says why.
+    """
+    with open_worker() as worker:
+        prover = Prover(worker, feeds, limit_bytes=2**62, seed=seed, samples=2**31)
+        if feeds is None:
+            prover.samples = 4
+        difference = prover(load(a), load(b), Promise(promise))
+    if prover.last is None:
+        raise VerificationError(difference or "; ".join(prover.notes) or "nothing could be compared")
+    return prover.last
+
+
+def run_recipe(
+    recipe: str | os.PathLike[str],
+    source: ModelLike,
+    data: DataLike | None = None,
+    *,
+    samples: int | None = None,
+    batch: int | None = None,
+    images: Any = None,
+    verify: bool = True,
+    verify_limit: int = 10**9,
+    options: Overrides | None = None,
+    seed: int = 0,
+) -> Result:
+    """Run the passes of a TOML recipe.
+
+    Args:
+        recipe: the file; see :mod:`onnxslim.recipes.recipe`.
+        source: path, ``ModelProto`` or ``ir.Model``; never changed.
+        data: what passes calibrate on and what is verified on.
+        options: ``{pass name: {option: value}}``, stronger than the recipe's.
+
+    Raises:
+        OptionError: the recipe is wrong, or a pass needs data and there are none.
+    """
+    specs = load_recipe(recipe)
+    feeds = None
+    calibrated: Callable[[ir.Model], Calibration] | None = None
+    if data is not None:
+        opened = open_feeds(data, load(source), samples=samples, batch=batch, images=images, seed=seed)
+        if len(opened) == 0:
+            raise CalibrationError("the data holds no samples")
+        feeds = opened
+
+        def calibrated(model: ir.Model) -> Calibration:
+            return calibrate(model, opened)
+
+    steps: tuple[Step, ...] = apply_overrides(steps_of(specs, calibrated), options or {})
+    return Pipeline(steps, verify, feeds, verify_limit, seed).run(source)

@@ -1,0 +1,185 @@
+"""``compress`` and ``quantize``: simplify, calibrate, try candidates, keep the best that pays, prove it.
+
+Selection never sees the test data.  With ``test`` they are a source of their own, and a metric that is a
+function brings its own; otherwise ``data`` is split 70/30 by the seed.  What remains is split again: one part
+is calibrated on, the other judges the candidates.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from onnxslim._ir import ir
+from onnxslim.analysis.cost import summary
+from onnxslim.calibration.data import Feeds, open_feeds
+from onnxslim.calibration.runner import calibrate
+from onnxslim.calibration.store import Calibration
+from onnxslim.errors import BudgetError, CalibrationError
+from onnxslim.measure.metrics import resolve
+from onnxslim.measure.verify import verify
+from onnxslim.model.io import ModelLike, load, save
+from onnxslim.passes.base import Promise
+from onnxslim.recipes.budget import Drop, Target
+from onnxslim.recipes.candidates import Candidate, candidates
+from onnxslim.recipes.engine import Outcome, run_steps
+from onnxslim.recipes.named import simplify_steps
+from onnxslim.recipes.pipeline import Result, source_file
+from onnxslim.recipes.proof import Prover
+from onnxslim.recipes.quality import Judge
+from onnxslim.recipes.recipe import apply_overrides
+from onnxslim.recipes.search import Objective, Progress, Search, Trial
+from onnxslim.report.report import Report, environment
+from onnxslim.runtime.client import Worker, open_worker
+
+__all__ = ["Request", "search_best"]
+
+_HELD_OUT_LIMIT = 64  # feeds that judge a candidate; more would cost more time than they teach
+_LATENCY_FEEDS = 4
+_UNCHANGED = "nothing improved the model inside the budget; it is returned unchanged"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for, read and checked; see :func:`onnxslim.compress` for the meaning."""
+
+    drop: Drop
+    mode: str = "compress"
+    metric: str | None = None
+    output: str | None = None
+    latency: Target | None = None
+    size: Target | None = None
+    objective: Objective = "both"
+    seconds: float = 600.0
+    threads: int = 1
+    target: str | None = None
+    verify_limit: int = 10**9
+    seed: int = 0
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Data:
+    """The parts of the data: to fit on, to judge candidates on, to score the winner on."""
+
+    fit: Feeds
+    held_out: Feeds
+    test: Feeds | None
+
+
+def search_best(
+    source: ModelLike,
+    data: Any,
+    request: Request,
+    *,
+    test: Any = None,
+    calibration: Calibration | None = None,
+    data_options: Mapping[str, Any] | None = None,
+    progress: Progress = lambda message: None,
+) -> Result:
+    """Find the best form of a model inside a budget; the original where none pays.
+
+    Raises:
+        CalibrationError: the data do not fit the model.
+        BudgetError: an explicit target is not met.
+    """
+    begun = time.monotonic()
+    original = load(source)
+    with open_worker() as worker, tempfile.TemporaryDirectory(prefix="onnxslim-") as name:
+        folder = Path(name)
+        file = source_file(source, original) or save(original, folder / "original.onnx")
+        progress("simplifying")
+        prover = Prover(worker, limit_bytes=request.verify_limit, seed=request.seed)
+        base = run_steps(original, simplify_steps(), prover)
+        parts = _split(data, test, request, original, data_options or {})
+        metric = resolve(
+            request.metric or "agreement", original=original, feeds=parts.test, output=request.output
+        )
+        if calibration is None:
+            progress("calibrating")
+            calibration = calibrate(base.model, parts.fit)
+        held_out = list(parts.held_out.spread(_HELD_OUT_LIMIT))
+        labels = parts.held_out.spread(_HELD_OUT_LIMIT).labels
+        search = Search(
+            file,
+            Judge(worker, original, held_out, labels, request.drop, request.output),
+            folder,
+            held_out[:_LATENCY_FEEDS],
+            request.objective,
+            request.latency,
+            request.size,
+            request.threads,
+            request.seed,
+            deadline=begun + request.seconds,
+            progress=progress,
+        )
+        options = candidates(base.model, calibration, target=request.target, mode=request.mode)
+        best, trials = search.run(
+            base.model, [Candidate(c.name, apply_overrides(c.passes, request.overrides)) for c in options]
+        )
+        progress("scoring the result")
+        before = metric.score(file.path)
+        after = before
+        if best is not None:
+            assert best.file is not None
+            after = metric.score(best.file.path)
+            if not request.drop.allows(before.value, after.value):
+                best.rejected = f"scored {after.value:.4f} on the test data, more than {request.drop} below"
+                best.rejected += f" {before.value:.4f}"
+                best, after = None, before
+        if best is None and (request.latency is not None or request.size is not None):
+            tried = "; ".join(f"{trial.name}: {trial.rejected}" for trial in trials)
+            raise BudgetError(
+                f"no candidate meets the target: {tried}",
+                hint="relax the target, --max-drop, or give more --data and --time",
+            )
+        report = Report(
+            input=file,
+            before=summary(original),
+            environment=environment(),
+            seeds={"data": request.seed},
+            notes=(*prover.notes, *parts.fit.notes, *(() if best else (_UNCHANGED,))),
+            metric={"name": metric.name, "before": before.value, "after": after.value, "n": after.n}
+            | {"interval": after.interval},
+            tried=tuple(t.to_dict(file) | {"kept": t is best} for t in trials),
+        )
+        return _finish(report, original, base, best, list(held_out), worker)
+
+
+def _finish(
+    report: Report, original: ir.Model, base: Outcome, best: Trial | None, feeds: list[Any], worker: Worker
+) -> Result:
+    if best is None:
+        return Result(original, replace(report, after=report.before))
+    assert best.model is not None and best.bench is not None
+    checked = verify(original, best.model, feeds, promise=Promise.LOSSY, worker=worker)
+    report = replace(
+        report,
+        after=summary(best.model),
+        passes=(*base.applied, *best.applied),
+        declined=(*base.declined, *best.declined),
+        verification=checked.to_dict(),
+        latency=best.bench.to_dict(),
+    )
+    return Result(best.model, report)
+
+
+def _split(data: Any, test: Any, request: Request, model: ir.Model, options: Mapping[str, Any]) -> _Data:
+    feeds = open_feeds(data, model, seed=request.seed, **options)
+    scored_by_function = request.metric is not None and ":" in request.metric
+    tested: Feeds | None = None
+    if test is not None:
+        tested = open_feeds(test, model, seed=request.seed)
+    elif not scored_by_function:
+        if len(feeds) < 4:
+            raise CalibrationError(
+                f"{len(feeds)} feeds are too few to calibrate, select and test on",
+                hint="give at least 4 feeds, better 32 or more",
+            )
+        feeds, tested = feeds.split(0.7, request.seed)
+    fit, held_out = feeds.split(0.7, request.seed + 1)
+    return _Data(fit, held_out, tested)

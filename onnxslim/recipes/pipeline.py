@@ -1,0 +1,106 @@
+"""The public pipeline: passes in, a verified model and its report out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+
+from onnxslim._ir import ir
+from onnxslim.analysis.cost import summary
+from onnxslim.model.io import FileInfo, ModelLike, file_info, load, save, serialized_size, to_proto
+from onnxslim.recipes.engine import Step, run_steps
+from onnxslim.recipes.proof import Prover
+from onnxslim.report.report import Report, environment
+from onnxslim.runtime.client import open_worker
+
+__all__ = ["Pipeline", "Result", "source_file"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A rewritten model and the report of how it came about."""
+
+    model: ir.Model
+    report: Report
+
+    def to_proto(self) -> onnx.ModelProto:
+        """The model as a protobuf message (under 2 GB)."""
+        return to_proto(self.model)
+
+    def save(
+        self, path: str | os.PathLike[str], *, external_data: bool | None = None, force: bool = False
+    ) -> FileInfo:
+        """Write the model atomically; see :func:`onnxslim.save`."""
+        return save(self.model, path, external_data=external_data, force=force)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Passes in order, verified once at the end, with the pass that breaks its promise taken back.
+
+    Args:
+        steps: passes, and :class:`~onnxslim.recipes.engine.Repeat` groups that run until nothing changes.
+        verify: compare the outputs with the original's.
+        feeds: what to verify on, ``{input name: array}`` each; None draws random inputs by type.
+        verify_limit: models of more bytes are not verified; the report says so.
+        seed: of the random inputs.
+        never_grow: return the original when the result would be the larger file.
+
+    Example:
+        >>> import onnx.parser
+        >>> from onnxslim.passes import RemoveDeadCode
+        >>> proto = onnx.parser.parse_model(
+        ...     '<ir_version: 8, opset_import: ["" : 17]>'
+        ...     'g (float[2] x) => (float[2] y) { unused = Neg(x) y = Relu(x) }')
+        >>> result = Pipeline((RemoveDeadCode(),)).run(proto)
+        >>> [node.op_type for node in result.model.graph], result.report.verification["ok"]
+        (['Relu'], True)
+    """
+
+    steps: Sequence[Step]
+    verify: bool = True
+    feeds: Iterable[Mapping[str, Any]] | None = None
+    verify_limit: int = 10**9
+    seed: int = 0
+    never_grow: bool = False
+
+    def run(self, source: ModelLike) -> Result:
+        """Rewrite a copy of the model; the caller's object or file stays as it is.
+
+        Raises:
+            ModelError: the model is invalid.
+            PassError: passes undo each other without end.
+            VerificationError: the outputs differ although every pass was taken back.
+        """
+        model = load(source)
+        with open_worker() as worker:
+            prover = Prover(worker, self.feeds, self.verify_limit, self.seed)
+            outcome = run_steps(model, self.steps, prover if self.verify else None)
+        notes = prover.notes if self.verify else ["not verified: switched off"]
+        before, after = serialized_size(model), serialized_size(outcome.model)
+        if self.never_grow and after > before:
+            notes = [*notes, f"returned unchanged: the result has {after - before} bytes more"]
+            outcome.model = model
+        return Result(
+            outcome.model,
+            Report(
+                input=source_file(source, model),
+                before=summary(model),
+                after=summary(outcome.model),
+                passes=tuple(outcome.applied),
+                declined=tuple(outcome.declined),
+                verification=prover.last.to_dict() if prover.last else None,
+                environment=environment(),
+                seeds={"verify": self.seed} if self.verify else {},
+                notes=tuple(notes),
+            ),
+        )
+
+
+def source_file(source: ModelLike, model: ir.Model) -> FileInfo | None:
+    """The user's file, where the model came from one."""
+    return file_info(source, model) if isinstance(source, (str, os.PathLike)) else None

@@ -1,0 +1,187 @@
+"""Try candidates, keep the best that pays: inside the accuracy budget, not larger, measured not slower.
+
+Everything is judged against the original file on held-out feeds that no candidate was fitted to.  The test
+data, which decide whether the winner may be used at all, are not seen here.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from onnxslim._ir import ir
+from onnxslim.errors import OnnxSlimError, PassError
+from onnxslim.measure.bench import Bench, bench, pays
+from onnxslim.model.io import FileInfo, file_info, save
+from onnxslim.passes.base import Decline
+from onnxslim.recipes.budget import Target
+from onnxslim.recipes.candidates import Candidate
+from onnxslim.recipes.engine import run_steps
+from onnxslim.recipes.quality import Judge, Score
+from onnxslim.report.report import PassRecord
+
+__all__ = ["Objective", "Search", "Trial"]
+
+_log = logging.getLogger(__name__)
+
+Objective = Literal["both", "latency", "bytes"]
+Progress = Callable[[str], None]
+
+
+@dataclass
+class Trial:
+    """One candidate and what became of it; ``rejected`` is the reason, None while it is still in the race."""
+
+    name: str
+    model: ir.Model | None = None
+    file: FileInfo | None = None
+    score: Score | None = None
+    bench: Bench | None = None
+    rejected: str | None = None
+    applied: list[PassRecord] = field(default_factory=list)
+    declined: list[Decline] = field(default_factory=list)
+
+    def to_dict(self, original: FileInfo) -> dict[str, Any]:
+        """The row of the report."""
+        return {
+            "name": self.name,
+            "kept": False,
+            "reason": self.rejected or "",
+            "bytes_ratio": self.file.bytes / original.bytes if self.file else None,
+            "nodes": self.file.nodes if self.file else None,
+            "score": self.score.after if self.score else None,
+            "sqnr_db": self.score.sqnr_db if self.score else None,
+            "ratio": self.bench.ratio if self.bench else None,
+            "interval": list(self.bench.interval) if self.bench else None,
+        }
+
+
+@dataclass
+class Search:
+    """Tries candidates against one original.
+
+    Args:
+        original: the file that everything is measured against.
+        judge: scores a candidate on held-out feeds.
+        folder: where candidates are written while they are tried.
+        feeds: what latency is measured on.
+        objective: what is minimised among those that pay: time x bytes, time, or bytes.
+        latency, size: explicit targets; a candidate that misses one is rejected.
+        threads: of the measured sessions.
+        screen_s, final_s: seconds of measuring for a first look, and for the winner.
+        deadline: ``time.monotonic()`` after which no further candidate is begun.
+    """
+
+    original: FileInfo
+    judge: Judge
+    folder: Path
+    feeds: Sequence[Mapping[str, Any]]
+    objective: Objective = "both"
+    latency: Target | None = None
+    size: Target | None = None
+    threads: int = 1
+    seed: int = 0
+    screen_s: float = 4.0
+    final_s: float = 12.0
+    deadline: float = float("inf")
+    progress: Progress = lambda message: None
+
+    def run(self, base: ir.Model, candidates: Sequence[Candidate]) -> tuple[Trial | None, list[Trial]]:
+        """Try ``candidates`` on ``base``; returns the best that pays, if any, and every trial."""
+        trials = []
+        for number, candidate in enumerate(candidates, 1):
+            if trials and time.monotonic() > self.deadline:
+                trials.append(Trial(candidate.name, rejected="not tried: --time was used up"))
+                continue
+            self.progress(f"candidate {number} of {len(candidates)}: {candidate.name}")
+            trials.append(self._try(base, candidate))
+        for trial in self._ranking(trials):
+            self.progress(f"measuring {trial.name}")
+            if self._confirm(trial):
+                return trial, trials
+        return None, trials
+
+    def _try(self, base: ir.Model, candidate: Candidate) -> Trial:
+        trial = Trial(candidate.name)
+        try:
+            outcome = run_steps(base, candidate.passes)
+            trial.model, trial.applied, trial.declined = outcome.model, outcome.applied, outcome.declined
+            broken = [record for record in outcome.applied if record.rolled_back]
+            if broken:
+                trial.rejected = f"{broken[0].name} failed: {broken[0].rolled_back}"
+                return trial
+            path = self.folder / f"{len(list(self.folder.iterdir()))}.onnx"
+            trial.file = save(outcome.model, path)
+            trial.rejected = self._reject_size(trial.file)
+            if trial.rejected is None:
+                trial.score = self.judge.score(outcome.model)
+                trial.rejected = trial.score.rejected
+            if trial.rejected is None:
+                trial.bench = self._bench(trial.file, self.screen_s)
+                trial.rejected = self._reject_time(trial.bench, final=False)
+        except OnnxSlimError as error:  # one candidate's trouble must not cost the others
+            _log.info("candidate %s failed", candidate.name, exc_info=True)
+            trial.rejected = f"failed: {error.what}"
+            if isinstance(error, PassError):
+                _log.warning("%s: %s", candidate.name, error.what)
+        return trial
+
+    def _bench(self, file: FileInfo, seconds: float) -> Bench:
+        return bench(
+            self.original.path,
+            file.path,
+            feeds=self.feeds,
+            threads=self.threads,
+            budget_s=seconds,
+            seed=self.seed,
+        )
+
+    def _reject_size(self, file: FileInfo) -> str | None:
+        if file.bytes > self.original.bytes:
+            return f"larger than the original: {file.bytes} against {self.original.bytes} bytes"
+        if self.size is not None and not self.size.met(file.bytes, self.original.bytes):
+            return f"{file.bytes} bytes miss the target size"
+        return None
+
+    def _reject_time(self, measured: Bench, *, final: bool) -> str | None:
+        """At a first look only what is surely slower goes; in the end it must surely not be slower."""
+        low, high = measured.interval
+        if measured.verdict == "slower" or (final and not pays(measured)):
+            return f"slower, or not shown not to be: time ratio {measured.ratio:.2f} [{low:.2f}, {high:.2f}]"
+        if final and self.latency is not None:
+            if self.latency.kind == "ratio":
+                met = measured.ratio <= self.latency.value
+            else:
+                met = measured.seconds_b <= self.latency.value
+            if not met:
+                return f"time ratio {measured.ratio:.2f} misses the target latency"
+        return None
+
+    def _ranking(self, trials: Sequence[Trial]) -> Iterator[Trial]:
+        def cost(trial: Trial) -> float:
+            assert trial.bench is not None and trial.file is not None
+            size = trial.file.bytes / self.original.bytes
+            return {"latency": trial.bench.ratio, "bytes": size}.get(self.objective, size * trial.bench.ratio)
+
+        return iter(sorted((t for t in trials if t.rejected is None), key=cost))
+
+    def _confirm(self, trial: Trial) -> bool:
+        """Measure longer; once more when the first answer is not conclusive."""
+        assert trial.file is not None
+        for seconds in (self.final_s, 2 * self.final_s):
+            trial.bench = self._bench(trial.file, seconds)
+            trial.rejected = self._reject_time(trial.bench, final=True)
+            if trial.rejected is None:
+                return True
+            if trial.bench.verdict == "slower":
+                break
+        return False
+
+
+def original_file(source: str | Path | None, model: ir.Model, folder: Path) -> FileInfo:
+    """The file to measure against: the user's own, or the model from memory written into ``folder``."""
+    return file_info(source) if source is not None else save(model, folder / "original.onnx")
