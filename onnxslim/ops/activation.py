@@ -1,0 +1,51 @@
+"""Activation functions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from onnxslim._ir import ir
+from onnxslim.ops.attributes import has, int_of, opset_of
+from onnxslim.ops.sizes import broadcast_bytes, total_bytes
+from onnxslim.ops.spec import Facts, OpSpec, QuantRole
+
+__all__ = ["SPECS"]
+
+
+def _pointwise(op_type: str, **facts: Any) -> OpSpec:
+    return OpSpec(op_type=op_type, elementwise=True, output_bytes=broadcast_bytes, **facts)
+
+
+def _along_axis(op_type: str, **facts: Any) -> OpSpec:
+    return OpSpec(op_type=op_type, output_bytes=total_bytes, **facts)
+
+
+def _dropout_is_noop(node: ir.Node, facts: Facts) -> int | None:
+    """At inference, with an unread mask.  Spec: https://onnx.ai/onnx/operators/onnx__Dropout.html
+
+    Operator sets 7 and 10 know inference only, older ones decide by ``is_test``, newer ones by an input.
+    """
+    if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
+        return None
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        training = facts.constant(node.inputs[2])
+        return 0 if training is not None and not training.any() else None
+    if has(node, "is_test"):
+        return 0 if int_of(node, "is_test", 0) else None
+    return 0 if (opset_of(node) or 0) >= 7 else None
+
+
+SPECS = (
+    _pointwise("Relu", quant=QuantRole()),
+    _pointwise("Sigmoid", quant=QuantRole(kernel="QLinearSigmoid")),
+    _pointwise("LeakyRelu", quant=QuantRole(kernel="QLinearLeakyRelu")),
+    *(_pointwise(name, quant=QuantRole()) for name in (
+        "Celu", "Elu", "Gelu", "HardSigmoid", "HardSwish", "Mish", "PRelu", "Selu", "Shrink", "Softplus",
+        "Softsign", "Swish", "Tanh", "ThresholdedRelu",
+    )),
+    OpSpec(op_type="SwiGLU", output_bytes=total_bytes),
+    _along_axis("Softmax", quant=QuantRole(kernel="QLinearSoftmax")),
+    _along_axis("LogSoftmax"),
+    _along_axis("Hardmax"),
+    OpSpec(op_type="Dropout", deterministic=False, identity_input=_dropout_is_noop, output_bytes=total_bytes),
+)  # fmt: skip

@@ -1,0 +1,92 @@
+"""Operators of onnxruntime's own domain ``com.microsoft`` that exporters and optimizers write.
+
+Spec: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from onnxslim._ir import ir
+from onnxslim.ops.attributes import int_of
+from onnxslim.ops.macs import dims_of, output_dims, product
+from onnxslim.ops.matmul import matmul_macs
+from onnxslim.ops.spec import OpSpec, QuantRole, ShapeOf
+
+__all__ = ["SPECS"]
+
+_INTEGER = QuantRole(integer=True)
+
+
+def _conv(node: ir.Node, shape_of: ShapeOf) -> int | None:
+    outputs, filters = product(output_dims(node, shape_of)), dims_of(node, 1, shape_of)
+    per_element = None if filters is None else product(filters[1:])
+    return None if outputs is None or per_element is None else outputs * per_element
+
+
+def _gemm(node: ir.Node, shape_of: ShapeOf) -> int | None:
+    return matmul_macs(node, shape_of, inner=-2 if int_of(node, "transA", 0) else -1)
+
+
+def _blocked(node: ir.Node, shape_of: ShapeOf) -> int | None:
+    """The packed weight's own shape says nothing; K and N are attributes."""
+    data = dims_of(node, 0, shape_of)
+    rows = None if data is None else product(data[:-1])
+    return None if rows is None else rows * int_of(node, "K", 0) * int_of(node, "N", 0)
+
+
+def _attention(node: ir.Node, shape_of: ShapeOf) -> int | None:
+    """Projection to Q, K and V (``[in, 3 * hidden]``), then the two products with all keys; no past."""
+    data, weight = dims_of(node, 0, shape_of), dims_of(node, 1, shape_of)
+    sizes = product(data), product(weight)
+    if None in sizes or data is None or weight is None or len(data) != 3 or len(weight) != 2:
+        return None
+    batch, steps, hidden = int(data[0] or 0), int(data[1] or 0), int(weight[1] or 0) // 3
+    return batch * steps * (sizes[1] or 0) + 2 * batch * steps * steps * hidden
+
+
+def _op(op_type: str, **facts: Any) -> OpSpec:
+    return OpSpec(op_type=op_type, domain="com.microsoft", **facts)
+
+
+SPECS = (
+    _op("FusedConv", macs=_conv),
+    _op("NhwcFusedConv", macs=_conv),
+    _op("FusedGemm", macs=_gemm),
+    _op("GemmFastGelu", macs=matmul_macs),
+    _op("FusedMatMul"),
+    _op("FusedMatMulActivation"),
+    _op("TransposeMatMul"),
+    _op("MatMulNBits", macs=_blocked, quant=_INTEGER),
+    _op("MatMulBnb4", macs=_blocked, quant=_INTEGER),
+    _op("MatMulFpQ4"),
+    _op("QGemm", macs=_gemm, quant=_INTEGER),
+    _op("QLinearConv", quant=_INTEGER),
+    _op("MatMulInteger16", macs=matmul_macs, quant=_INTEGER),
+    _op("MatMulIntegerToFloat", macs=matmul_macs, quant=_INTEGER),
+    _op("DynamicQuantizeMatMul", macs=matmul_macs, quant=_INTEGER),
+    _op("DynamicQuantizeLSTM", quant=_INTEGER),
+    _op("Attention", macs=_attention),
+    _op("QAttention", macs=_attention, quant=_INTEGER),
+    *(_op(name, quant=_INTEGER) for name in (
+        "QLinearAdd", "QLinearAveragePool", "QLinearConcat", "QLinearGlobalAveragePool", "QLinearLeakyRelu",
+        "QLinearMul", "QLinearReduceMean", "QLinearSigmoid", "QLinearSoftmax", "QLinearWhere",
+    )),
+    *(_op(name, elementwise=True) for name in (
+        "BiasGelu", "BiasSplitGelu", "FastGelu", "Gelu", "QuickGelu", "QuantizeLinear", "DequantizeLinear",
+    )),
+    *(_op(name) for name in (
+        "BiasAdd", "BiasSoftmax", "CDist", "ComplexMul", "CropAndResize", "DecoderMaskedMultiHeadAttention",
+        "EmbedLayerNormalization", "ExpandDims", "GatherBlockQuantized", "GatherND",
+        "GatedRelativePositionBias", "GridSample", "GroupNorm", "GroupQueryAttention", "Inverse",
+        "Irfft", "MaxpoolWithMask", "MoE", "MultiHeadAttention", "MurmurHash3", "NGramRepeatBlock", "NhwcMaxPool", "PackedAttention",
+        "PackedMultiHeadAttention", "Pad", "QMoE", "QEmbedLayerNormalization", "RelativePositionBias",
+        "RemovePadding", "RestorePadding", "Rfft", "RotaryEmbedding", "SampleOp", "SkipGroupNorm",
+        "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "SparseAttention", "Tokenizer", "Trilu", "Unique", "UnfoldTensor",
+        "DynamicTimeWarping",
+    )),
+    *(_op(name, foldable=False) for name in ("BeamSearch", "GreedySearch", "WhisperBeamSearch")),
+    *(_op(name, deterministic=False, foldable=False) for name in (
+        "BiasDropout", "BitmaskDropout", "Sampling",
+    )),
+)  # fmt: skip

@@ -1,0 +1,145 @@
+"""Operators that pick, scatter, pad or reorder elements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from onnxslim._ir import ir
+from onnxslim.ops.attributes import int_of, ints_of
+from onnxslim.ops.movement import given
+from onnxslim.ops.sizes import array_bytes, elements_bytes, item_bytes, total_bytes
+from onnxslim.ops.spec import Array, Declined, Facts, OpSpec, QuantRole, first_input
+
+__all__ = ["SPECS"]
+
+Inputs = Sequence[Array | None]
+
+
+def _checked(indices: Array, size: int) -> Array:
+    """Indices as the runtime takes them: negative ones count from the end, others are an error."""
+    if indices.size and (int(indices.min()) < -size or int(indices.max()) >= size):
+        raise ValueError("an index out of range")
+    return indices.astype(np.int64)
+
+
+def _gather(node: ir.Node, inputs: Inputs) -> Sequence[Array]:
+    data, indices = given(inputs, 0), given(inputs, 1)
+    axis = int_of(node, "axis", 0)
+    return [np.take(data, _checked(indices, data.shape[axis]), axis)]
+
+
+def _gather_bytes(node: ir.Node, inputs: Inputs) -> int | None:
+    data, indices = given(inputs, 0), given(inputs, 1)
+    dims = list(data.shape)
+    del dims[int_of(node, "axis", 0)]
+    return elements_bytes([*dims, indices.size], item_bytes(data))
+
+
+def _gather_elements(node: ir.Node, inputs: Inputs) -> Sequence[Array]:
+    data, indices = given(inputs, 0), given(inputs, 1)
+    axis = int_of(node, "axis", 0) % max(data.ndim, 1)
+    for i, (size, wanted) in enumerate(zip(data.shape, indices.shape, strict=True)):
+        if i != axis and wanted > size:
+            raise ValueError("more indices than elements")
+    where: list[Array] = list(np.indices(indices.shape, sparse=True))
+    where[axis] = _checked(indices, data.shape[axis])
+    return [data[tuple(where)]]
+
+
+def _gather_elements_bytes(node: ir.Node, inputs: Inputs) -> int | None:
+    return int(given(inputs, 1).size) * (item_bytes(given(inputs, 0)) + 8 * given(inputs, 1).ndim)
+
+
+def _gather_nd(node: ir.Node, inputs: Inputs) -> Sequence[Array]:
+    data, indices = given(inputs, 0), given(inputs, 1)
+    if int_of(node, "batch_dims", 0):
+        raise Declined("batches")
+    if not 1 <= indices.shape[-1] <= data.ndim:
+        raise ValueError("an index of wrong length")
+    parts = [_checked(indices[..., i], data.shape[i]) for i in range(indices.shape[-1])]
+    return [data[tuple(parts)]]
+
+
+def _gather_nd_bytes(node: ir.Node, inputs: Inputs) -> int | None:
+    data, indices = given(inputs, 0), given(inputs, 1)
+    length = indices.shape[-1] if indices.ndim else 0
+    return elements_bytes([*indices.shape[:-1], *data.shape[length:]], item_bytes(data))
+
+
+def _non_zero(node: ir.Node, inputs: Inputs) -> Sequence[Array]:
+    data = given(inputs, 0)
+    if data.ndim == 0 or data.dtype == np.object_:
+        raise Declined("a scalar")
+    return [np.stack(np.nonzero(data)).astype(np.int64)]
+
+
+def _non_zero_bytes(node: ir.Node, inputs: Inputs) -> int | None:
+    return int(given(inputs, 0).size) * max(1, given(inputs, 0).ndim) * 8
+
+
+def _first_bytes(node: ir.Node, inputs: Inputs) -> int | None:
+    return array_bytes(given(inputs, 0))
+
+
+def _pads(node: ir.Node, inputs: Inputs) -> list[int]:
+    """https://onnx.ai/onnx/operators/onnx__Pad.html: an attribute before operator set 11, an input since."""
+    stored = ints_of(node, "pads") or ints_of(node, "paddings")
+    return list(stored) if stored is not None else given(inputs, 1).ravel().tolist()
+
+
+def _pad_bytes(node: ir.Node, inputs: Inputs) -> int | None:
+    data, pads = given(inputs, 0), _pads(node, inputs)
+    axes = inputs[3].ravel().tolist() if len(inputs) > 3 and inputs[3] is not None else range(data.ndim)
+    dims = list(data.shape)
+    for i, axis in enumerate(axes):
+        dims[axis] += pads[i] + pads[i + len(pads) // 2]
+    return elements_bytes(dims, item_bytes(data))
+
+
+def _pad_is_noop(node: ir.Node, facts: Facts) -> int | None:
+    stored = ints_of(node, "pads") or ints_of(node, "paddings")
+    if stored is None and len(node.inputs) > 1 and node.inputs[1] is not None:
+        constant = facts.constant(node.inputs[1])
+        stored = None if constant is None else constant.ravel().tolist()
+    return 0 if stored is not None and not any(stored) else None
+
+
+def _center_bytes(node: ir.Node, inputs: Inputs) -> int | None:
+    data, wanted = given(inputs, 0), given(inputs, 1).ravel().tolist()
+    axes = ints_of(node, "axes") or range(data.ndim)
+    dims = list(data.shape)
+    for axis, size in zip(axes, wanted, strict=False):
+        dims[axis] = size
+    return elements_bytes(dims, item_bytes(data))
+
+
+def _top_k_bytes(node: ir.Node, inputs: Inputs) -> int | None:
+    return int(given(inputs, 0).size) * (item_bytes(given(inputs, 0)) + 8)
+
+
+def _unique_bytes(node: ir.Node, inputs: Inputs) -> int | None:
+    return int(given(inputs, 0).size) * (item_bytes(given(inputs, 0)) + 3 * 8)
+
+
+_CHAIN = QuantRole()
+
+SPECS = (
+    OpSpec(op_type="Gather", numpy=_gather, output_bytes=_gather_bytes, moves=first_input, quant=_CHAIN),
+    OpSpec(op_type="GatherElements", numpy=_gather_elements, output_bytes=_gather_elements_bytes,
+           moves=first_input),
+    OpSpec(op_type="GatherND", numpy=_gather_nd, output_bytes=_gather_nd_bytes, moves=first_input),
+    OpSpec(op_type="NonZero", numpy=_non_zero, output_bytes=_non_zero_bytes),
+    OpSpec(op_type="Compress", output_bytes=total_bytes, moves=first_input),
+    OpSpec(op_type="Scatter", output_bytes=_first_bytes),
+    OpSpec(op_type="ScatterElements", output_bytes=_first_bytes),
+    OpSpec(op_type="ScatterND", output_bytes=_first_bytes),
+    OpSpec(op_type="TensorScatter", output_bytes=_first_bytes, moves=lambda node: (0, 1)),
+    OpSpec(op_type="Pad", output_bytes=_pad_bytes, identity_input=_pad_is_noop, quant=QuantRole()),
+    OpSpec(op_type="CenterCropPad", output_bytes=_center_bytes),
+    OpSpec(op_type="ReverseSequence", output_bytes=_first_bytes, moves=first_input),
+    OpSpec(op_type="TopK", output_bytes=_top_k_bytes),
+    OpSpec(op_type="Unique", output_bytes=_unique_bytes),
+    OpSpec(op_type="NonMaxSuppression"),
+)  # fmt: skip

@@ -1,0 +1,138 @@
+"""What is known about an operator, in one declaration.
+
+A spec states facts and takes no decisions: passes, analyses and the quantizer read the facts and decide.
+What a spec leaves out is not known, and whoever reads it has to stay on the safe side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from onnxslim._ir import ir
+
+__all__ = [
+    "Array",
+    "Declined",
+    "Dims",
+    "Facts",
+    "OpSpec",
+    "QuantRole",
+    "ShapeOf",
+    "every_input",
+    "first_input",
+]
+
+Array = npt.NDArray[Any]
+Dims = Sequence[int | str | None]
+ShapeOf = Callable[[ir.Value], Dims | None]
+
+
+class Declined(ValueError):  # noqa: N818 (an answer rather than an error)
+    """An evaluator cannot promise the runtime's very bits for these inputs; the runtime itself still can."""
+
+
+class Facts(Protocol):
+    """What is known about the values around a node; :class:`onnxslim.analysis.facts.Known` is one."""
+
+    def shape(self, value: ir.Value) -> Dims | None:
+        """Dimensions: an int, a name that means the same size everywhere, or None where unknown."""
+
+    def dtype(self, value: ir.Value) -> ir.DataType | None:
+        """Element type of a tensor."""
+
+    def constant(self, value: ir.Value) -> Array | None:
+        """Content of a value that is the same in every run."""
+
+
+def first_input(node: ir.Node) -> Iterable[int]:
+    """For :attr:`OpSpec.moves`: the elements of input 0 are moved, the others say where to."""
+    return (0,)
+
+
+def every_input(node: ir.Node) -> Iterable[int]:
+    """For :attr:`OpSpec.moves`: all inputs are moved into the output."""
+    return range(len(node.inputs))
+
+
+@dataclass(frozen=True, slots=True)
+class QuantRole:
+    """How an operator takes part in integer arithmetic.
+
+    Attributes:
+        inputs: indices of the inputs that are activations.
+        weight: index of the input that is a weight when it is constant.
+        weight_axis: the output channel axis of the weight (per-channel scales run along it); None where only
+            one scale for the whole tensor is possible.  Example: 1 for ConvTranspose, whose weight is
+            ``[in, out / group, ...]``.
+        bias: index of the bias, which an integer kernel reads as int32 of scale ``input * weight``.
+        kernel: the integer operator that onnxruntime's CPU provider makes of it between Dequantize- and
+            QuantizeLinear, None where there is none.
+        integer: the operator itself computes with integers already.
+    """
+
+    inputs: tuple[int, ...] = (0,)
+    weight: int | None = None
+    weight_axis: Callable[[ir.Node], int | None] | None = None
+    bias: int | None = None
+    kernel: str | None = None
+    integer: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpSpec:
+    """One operator, in all the versions of its operator set.
+
+    Attributes:
+        op_type, domain: as in the node; the domain of standard operators is empty.
+        deterministic: equal inputs give equal outputs.
+        pure: running it does nothing but computing its outputs, so an unread node may go.
+        foldable: constant inputs make constant outputs that may be stored instead of computed.
+        numpy: ``(node, inputs) -> outputs``, bit for bit what onnxruntime computes with its optimizations
+            off.  Raises Declined where that is not certain, anything else where the node is invalid.
+            An absent input is None.  Sized by ``output_bytes`` first, if the inputs come from a user.
+        output_bytes: ``(node, inputs) -> bytes`` of all outputs at most, before anything is allocated;
+            None where that is not known beforehand.
+        from_dims: ``(node, dims of input 0) -> output``, for what reads the shape of its input alone.
+        moves: indices of the inputs whose elements arrive in the output unchanged (in whatever order).
+        elementwise: output element i depends on the elements i of the (broadcast) inputs alone.
+        identity_input: ``(node, facts) -> index`` of the input that output 0 equals bit for bit, if any.
+        macs: ``(node, shape_of) -> multiply-accumulates`` of one run, None where a shape is not known; a spec
+            without it counts none.
+        quant: part in integer arithmetic, None where there is none.
+        doc: page of the specification.
+    """
+
+    op_type: str
+    domain: str = ""
+    deterministic: bool = True
+    pure: bool = True
+    foldable: bool = True
+    numpy: Callable[[ir.Node, Sequence[Array | None]], Sequence[Array]] | None = None
+    output_bytes: Callable[[ir.Node, Sequence[Array | None]], int | None] | None = None
+    from_dims: Callable[[ir.Node, Array], Array | None] | None = None
+    moves: Callable[[ir.Node], Iterable[int]] | None = None
+    elementwise: bool = False
+    identity_input: Callable[[ir.Node, Facts], int | None] | None = None
+    macs: Callable[[ir.Node, ShapeOf], int | None] | None = None
+    quant: QuantRole | None = None
+
+    @property
+    def data_movement(self) -> bool:
+        """Output elements are input elements: a scale and zero point of the input fit the output."""
+        return self.moves is not None
+
+    def moved_inputs(self, node: ir.Node) -> tuple[int, ...]:
+        """Indices of the inputs whose elements arrive in the output unchanged."""
+        return () if self.moves is None else tuple(self.moves(node))
+
+    @property
+    def doc(self) -> str:
+        """Page of the specification."""
+        if self.domain in ("", "ai.onnx.ml"):
+            path = f"{self.domain.replace('.', '')}_{self.op_type}"
+            return f"https://onnx.ai/onnx/operators/onnx_{path}.html"
+        return f"https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#{self.domain}.{self.op_type}"
