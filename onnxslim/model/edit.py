@@ -287,26 +287,34 @@ def constant_value(value: ir.Value | None) -> Array | None:
     if len(node.attributes) != 1:
         return None
     attribute = next(iter(node.attributes.values()))
-    return None if attribute.is_ref() else _constant_attribute(attribute)
+    if attribute.is_ref() or attribute.type != _CONSTANT_FORMS.get(attribute.name):
+        return None
+    content: Any = attribute.value
+    match attribute.type:
+        case ir.AttributeType.TENSOR:
+            return _numpy(content)
+        case ir.AttributeType.FLOAT | ir.AttributeType.FLOATS:
+            return np.array(content, np.float32)
+        case ir.AttributeType.INT | ir.AttributeType.INTS:
+            return np.array(content, np.int64)
+    strings = [content] if attribute.type == ir.AttributeType.STRING else content
+    array = np.array([_bytes(string) for string in strings], object)
+    return array.reshape(()) if attribute.type == ir.AttributeType.STRING else array
 
 
-def _constant_attribute(attribute: ir.Attr) -> Array | None:
-    match attribute.name:
-        case "value":
-            return _numpy(attribute.as_tensor())
-        case "value_float":
-            return np.array(attribute.as_float(), np.float32)
-        case "value_floats":
-            return np.array(attribute.as_floats(), np.float32)
-        case "value_int":
-            return np.array(attribute.as_int(), np.int64)
-        case "value_ints":
-            return np.array(attribute.as_ints(), np.int64)
-        case "value_string":
-            return np.array([attribute.as_string().encode()], object).reshape(())
-        case "value_strings":
-            return np.array([string.encode() for string in attribute.as_strings()], object)
-    return None  # sparse_value: see model.sparse
+_CONSTANT_FORMS = {  # sparse_value is not among them: nobody needs it dense but the runtime
+    "value": ir.AttributeType.TENSOR,
+    "value_float": ir.AttributeType.FLOAT,
+    "value_floats": ir.AttributeType.FLOATS,
+    "value_int": ir.AttributeType.INT,
+    "value_ints": ir.AttributeType.INTS,
+    "value_string": ir.AttributeType.STRING,
+    "value_strings": ir.AttributeType.STRINGS,
+}
+
+
+def _bytes(string: str | bytes) -> bytes:
+    return string if isinstance(string, bytes) else string.encode()
 
 
 def _numpy(tensor: ir.TensorProtocol) -> Array:

@@ -135,7 +135,7 @@ def save(
         del proto
         writer.commit(folder, path, data)
         writer.remove_stale_data(path, data, model)
-    return _info(path, [data] if data else [], node_count(model))
+        return _info(path, [data] if data else [], node_count(model))
 
 
 def file_info(path: str | os.PathLike[str], model: ir.Model | None = None) -> FileInfo:

@@ -1,7 +1,7 @@
 """Models that are small on disk and huge, endless or deadly once a constant is folded or the model is run.
 
-In a branch that is never taken they are harmless to whoever runs the model, and must be to us.  In plain sight
-nobody can run them: refusing is right, and so is returning them unfolded.
+In a branch that is never taken they are harmless to whoever runs the model, and must be to us.  In plain
+sight nobody can run them: refusing is right, and so is returning them unfolded.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ BOMBS = {  # name -> (initializers, nodes that compute `bomb`)
     ),
     "growing_loop": (
         "int64 trips = {1000000000}, bool go = {1}, float[4] s0 = {1, 2, 3, 4}",
-        """last, bomb = Loop(trips, go, s0) <body = lb (int64 li, bool lc, float[4] ls) => (bool lo, float[4] lr, float[4] lt)
-            { lo = Identity(lc) lr = Neg(ls) lt = Neg(ls) }>""",
+        """last, bomb = Loop(trips, go, s0) <
+            body = lb (int64 li, bool lc, float[4] ls) => (bool lo, float[4] lr, float[4] lt) { lo = Identity(lc) lr = Neg(ls) lt = Neg(ls) }>""",
     ),
     "smallest_integer_by_minus_one": (
         "int64[1] smallest = {-9223372036854775808}, int64[1] minus = {-1}",
@@ -65,7 +65,9 @@ BOMBS = {  # name -> (initializers, nodes that compute `bomb`)
 def _in_plain_sight(initializers: str, nodes: str) -> Maker:
     def make(folder: Path) -> onnx.ModelProto:
         return proto(
-            f"g (float[2] x) => (float[2] y, int64[k] s) <{initializers}> {{ {nodes} s = Shape(bomb) y = Relu(x) }}"
+            f"""g (float[2] x) => (float[2] y, int64[k] s) <{initializers}> {{
+                {nodes} s = Shape(bomb) y = Relu(x)
+            }}"""
         )
 
     return make
@@ -74,7 +76,9 @@ def _in_plain_sight(initializers: str, nodes: str) -> Maker:
 def _as_output(initializers: str, nodes: str) -> Maker:
     def make(folder: Path) -> onnx.ModelProto:
         return proto(
-            f"g (float[2] x) => (float[2] y) <{initializers}> {{ {nodes} y = ReduceMax<keepdims = 0>(bomb) }}"
+            f"""g (float[2] x) => (float[2] y) <{initializers}> {{
+                {nodes} y = ReduceMax<keepdims = 0>(bomb)
+            }}"""
         )
 
     return make

@@ -104,7 +104,9 @@ def function_called_twice(folder: Path) -> onnx.ModelProto:
 
 @kept
 def function_with_attributes(folder: Path) -> onnx.ModelProto:
-    return proto(f"""{HEAD} g (float[2] x) => (float[2] y) {{ t = local.f<slope = 0.5>(x) y = local.f<slope = 0.1>(t) }}
+    return proto(f"""{HEAD} g (float[2] x) => (float[2] y) {{
+            t = local.f<slope = 0.5>(x) y = local.f<slope = 0.1>(t)
+        }}
         {LOCAL} f <slope> (a) => (b) {{ b = LeakyRelu<alpha: float = @slope>(a) }}""")
 
 

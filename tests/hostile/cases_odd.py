@@ -13,7 +13,8 @@ from tests.models import proto
 
 BRANCH = """g (float[2] x, bool c) => (float[2] y) {
     t = Abs(x)
-    y = If (c) <then_branch = p () => (float[2] u) { u = Neg(t) }, else_branch = q () => (float[2] v) { v = Relu(x) }>
+    y = If (c) <then_branch = p () => (float[2] u) { u = Neg(t) },
+                else_branch = q () => (float[2] v) { v = Relu(x) }>
 }"""
 
 
@@ -49,7 +50,9 @@ def initializer_as_output(folder: Path) -> onnx.ModelProto:
 @kept
 def constant_as_output(folder: Path) -> onnx.ModelProto:
     return proto(
-        "g (float[2] x) => (float[2] k, float[2] y) { k = Constant<value_floats = [1.0, 2.0]>() y = Add(x, k) }"
+        """g (float[2] x) => (float[2] k, float[2] y) {
+        k = Constant<value_floats = [1.0, 2.0]>() y = Add(x, k)
+    }"""
     )
 
 
@@ -79,8 +82,11 @@ def initializers_among_the_inputs_of_ir_3(folder: Path) -> onnx.ModelProto:
 @kept
 def old_operators(folder: Path) -> onnx.ModelProto:
     return proto(
-        """g (float[1, 2, 3] x) => (float[1, 2, 3] y) <float[2] s = {1, 2}, float[2] b = {3, 4}, float[2] m = {0, 1}, float[2] v = {1, 2}>
-        { t = BatchNormalization<is_test = 1>(x, s, b, m, v) u = Dropout<is_test = 1, ratio = 0.5>(t) y = Relu(u) }""",
+        """g (float[1, 2, 3] x, float[2] s = {1, 2}, float[2] b = {3, 4}, float[2] m = {0, 1}, float[2] v = {1, 2})
+            => (float[1, 2, 3] y) {
+            t = BatchNormalization<is_test = 1>(x, s, b, m, v)
+            u = Dropout<is_test = 1, ratio = 0.5>(t) y = Relu(u)
+        }""",
         opset=6,
         ir_version=3,
     )
@@ -89,7 +95,7 @@ def old_operators(folder: Path) -> onnx.ModelProto:
 @kept
 def names_in_unicode(folder: Path) -> onnx.ModelProto:
     model = proto("g (float[2] x) => (float[2] y) { t = Relu(x) y = Neg(t) }")
-    for old, new in {"x": "入力 /:%s{}", "t": "…🙂‏", "y": "Ausgang 'ß'"}.items():
+    for old, new in {"x": "入力 /:%s{}", "t": "…🙂\u200f", "y": "Ausgang 'ß'"}.items():
         for node in model.graph.node:
             node.input[:] = [new if name == old else name for name in node.input]
             node.output[:] = [new if name == old else name for name in node.output]
@@ -185,7 +191,9 @@ def signed_zeros_and_nans(folder: Path) -> onnx.ModelProto:
 @kept
 def four_bit_weights(folder: Path) -> onnx.ModelProto:
     model = proto(
-        "g (float[1, 4] x) => (float[1, 3] y) <float s = {0.5}> { w = DequantizeLinear(q, s) y = MatMul(x, w) }",
+        """g (float[1, 4] x) => (float[1, 3] y) <float s = {0.5}> {
+            w = DequantizeLinear(q, s) y = MatMul(x, w)
+        }""",
         opset=21,
     )
     data = bytes([0x21, 0xF3, 0x87, 0x65, 0xA9, 0xCB])
@@ -207,7 +215,8 @@ def half_floats_in_typed_data(folder: Path) -> onnx.ModelProto:
 def constants_in_every_form(folder: Path) -> onnx.ModelProto:
     return proto("""g (float[2] x) => (float[2] y, int64[2] i) {
         a = Constant<value_float = 2.0>() b = Constant<value_floats = [1.0, -1.0]>()
-        c = Constant<value_int = 3>() d = Constant<value_ints = [4, 5]>() e = Constant<value = float[2] {0, 1}>()
+        c = Constant<value_int = 3>() d = Constant<value_ints = [4, 5]>()
+        e = Constant<value = float[2] {0, 1}>()
         t = Mul(x, a) u = Add(t, b) y = Add(u, e) i = Add(c, d)
     }""")
 
@@ -225,7 +234,8 @@ def sparse_constant(folder: Path) -> onnx.ModelProto:
 @kept
 def constant_strings(folder: Path) -> onnx.ModelProto:
     return proto("""g (float[2] x) => (string[2] s, string[2] t, float[2] y) {
-        s = Constant<value_strings = ["a", "ü"]>() u = Constant<value = string[2] {"b", ""}>() t = Identity(u) y = Relu(x)
+        s = Constant<value_strings = ["a", "ü"]>() u = Constant<value = string[2] {"b", ""}>()
+        t = Identity(u) y = Relu(x)
     }""")
 
 
@@ -239,7 +249,9 @@ def sequences(folder: Path) -> onnx.ModelProto:
 @kept
 def optionals(folder: Path) -> onnx.ModelProto:
     return proto(
-        "g (float[2] x) => (float[2] y, bool b) { o = Optional(x) b = OptionalHasElement(o) y = OptionalGetElement(o) }"
+        """g (float[2] x) => (float[2] y, bool b) {
+            o = Optional(x) b = OptionalHasElement(o) y = OptionalGetElement(o)
+        }"""
     )
 
 
