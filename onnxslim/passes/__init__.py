@@ -1,0 +1,38 @@
+"""The passes, one file each: ``from onnxslim.passes import FoldConstants``.
+
+Their classes load on first use; :mod:`onnxslim.passes.registry` finds those of other packages too.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from onnxslim.passes.base import Pass as Pass
+    from onnxslim.passes.base import Promise as Promise
+    from onnxslim.passes.deduplicate_initializers import DeduplicateInitializers as DeduplicateInitializers
+    from onnxslim.passes.eliminate_noops import EliminateNoops as EliminateNoops
+    from onnxslim.passes.fold_batch_norm import FoldBatchNorm as FoldBatchNorm
+    from onnxslim.passes.fold_constants import FoldConstants as FoldConstants
+    from onnxslim.passes.merge_common_subexpressions import (
+        MergeCommonSubexpressions as MergeCommonSubexpressions,
+    )
+    from onnxslim.passes.pack_weights import PackWeights as PackWeights
+    from onnxslim.passes.quantize_static import QuantizeStatic as QuantizeStatic
+    from onnxslim.passes.remove_dead_code import RemoveDeadCode as RemoveDeadCode
+    from onnxslim.passes.set_input_shapes import SetInputShapes as SetInputShapes
+
+
+def __getattr__(name: str) -> object:
+    if name in ("Pass", "Promise"):
+        return getattr(importlib.import_module("onnxslim.passes.base"), name)
+    # the class FoldConstants lives in fold_constants.py
+    module = f"onnxslim.passes.{re.sub(r'(?<!^)(?=[A-Z])', '_', name).lower()}"
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        raise AttributeError(f"module 'onnxslim.passes' has no attribute {name!r}") from None
