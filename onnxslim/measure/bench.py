@@ -1,0 +1,321 @@
+"""Time two models in turn and say whether the second is faster, slower, equal, or that nothing can be said.
+
+Protocol.  Epochs run one after another, each in a worker process of its own.  In each, sessions of A, of A
+again (A', the control: what identical models differ by here) and of B are created in random order with equal
+options, and timed in chunks of about 20 ms in a random balanced order; the fastest call of a chunk counts.
+A round gives log(B / A); their median is the ratio, and a bootstrap over epochs and rounds its interval.
+
+A model is called faster or slower only if the whole interval lies beyond 2 % (more where the control itself
+strays), equal only if all of it lies within.  Timing one block of runs after another instead claims a speed-up
+of 5 % between identical models in half of all trials on a busy machine.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from onnxslim.errors import ModelError, OptionError
+from onnxslim.measure.diagnosis import Trouble, diagnose
+from onnxslim.measure.stats import nested_bootstrap, pooled_median
+from onnxslim.runtime.client import RemoteSession, Worker, open_worker
+from onnxslim.runtime.errors import RuntimeRefused
+from onnxslim.runtime.providers import resolve
+from onnxslim.runtime.sources import RunnableModel
+
+__all__ = ["Bench", "Timing", "bench", "pays"]
+
+Verdict = Literal["faster", "slower", "equal", "inconclusive"]
+Feed = Mapping[str, Any]
+
+MARGIN = 0.02  # differences below are not worth a claim
+_NARROW = 0.006  # an interval of this half width needs no further epoch
+_FEEDS = 8
+_EPOCHS = 5
+_MIN_EPOCHS = 3
+_SPINNING = {"session.intra_op.allow_spinning": "1"}  # as users will run it
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Wall seconds per call of one model; ``best`` is the median of the chunks' fastest calls."""
+
+    p50: float
+    p90: float
+    p99: float
+    best: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What was measured.
+
+    Attributes:
+        verdict: of B against A; None when there was no B.
+        ratio: time of B / time of A; below 1, B is faster.
+        interval: of the ratio, at 95 %.
+        control: the same ratio between two sessions of A, and its interval.
+        clock: ``wall``, or ``cpu`` where calls were interrupted (CPU time at one thread).
+        a, b: seconds per call.
+        diagnosis: what to know about these figures, in plain words.
+        epochs, rounds, seconds: how much was measured.
+        raw: log ratios of B to A and of A' to A, per epoch and round.
+    """
+
+    verdict: Verdict | None
+    ratio: float
+    interval: tuple[float, float]
+    control: float
+    control_interval: tuple[float, float]
+    clock: Literal["wall", "cpu"]
+    a: Timing
+    b: Timing | None
+    diagnosis: tuple[str, ...]
+    epochs: int
+    rounds: int
+    seconds: float
+    threads: int
+    providers: tuple[str, ...]
+    seed: int
+    raw: Mapping[str, list[list[float]]] = field(repr=False)
+
+    @property
+    def seconds_a(self) -> float:
+        """Median seconds per call of A."""
+        return self.a.p50
+
+    @property
+    def seconds_b(self) -> float:
+        """Median seconds per call of B (of A when there was no B)."""
+        return self.a.p50 if self.b is None else self.b.p50
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)
+
+
+def pays(measured: Bench) -> bool:
+    """Whether B is surely not slower: the interval's upper end is at most 1.02."""
+    return measured.interval[1] <= 1 + MARGIN
+
+
+def bench(
+    a: RunnableModel,
+    b: RunnableModel | None = None,
+    *,
+    feeds: Iterable[Feed] | None = None,
+    threads: int = 1,
+    budget_s: float = 20.0,
+    seed: int = 0,
+    providers: Sequence[str] = (),
+) -> Bench:
+    """Measure one model, or compare two.
+
+    Args:
+        a, b: models, messages or paths.
+        feeds: input name -> array; the first eight are used. Default: random ones that A accepts.
+        threads: intra-op threads of each session.
+        budget_s: seconds to spend; three short epochs are measured in any case.
+        seed: of all random orders, and of random feeds.
+        providers: execution providers in order of preference, also by short name; default CPU.
+
+    Raises:
+        ModelError: a model does not run on the feeds.
+        OptionError: no feeds, or a bad number.
+        DependencyError: a provider is not installed.
+
+    Example:
+        >>> from onnx.parser import parse_model
+        >>> text = '<ir_version: 8, opset_import: ["" : 13]> g (float[2] x) => (float[2] y) { y = Neg(x) }'
+        >>> bench(parse_model(text), budget_s=1).verdict is None
+        True
+    """
+    if threads < 1 or not budget_s > 0:
+        raise OptionError("threads and budget_s must be positive")
+    started = time.monotonic()
+    models = {"A": a, "A'": a} if b is None else {"A": a, "A'": a, "B": b}
+    options: dict[str, Any] = {
+        "optimize": "all",
+        "threads": threads,
+        "providers": resolve(providers),
+        "config": _SPINNING,
+    }
+    used = _feeds(a, feeds, seed, options)
+    found: list[dict[str, Any]] = []
+    order = random.Random(seed)
+    share = min(4.0, budget_s / (_EPOCHS + 1))
+    while True:
+        begun = time.monotonic()
+        names = list(models)
+        order.shuffle(names)
+        found.append(
+            _epoch({name: models[name] for name in names}, used, share, order.getrandbits(32), options)
+        )
+        cost, spent = time.monotonic() - begun, time.monotonic() - started
+        if len(found) < _MIN_EPOCHS and (spent < 4 * budget_s or len(found) < 2):
+            continue
+        if spent + cost > budget_s or (len(found) > _MIN_EPOCHS and _is_settled(found, b is not None, seed)):
+            break
+    return _concluded(found, used, threads, options["providers"], seed, time.monotonic() - started)
+
+
+def _feeds(a: RunnableModel, feeds: Iterable[Feed] | None, seed: int, options: dict[str, Any]) -> list[Feed]:
+    if feeds is None:
+        from onnxslim.calibration.data import probe_random_feeds
+
+        reason = ""
+        with open_worker(fresh=True) as worker, worker.load(a, **options) as session:
+
+            def accepts(feed: Feed) -> bool:
+                nonlocal reason
+                try:
+                    session.run(feed)
+                except RuntimeRefused as error:
+                    reason = error.what
+                    return False
+                return True
+
+            feeds = probe_random_feeds(session.inputs, accepts, 1, seed)
+        if feeds is None:
+            raise OptionError(
+                f"the model runs on no random input that was tried: {reason}", hint="give inputs with --data"
+            )
+    used: list[Feed] = [
+        {name: value for name, value in feed.items() if name != "__labels__"}
+        for feed, _ in zip(feeds, range(_FEEDS), strict=False)
+    ]
+    if not used:
+        raise OptionError("there are no inputs to measure on")
+    return used
+
+
+def _epoch(
+    models: Mapping[str, RunnableModel],
+    feeds: Sequence[Feed],
+    seconds: float,
+    seed: int,
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    with open_worker(fresh=True) as worker:
+        sessions = {name: _load(worker, name, model, options) for name, model in models.items()}
+        names = sorted(sessions)  # A, A', B
+        for name in ("A", "B"):
+            if name in sessions:
+                _try(sessions[name], name, feeds)
+        found: dict[str, Any] = worker.call(
+            "onnxslim.measure.loop:epoch",
+            [sessions[name] for name in names],
+            list(feeds),
+            seconds,
+            seed,
+            timeout=600 + 20 * seconds,
+        )
+        return found
+
+
+def _load(worker: Worker, name: str, model: RunnableModel, options: Mapping[str, Any]) -> RemoteSession:
+    try:
+        return worker.load(model, **options)
+    except RuntimeRefused as error:
+        raise ModelError(error.what, where=error.where or f"model {name[0]}", hint=error.hint) from error
+
+
+def _try(session: RemoteSession, name: str, feeds: Sequence[Feed]) -> None:
+    for number, feed in enumerate(feeds):
+        try:
+            session.run(feed)
+        except RuntimeRefused as error:
+            where = f"model {name}, feed {number}"
+            raise ModelError(
+                error.what, where=where, hint="check the names and shapes of the inputs"
+            ) from error
+
+
+def _clock(found: Sequence[Mapping[str, Any]], threads: int) -> Literal["wall", "cpu"]:
+    """Wall time, unless calls were interrupted so often that even the fastest of a chunk shows it."""
+    gap = np.concatenate([(e["wall"] / np.maximum(e["cpu"], 1)).ravel() for e in found])
+    return "cpu" if threads == 1 and float(np.median(gap)) > 1.02 else "wall"
+
+
+def _ratios(found: Sequence[Mapping[str, Any]], clock: str, column: int) -> list[np.ndarray[Any, Any]]:
+    """Per epoch, log(time of the session in ``column`` / time of A) of each round."""
+    times = [np.maximum(epoch[clock], 1).astype(np.float64) for epoch in found]
+    return [np.log(epoch[:, column] / epoch[:, 0]) for epoch in times]
+
+
+def _is_settled(found: Sequence[Mapping[str, Any]], two: bool, seed: int) -> bool:
+    ratios = _ratios(found, _clock(found, 1), 2 if two else 1)
+    low, high = nested_bootstrap(ratios, seed=seed, resamples=300)
+    clear = high < -2 * MARGIN or low > 2 * MARGIN or (low > -MARGIN and high < MARGIN)
+    return clear and (high - low) / 2 < max(_NARROW, abs(low + high) / 20)
+
+
+def _concluded(
+    found: list[dict[str, Any]],
+    feeds: Sequence[Feed],
+    threads: int,
+    providers: tuple[str, ...],
+    seed: int,
+    seconds: float,
+) -> Bench:
+    clock = _clock(found, threads)
+    two = found[0]["wall"].shape[1] == 3
+    control = _ratios(found, clock, 1)
+    ratios = _ratios(found, clock, 2) if two else control
+    low, high = nested_bootstrap(ratios, seed=seed)
+    stray = nested_bootstrap(control, seed=seed)
+    troubles = diagnose(found, feeds, threads, clock, pooled_median(control))
+    timings = [_timing(found, column) for column in ((0, 2) if two else (0,))]
+    verdict = decide(low, high, abs(pooled_median(control)), troubles) if two else None
+    notes = [trouble.text for trouble in troubles]
+    if verdict == "inconclusive" and not any(trouble.fatal for trouble in troubles):
+        notes.append(
+            f"the interval [{math.exp(low):.3f}, {math.exp(high):.3f}] reaches across the margin of "
+            f"{MARGIN:.0%}: measure longer"
+        )
+    return Bench(
+        verdict=verdict,
+        ratio=math.exp(pooled_median(ratios)) if two else 1.0,
+        interval=(math.exp(low), math.exp(high)) if two else (1.0, 1.0),
+        control=math.exp(pooled_median(control)),
+        control_interval=(math.exp(stray[0]), math.exp(stray[1])),
+        clock=clock,
+        a=timings[0],
+        b=timings[-1] if two else None,
+        diagnosis=tuple(notes),
+        epochs=len(found),
+        rounds=sum(len(epoch["wall"]) for epoch in found),
+        seconds=seconds,
+        threads=threads,
+        providers=providers,
+        seed=seed,
+        raw={
+            "b_over_a": [epoch.tolist() for epoch in ratios] if two else [],
+            "control": [epoch.tolist() for epoch in control],
+        },
+    )
+
+
+def decide(low: float, high: float, stray: float, troubles: Sequence[Trouble] = ()) -> Verdict:
+    """The verdict on an interval of log ratios; ``stray`` is how far the control is from zero."""
+    if any(trouble.fatal for trouble in troubles):
+        return "inconclusive"
+    margin = max(math.log1p(MARGIN), 1.5 * stray)
+    if high < -margin:
+        return "faster"
+    if low > margin:
+        return "slower"
+    return "equal" if -math.log1p(MARGIN) < low and high < math.log1p(MARGIN) else "inconclusive"
+
+
+def _timing(found: Sequence[Mapping[str, Any]], column: int) -> Timing:
+    calls = np.concatenate([epoch["calls"][column] for epoch in found]) / 1e9
+    best = np.concatenate([epoch["wall"][:, column] for epoch in found]) / 1e9
+    p50, p90, p99 = (float(x) for x in np.percentile(calls, [50, 90, 99]))
+    return Timing(p50, p90, p99, float(np.median(best)))
