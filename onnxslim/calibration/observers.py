@@ -51,7 +51,7 @@ class Histogram:
 
         Example:
             >>> histogram = Histogram.of(np.array([0.0, 1.0, 4096.0], np.float32))
-            >>> histogram.width, histogram.counts.sum()
+            >>> histogram.width, histogram.total
             (2.0, 3)
         """
         flat = values.reshape(-1)

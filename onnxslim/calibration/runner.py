@@ -7,8 +7,10 @@ spread over workers.  Memory depends on the model and the largest feed, not on t
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,8 @@ __all__ = ["CHUNK", "calibrate"]
 _log = logging.getLogger(__name__)
 
 CHUNK = 16
-_MESSAGE_BYTES = 128 << 20  # larger chunks travel to the worker in parts
+_MESSAGE_BYTES = 128 << 20  # longer chunks travel to the worker in parts, which changes no bit
+_MESSAGE_SECONDS = 2.0
 _OBSERVE = "onnxslim.calibration.observe:observe"
 
 Progress = Callable[[int, "int | None"], object]
@@ -80,18 +83,17 @@ def calibrate(
     identity = fingerprint(model)
     plan = make_plan(model, tensors)
     with open_worker() as worker:
-        session = worker.load(_with_outputs(model, plan), optimize="basic", threads=1)
+        run = _Run(worker, _with_outputs(model, plan), plan, tensors or ())
         try:
-            _check_types(session, tensors or ())
-            states, rejected, count = _run(worker, session, plan, feeds, progress)
+            run.observe(feeds, progress)
         finally:
-            session.close()
-    unused = {name: f"it is {what} in {origin}" for name, (origin, what) in rejected.items()}
+            run.session.close()
+    unused = {name: f"it is {what} in {origin}" for name, (origin, what) in run.rejected.items()}
     return Calibration(
         identity,
-        {name: states[name] for name in [*plan.inputs, *plan.fetches] if name in states},
+        {name: run.states[name] for name in [*plan.inputs, *plan.fetches] if name in run.states},
         {**plan.skipped, **unused},
-        count,
+        run.done,
         feeds.description,
         feeds.is_random,
         seed,
@@ -111,91 +113,91 @@ def _with_outputs(model: ir.Model, plan: Plan) -> ir.Model:
     return model
 
 
-def _check_types(session: RemoteSession, tensors: Collection[str]) -> None:
-    """Types that the model does not declare are known only now."""
-    for info in session.outputs:
-        if info.name in tensors and not _is_float(info):
-            raise CalibrationError(f"the tensor '{info.name}' cannot be observed: it holds no floats")
-
-
 def _is_float(info: TensorInfo) -> bool:
     return info.kind == "tensor" and info.dtype in FLOAT_TYPES
 
 
-def _run(
-    worker: Worker, session: RemoteSession, plan: Plan, feeds: Feeds, progress: Progress | None
-) -> tuple[dict[str, TensorState], dict[str, tuple[str, str]], int]:
-    floats = {info.name for info in session.outputs if _is_float(info)}
-    request = {
-        "inputs": [info.name for info in session.inputs if info.name in plan.inputs],
-        "fetches": [name for name in plan.fetches if name in floats],
-        "required": list(plan.required),
-        "axes": plan.axes,
-    }
-    total = len(feeds) if feeds.sized else None
-    states: dict[str, TensorState] = {}
-    rejected: dict[str, tuple[str, str]] = {}
-    done = 0
-    for chunk in _chunks(feeds):
-        found: dict[str, Any] = {}
-        for part in _parts(chunk):
-            answer = _observe(worker, session, part, found, request)
-            if answer["failed"]:
-                position, reason = answer["failed"]
-                raise CalibrationError(
-                    f"the model cannot be calibrated on a sample: {reason}",
-                    where=part[position].origin,
-                    hint="drop this sample or mend its values",
-                )
-            for name, (position, what) in answer["rejected"].items():
-                rejected.setdefault(name, (part[position].origin, what))
-            found = answer["states"]
-            done += len(part)
-            if progress is not None:
-                progress(done, total)
-        for name, arrays in found.items():
-            state = TensorState.from_arrays(arrays)
-            states[name] = states[name].merge(state) if name in states else state
-    return {name: state for name, state in states.items() if name not in rejected}, rejected, done
+class _Run:
+    """One model going through data: the states so far, and what had to be given up."""
 
+    def __init__(self, worker: Worker, model: ir.Model, plan: Plan, chosen: Collection[str]) -> None:
+        self._worker = worker
+        self._model = model
+        self.session = self._load()
+        for info in self.session.outputs:  # types that the model does not declare are known only now
+            if info.name in chosen and not _is_float(info):
+                raise CalibrationError(f"the tensor '{info.name}' cannot be observed: it holds no floats")
+        floats = {info.name for info in self.session.outputs if _is_float(info)}
+        self._request: dict[str, Any] = {
+            "inputs": list(plan.inputs),
+            "fetches": [name for name in plan.fetches if name in floats],
+            "required": list(plan.required),
+            "axes": plan.axes,
+        }
+        self._seconds = _MESSAGE_SECONDS  # a sample's time, not known yet: the first one travels alone
+        self.states: dict[str, TensorState] = {}
+        self.rejected: dict[str, tuple[str, str]] = {}
+        self.done = 0
 
-def _observe(
-    worker: Worker,
-    session: RemoteSession,
-    part: list[Sample],
-    states: dict[str, Any],
-    request: dict[str, Any],
-) -> dict[str, Any]:
-    try:
-        answer: dict[str, Any] = worker.call(
-            _OBSERVE, [sample.feed for sample in part], states, session=session, **request
-        )
-    except ResourceError as error:
-        error.where = error.where or f"{part[0].origin} to {part[-1].origin}"
-        raise
-    return answer
+    def _load(self) -> RemoteSession:
+        return self._worker.load(self._model, optimize="basic", threads=1)
 
+    def observe(self, feeds: Feeds, progress: Progress | None) -> None:
+        total = len(feeds) if feeds.sized else None
+        samples = iter(feeds.samples())
+        while chunk := list(itertools.islice(samples, CHUNK)):
+            found: dict[str, Any] = {}
+            while chunk:
+                part, chunk = self._next_message(chunk)
+                found = self._send(part, found)
+                self.done += len(part)
+                if progress is not None:
+                    progress(self.done, total)
+            for name, arrays in found.items():
+                state = TensorState.from_arrays(arrays)
+                self.states[name] = self.states[name].merge(state) if name in self.states else state
+        for name in self.rejected:
+            self.states.pop(name, None)
 
-def _chunks(feeds: Feeds) -> Iterator[list[Sample]]:
-    chunk: list[Sample] = []
-    for sample in feeds.samples():
-        chunk.append(sample)
-        if len(chunk) == CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
+    def _next_message(self, chunk: list[Sample]) -> tuple[list[Sample], list[Sample]]:
+        """The samples that travel together: few enough for the progress bar, small enough for memory."""
+        most = max(1, int(_MESSAGE_SECONDS / max(self._seconds, 1e-9)))
+        size = count = 0
+        for sample in chunk[:most]:
+            size += sum(value.nbytes for value in sample.feed.values() if isinstance(value, np.ndarray))
+            if count and size > _MESSAGE_BYTES:
+                break
+            count += 1
+        return chunk[:count], chunk[count:]
 
+    def _send(self, part: list[Sample], states: dict[str, Any]) -> dict[str, Any]:
+        begun = time.monotonic()
+        answer = self._call(part, states)
+        self._seconds = (time.monotonic() - begun) / len(part)
+        if answer["failed"]:
+            position, reason = answer["failed"]
+            raise CalibrationError(
+                f"the model cannot be calibrated on a sample: {reason}",
+                where=part[position].origin,
+                hint="drop this sample or mend its values",
+            )
+        for name, (position, what) in answer["rejected"].items():
+            self.rejected.setdefault(name, (part[position].origin, what))
+        found: dict[str, Any] = answer["states"]
+        return found
 
-def _parts(chunk: list[Sample]) -> Iterator[list[Sample]]:
-    part: list[Sample] = []
-    size = 0
-    for sample in chunk:
-        weight = sum(value.nbytes for value in sample.feed.values() if isinstance(value, np.ndarray))
-        if part and size + weight > _MESSAGE_BYTES:
-            yield part
-            part, size = [], 0
-        part.append(sample)
-        size += weight
-    if part:
-        yield part
+    def _call(self, part: list[Sample], states: dict[str, Any]) -> dict[str, Any]:
+        feeds = [sample.feed for sample in part]
+        try:
+            answer: dict[str, Any] = self._worker.call(
+                _OBSERVE, feeds, states, session=self.session, **self._request
+            )
+        except ResourceError as error:
+            if len(part) > 1:  # run them one by one, to name the sample
+                self.session = self._load()
+                for sample in part:
+                    self._call([sample], {})
+            error.where = part[0].origin if len(part) == 1 else f"{part[0].origin} to {part[-1].origin}"
+            error.hint = "drop this sample, or feed less at a time"
+            raise
+        return answer
