@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from onnxslim._ir import ir
 from onnxslim.calibration.sources.base import suggest
 from onnxslim.errors import CalibrationError
 from onnxslim.model.edit import subgraphs
+from onnxslim.ops.registry import spec_of
 
 __all__ = ["FLOAT_TYPES", "Plan", "make_plan"]
 
@@ -71,7 +72,7 @@ def make_plan(model: ir.Model, tensors: Collection[str] | None = None) -> Plan:
         tuple(str(value.name) for value in inputs),
         tuple(str(value.name) for value in observed),
         tuple(str(value.name) for value in graph.outputs if value in set(observed)),
-        {str(value.name): axis for value in [*observed, *inputs] if (axis := _axis(value)) is not None},
+        _axes([*inputs, *observed]),
         skipped,
     )
 
@@ -100,6 +101,19 @@ def _may_be_float(value: ir.Value) -> bool:
     if not isinstance(value.type, ir.TensorType):
         return False
     return value.type.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)
+
+
+def _axes(values: Sequence[ir.Value]) -> dict[str, int]:
+    """Of values in topological order; an elementwise operator hands the axis of its inputs on."""
+    axes: dict[str, int] = {}
+    for value in values:
+        axis, producer = _axis(value), value.producer()
+        if axis is None and producer is not None and (spec := spec_of(producer)) and spec.elementwise:
+            known = [axes[v.name] for v in producer.inputs if v is not None and v.name in axes]
+            axis = known[0] if known else None
+        if axis is not None:
+            axes[str(value.name)] = axis
+    return axes
 
 
 def _axis(value: ir.Value) -> int | None:

@@ -277,12 +277,12 @@ def test_channels_lie_where_the_weight_says() -> None:
         + """}, float[5, 4, 1] k = {"""
         + ", ".join(["1"] * 20)
         + """}>
-    { y = MatMul (x, w)  z = Conv (x, k) }
+    { y = MatMul (x, w)  z = Conv (x, k)  u = Relu (z) }
     """
     )
     calibration = calibrate(proto(text), [{"x": RNG.standard_normal((1, 4, 6)).astype(np.float32)}])
     widths = {name: len(state.moments.mean) for name, state in calibration.states.items() if state.moments}
-    assert widths == {"x": 6, "y": 3, "z": 5}
+    assert widths == {"x": 6, "y": 3, "z": 5, "u": 5}
 
 
 # --- save and load -------------------------------------------------------------------------------
