@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.hostile.corpus import kept
+from tests.hostile.corpus import kept, survived
 from tests.models import proto
 
 BRANCH = """g (float[2] x, bool c) => (float[2] y) {
@@ -82,12 +82,13 @@ def initializers_among_the_inputs_of_ir_3(folder: Path) -> onnx.ModelProto:
 @kept
 def old_operators(folder: Path) -> onnx.ModelProto:
     return proto(
-        """g (float[1, 2, 3] x, float[2] s = {1, 2}, float[2] b = {3, 4}, float[2] m = {0, 1}, float[2] v = {1, 2})
+        """g (float[1, 2, 3] x, float[2] s = {1, 2}, float[2] b = {3, 4}, float[2] m = {0, 1},
+               float[2] v = {1, 2})
             => (float[1, 2, 3] y) {
-            t = BatchNormalization<is_test = 1>(x, s, b, m, v)
-            u = Dropout<is_test = 1, ratio = 0.5>(t) y = Relu(u)
+            t = BatchNormalization(x, s, b, m, v)
+            u = Dropout<ratio = 0.5>(t) y = Relu(u)
         }""",
-        opset=6,
+        opset=7,
         ir_version=3,
     )
 
@@ -109,7 +110,7 @@ def names_that_look_like_ours(folder: Path) -> onnx.ModelProto:
     return proto("g (float[2] val_0) => (float[2] val_1) { val_2 = Identity(val_0) val_1 = Relu(val_2) }")
 
 
-@kept
+@survived  # onnxruntime wants them unique
 def nodes_of_one_name(folder: Path) -> onnx.ModelProto:
     model = proto("g (float[2] x) => (float[2] y) { t = Relu(x) y = Neg(t) }")
     for node in model.graph.node:
@@ -131,7 +132,10 @@ def optional_inputs_left_out(folder: Path) -> onnx.ModelProto:
 
 @kept
 def outputs_left_out(folder: Path) -> onnx.ModelProto:
-    return proto('g (float[4] x) => (int64[2] i) <int64[1] k = {2}> { "", i = TopK(x, k) }')
+    return proto("""g (float[2, 1, 1] x) => (float[1, 1, 1] h)
+        <float[1, 3, 1] w = {1, 2, 3}, float[1, 3, 1] r = {4, 5, 6}> {
+            "", h = GRU<hidden_size = 1>(x, w, r)
+        }""")
 
 
 @kept

@@ -15,7 +15,6 @@ from tests.hostile.corpus import Case, all_cases
 def test_corpus_covers_enough() -> None:
     assert len(all_cases("refused")) >= 90
     assert len(all_cases("kept")) >= 28
-    assert {case.group for case in all_cases("survived")} == {"bombs"}
 
 
 @pytest.mark.parametrize("case", all_cases("refused"), ids=lambda case: case.name)
