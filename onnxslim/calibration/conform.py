@@ -87,6 +87,8 @@ def _value(value: Any, info: TensorInfo, origin: str, note: Callable[[str], None
         array = np.asarray(value)
     except ValueError as error:  # nested lists of unequal lengths
         raise CalibrationError("the value is not an array", where=where) from error
+    if array.dtype.kind == "O" and target.kind != "O":
+        raise CalibrationError(f"the value is a {type(value).__name__}, not an array", where=where)
     if info.shape is not None:
         _check_shape(array.shape, info.shape, where)
     if array.dtype != target:

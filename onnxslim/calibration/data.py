@@ -212,7 +212,7 @@ def _find(
         path = Path(text)
         if path.is_dir():
             return _find_in_folder(path, inputs, images)
-        if not path.exists() and ":" in text:
+        if not path.exists() and ":" in text and path.suffix != ".npz":
             return FeedIterable(load_function(text), text)
         if path.exists():
             return npz_rows(path, inputs, batch)

@@ -25,6 +25,7 @@ from onnxslim.calibration.store import Calibration
 from onnxslim.errors import CalibrationError, ResourceError
 from onnxslim.model.io import ModelLike, load
 from onnxslim.runtime.client import RemoteSession, Worker, open_worker
+from onnxslim.runtime.framing import BITS
 from onnxslim.runtime.values import TensorInfo
 
 __all__ = ["CHUNK", "calibrate"]
@@ -127,6 +128,9 @@ class _Run:
         for info in self.session.outputs:  # types that the model does not declare are known only now
             if info.name in chosen and not _is_float(info):
                 raise CalibrationError(f"the tensor '{info.name}' cannot be observed: it holds no floats")
+        for info in self.session.inputs:
+            if info.dtype in BITS:
+                raise CalibrationError(f"the input '{info.name}' is {info.dtype}, which is not supported")
         floats = {info.name for info in self.session.outputs if _is_float(info)}
         self._request: dict[str, Any] = {
             "inputs": list(plan.inputs),

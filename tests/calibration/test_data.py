@@ -146,6 +146,10 @@ def test_what_is_no_data_is_refused() -> None:
         open_feeds(3, [IMAGE])  # type: ignore[arg-type]
     with pytest.raises(CalibrationError, match="must map input names"):
         open_feeds([np.zeros(3)], [IMAGE])
+    with pytest.raises(CalibrationError, match="dict, not an array"):
+        open_feeds([{"image": {"a": 1}}], [IMAGE])
+    with pytest.raises(CalibrationError, match="not an array"):
+        open_feeds([{"image": [[1.0], [1.0, 2.0]]}], [IMAGE])
     with pytest.raises(CalibrationError, match="no samples"):
         open_feeds([], [IMAGE])
     with pytest.raises(CalibrationError, match="no samples"):

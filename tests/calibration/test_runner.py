@@ -268,6 +268,12 @@ def test_narrow_and_wide_floats() -> None:
     assert_matches(calibrate(proto(text), feeds), proto(text), feeds)
 
 
+def test_inputs_of_types_that_numpy_lacks_are_refused() -> None:
+    text = "net (bfloat16[2] x) => (float[2] y) { y = Cast <to = 1> (x) }"
+    with pytest.raises(CalibrationError, match="'x' is bfloat16"):
+        calibrate(proto(text), [{"x": np.ones(2, np.float32)}])
+
+
 def test_channels_lie_where_the_weight_says() -> None:
     text = (
         """
