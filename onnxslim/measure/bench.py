@@ -6,7 +6,7 @@ options, and timed in chunks of about 20 ms in a random balanced order; the fast
 A round gives log(B / A); their median is the ratio, and a bootstrap over epochs and rounds its interval.
 
 A model is called faster or slower only if the whole interval lies beyond 2 % (more where the control itself
-strays), equal only if all of it lies within.  Timing one block of runs after another instead claims a speed-up
+strays), equal only if all of it lies within.  Whoever times one block of runs after another claims a speed-up
 of 5 % between identical models in half of all trials on a busy machine.
 """
 

@@ -44,7 +44,7 @@ def diagnose(
         troubles.append(
             Trouble(
                 f"{threads} threads on {cores} cores of which other processes used {others:.1f}: the threads "
-                "waited for each other, so wall time says little; measure with one thread or on an idle machine",
+                "waited for each other, and wall time says little; use one thread or an idle machine",
                 fatal=True,
             )
         )

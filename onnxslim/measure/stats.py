@@ -23,15 +23,18 @@ def pooled_median(epochs: Sequence[Array]) -> float:
 
 
 def nested_bootstrap(
-    epochs: Sequence[Array], *, seed: int = 0, resamples: int = 1000, level: float = 0.95
+    epochs: Sequence[Array], *, seed: int = 0, resamples: int = 1000, tail: float | None = None
 ) -> tuple[float, float]:
-    """Percentile interval of :func:`pooled_median`, resampling epochs and then rounds within each.
+    """95 % interval of :func:`pooled_median`, resampling epochs and then rounds within each.
 
     Args:
         epochs: one array of per-round values for each epoch.
-        level: coverage aimed at; with few epochs the interval reaches from one epoch's median to another's.
+        tail: the share of the bootstrap distribution left out on each side.  By default it shrinks with the
+            number of epochs ("expanded percentile"), since few of them show too little of their variation;
+            with three, the interval reaches from the lowest to the highest resampled median.
 
-    Source: Davison and Hinkley, Bootstrap Methods and their Application (1997), section 3.8.
+    Source: Davison and Hinkley, Bootstrap Methods and their Application (1997), section 3.8; the expansion
+    from Hesterberg, What Teachers Should Know About the Bootstrap (2015), doi:10.1080/00031305.2015.1089789.
 
     Example:
         >>> nested_bootstrap([np.zeros(5), np.zeros(7)])
@@ -43,7 +46,21 @@ def nested_bootstrap(
     for i in range(resamples):
         chosen = rng.integers(len(rounds), size=len(rounds))
         medians[i] = np.median(np.concatenate([rng.choice(rounds[e], len(rounds[e])) for e in chosen]))
-    return _percentiles(medians, level)
+    tail = _expanded_tail(len(rounds)) if tail is None else tail
+    low, high = np.quantile(medians, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+# 0.975 quantiles of Student's t for 1, 2, ... degrees of freedom
+_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+_NORMAL = 1.959963984540054
+
+
+def _expanded_tail(n: int) -> float:
+    if n < 2:
+        return 0.0
+    t = _STUDENT[n - 2] if n - 2 < len(_STUDENT) else _NORMAL + 2.37 / (n - 1)
+    return 0.5 * math.erfc(math.sqrt(n / (n - 1)) * t / math.sqrt(2))
 
 
 def bootstrap_interval(
@@ -63,15 +80,11 @@ def bootstrap_interval(
     rng = np.random.default_rng(seed)
     data = np.asarray(values, np.float64)
     found = [statistic(data[rng.integers(len(data), size=len(data))]) for _ in range(resamples)]
-    return _percentiles(np.array(found), level)
-
-
-def _percentiles(values: Array, level: float) -> tuple[float, float]:
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
-def wilson_interval(successes: int, n: int, *, z: float = 1.959963984540054) -> tuple[float, float]:
+def wilson_interval(successes: int, n: int, *, z: float = _NORMAL) -> tuple[float, float]:
     """Interval of a proportion, sound near 0 and 1 too.
 
     Source: Wilson, Probable inference (1927), doi:10.1080/01621459.1927.10502953.

@@ -1,0 +1,212 @@
+"""Task metrics: what a model is worth, as a number that is higher when it is better.
+
+top1                    argmax over the last axis of an output against the labels
+agreement               the same against the original model, where its output holds class probabilities;
+                        else the mean cosine with the original's output
+module:function         or path.py:function: called with the path of a model, returns a float
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from onnxslim.calibration.sources.python import load_function
+from onnxslim.errors import OnnxSlimError, OptionError
+from onnxslim.measure.stats import bootstrap_interval, wilson_interval
+from onnxslim.runtime.client import RemoteSession, open_worker
+from onnxslim.runtime.sources import RunnableModel
+
+__all__ = ["Metric", "MetricResult", "cosine", "is_class_like", "resolve"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class MetricResult:
+    """A score; ``n`` is the number of things counted and ``interval`` its 95 % interval, where known."""
+
+    value: float
+    n: int | None = None
+    interval: tuple[float, float] | None = None
+
+
+class Metric(Protocol):
+    """Scores models."""
+
+    @property
+    def name(self) -> str: ...
+
+    def score(self, model: str | os.PathLike[str]) -> MetricResult:
+        """The score of the model at a path.
+
+        Raises:
+            OptionError: the metric fails or is not a number.
+        """
+
+
+def resolve(
+    spec: str,
+    *,
+    original: RunnableModel | None = None,
+    feeds: Iterable[Mapping[str, Any]] | None = None,
+    labels: Sequence[Any] | None = None,
+    output: str | None = None,
+) -> Metric:
+    """The metric that ``spec`` names.
+
+    Args:
+        spec: ``top1``, ``agreement``, ``module:function`` or ``path.py:function``.
+        original: what ``agreement`` compares with.
+        feeds: what ``top1`` and ``agreement`` run on.
+        labels: one array per feed for ``top1``; default ``feeds.labels``.
+        output: the output that they read; default the first.
+
+    Raises:
+        OptionError: no such metric, or it lacks what it needs.
+
+    Example:
+        >>> resolve("math:sqrt").name
+        'math:sqrt'
+    """
+    if ":" in spec:
+        return _FunctionMetric(spec, load_function(spec))
+    if spec not in ("top1", "agreement"):
+        close = difflib.get_close_matches(spec, ["top1", "agreement"], 1)
+        hint = f"did you mean {close[0]}?" if close else "top1, agreement or module:function"
+        raise OptionError(f"there is no metric {spec!r}", hint=hint)
+    if feeds is None:
+        raise OptionError(f"the metric {spec} needs data", hint="give --data")
+    if spec == "agreement":
+        if original is None:
+            raise OptionError("the metric agreement needs the original model")
+        return _Agreement(feeds, original, output)
+    if labels is None:
+        labels = getattr(feeds, "labels", None)
+    if labels is None:
+        hint = "put them under the key __labels__, or use the metric agreement"
+        raise OptionError("the metric top1 needs labels", hint=hint)
+    return _Top1(feeds, labels, output)
+
+
+@dataclass(frozen=True)
+class _FunctionMetric:
+    name: str
+    function: Callable[[str], Any]
+
+    def score(self, model: str | os.PathLike[str]) -> MetricResult:
+        try:
+            value = float(self.function(os.fspath(model)))
+        except OnnxSlimError:
+            raise
+        except Exception as error:
+            what = f"the metric fails: {type(error).__name__}: {error}"
+            raise OptionError(what, where=self.name, hint=f"call it on {os.fspath(model)}") from error
+        if math.isnan(value):
+            raise OptionError("the metric returned NaN", where=self.name, hint="it must return a number")
+        return MetricResult(value)
+
+
+@dataclass(frozen=True)
+class _Top1:
+    feeds: Iterable[Mapping[str, Any]]
+    labels: Sequence[Any]
+    output: str | None
+    name: str = "top1"
+
+    def score(self, model: RunnableModel) -> MetricResult:
+        hits: list[Array] = []
+        outputs = _outputs(model, self.feeds, self.output)
+        if len(outputs) != len(self.labels):
+            raise OptionError(f"there are {len(outputs)} feeds and labels for {len(self.labels)}")
+        for number, (output, label) in enumerate(zip(outputs, self.labels, strict=True)):
+            found, wanted = _classes(output), np.ravel(label)
+            if found.size != wanted.size:
+                what = f"feed {number} has {wanted.size} labels, and the output {found.size} answers"
+                raise OptionError(what, hint="name the output of the classes")
+            hits.append(found == wanted)
+        return _proportion(np.concatenate(hits))
+
+
+class _Agreement:
+    name = "agreement"
+
+    def __init__(
+        self, feeds: Iterable[Mapping[str, Any]], original: RunnableModel, output: str | None
+    ) -> None:
+        self._feeds = feeds
+        self._output = output
+        self._expected = _outputs(original, feeds, output)
+        self._class_like = all(map(is_class_like, self._expected))
+
+    def score(self, model: RunnableModel) -> MetricResult:
+        pairs = list(zip(self._expected, _outputs(model, self._feeds, self._output), strict=True))
+        if any(expected.shape != got.shape for expected, got in pairs):
+            raise OptionError("the output has another shape than the original's")
+        if self._class_like:
+            return _proportion(np.concatenate([_classes(one) == _classes(two) for one, two in pairs]))
+        cosines = [cosine(one, two) for one, two in pairs]
+        return MetricResult(float(np.mean(cosines)), len(cosines), bootstrap_interval(cosines))
+
+
+def _outputs(model: RunnableModel, feeds: Iterable[Mapping[str, Any]], output: str | None) -> list[Array]:
+    with open_worker() as worker, worker.load(model, optimize="all") as session:
+        name = _output_name(session, output)
+        rows = [
+            session.run({key: x for key, x in feed.items() if key != "__labels__"}, [name])[0]
+            for feed in feeds
+        ]
+    if not rows:
+        raise OptionError("there are no feeds to score on")
+    wrong = next(
+        (row for row in rows if not isinstance(row, np.ndarray) or row.dtype.kind not in "biuf"), None
+    )
+    if wrong is not None:
+        raise OptionError(f"the output {name!r} holds no numbers", hint="name another output")
+    return [np.asarray(row) for row in rows]
+
+
+def _output_name(session: RemoteSession, output: str | None) -> str:
+    names = [info.name for info in session.outputs]
+    if output is None:
+        return names[0]
+    if output not in names:
+        close = difflib.get_close_matches(output, names, 1)
+        hint = f"did you mean {close[0]!r}?" if close else f"the model has {', '.join(names)}"
+        raise OptionError(f"there is no output {output!r}", hint=hint)
+    return output
+
+
+def _classes(output: Array) -> Array:
+    if output.ndim == 0 or output.shape[-1] == 0:
+        raise OptionError("the output has no axis of classes", hint="name another output")
+    return np.asarray(output.argmax(-1)).ravel()
+
+
+def _proportion(hits: Array) -> MetricResult:
+    if not hits.size:
+        raise OptionError("the outputs are empty: there is nothing to count")
+    return MetricResult(float(hits.mean()), hits.size, wilson_interval(int(hits.sum()), hits.size))
+
+
+def is_class_like(output: Array) -> bool:
+    """Whether the last axis holds the probabilities of two or more classes."""
+    if output.ndim == 0 or output.size == 0 or output.shape[-1] < 2 or output.dtype.kind != "f":
+        return False
+    return bool((output >= 0).all() and np.allclose(output.sum(-1, dtype=np.float64), 1, atol=1e-2))
+
+
+def cosine(a: Array, b: Array) -> float:
+    """Cosine of the angle between two arrays as vectors; 1 where both are zero, 0 where one is not finite."""
+    x, y = np.ravel(a).astype(np.float64), np.ravel(b).astype(np.float64)
+    norms = float(np.linalg.norm(x) * np.linalg.norm(y))
+    if not norms:
+        return float(np.array_equal(x, y))
+    value = float(x @ y / norms)
+    return value if math.isfinite(value) else 0.0
