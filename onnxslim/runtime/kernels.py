@@ -1,0 +1,139 @@
+"""What onnxruntime really executes: read from the model that it dumps after its own optimizations.
+
+Nodes are joined by the names of their outputs, since onnxruntime renames nodes when it fuses them.  Where it
+changed the layout, its own transposition stands between a kernel and the name; that is looked through.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from onnxslim._ir import ir
+from onnxslim.errors import ModelError
+from onnxslim.model.protos import graphs_of
+from onnxslim.runtime.client import Optimize, open_worker
+from onnxslim.runtime.sources import RunnableModel
+
+__all__ = ["Executed", "Kernel", "executed"]
+
+# weights stay out of the dump: a file of the model's size would have to be written and read
+_SMALL_DUMP = {
+    "session.optimized_model_external_initializers_file_name": "weights.bin",
+    "session.optimized_model_external_initializers_min_size_in_bytes": "256",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A node that runs: ``domain`` is empty for ONNX's own operators."""
+
+    op_type: str
+    domain: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """The nodes that run, those in branches and loop bodies included.
+
+    Attributes:
+        kernels: in the order of the dump.
+        by_output: value name of the original model -> the kernel that computes it.
+    """
+
+    kernels: tuple[Kernel, ...]
+    by_output: Mapping[str, Kernel]
+
+    @property
+    def histogram(self) -> dict[str, int]:
+        """How often each operator runs, the most frequent first."""
+        return dict(Counter(kernel.op_type for kernel in self.kernels).most_common())
+
+    def kernel_of(self, value_name: str) -> str | None:
+        """The operator that computes a value at run time; None if it was fused into another, or folded."""
+        kernel = self.by_output.get(value_name)
+        return kernel.op_type if kernel else None
+
+    def readers_of(self, value_name: str) -> tuple[Kernel, ...]:
+        """The kernels that take a value."""
+        return tuple(kernel for kernel in self.kernels if value_name in kernel.inputs)
+
+
+def executed(
+    model: RunnableModel,
+    *,
+    optimize: Optimize = "all",
+    providers: Sequence[str] = ("CPUExecutionProvider",),
+    threads: int = 1,
+) -> Executed:
+    """Let onnxruntime optimize a model, and read what is left.
+
+    Args:
+        model: a model, a message or a path.
+
+    Raises:
+        RuntimeRefused: onnxruntime does not load it, or a provider that compiles subgraphs cannot dump it.
+
+    Example:
+        >>> from onnx.parser import parse_model
+        >>> text = '''<ir_version: 8, opset_import: ["" : 13]> g (float[2] x) => (float[2] y) {
+        ...     a = Identity(x) y = Neg(a) }'''
+        >>> found = executed(parse_model(text))
+        >>> found.histogram, found.kernel_of("y"), found.kernel_of("a")
+        ({'Neg': 1}, 'Neg', None)
+    """
+    with tempfile.TemporaryDirectory(prefix="onnxslim-") as name, open_worker() as worker:
+        dump = Path(name) / "optimized.onnx"
+        session = worker.load(
+            model, optimize=optimize, providers=providers, threads=threads, config=_SMALL_DUMP, dump=dump
+        )
+        session.close()
+        if not dump.exists():
+            raise ModelError("onnxruntime wrote no optimized model", hint="use the CPU provider")
+        proto = onnx.ModelProto.FromString(dump.read_bytes())
+    kernels = tuple(_kernels(proto.graph))
+    produced = {output: kernel for kernel in kernels for output in kernel.outputs}
+    original = _original(model)
+    by_output = {name: _behind(name, produced, original) for name in produced if name in original}
+    return Executed(kernels, by_output)
+
+
+def _original(model: RunnableModel) -> dict[str, str]:
+    """Every value name of the model, with the operator that produces it, or an empty string."""
+    if isinstance(model, onnx.ModelProto):
+        proto = model
+    elif isinstance(model, ir.Model):
+        proto = ir.to_proto(model)
+    else:
+        proto = onnx.ModelProto.FromString(model if isinstance(model, bytes) else Path(model).read_bytes())
+    names = {tensor.name: "" for graph in graphs_of(proto) for tensor in graph.initializer}
+    names.update({value.name: "" for graph in graphs_of(proto) for value in graph.input})
+    names.update({name: kernel.op_type for kernel in _kernels(proto.graph) for name in kernel.outputs})
+    return names
+
+
+def _behind(name: str, produced: Mapping[str, Kernel], original: Mapping[str, str]) -> Kernel:
+    """The kernel that computes ``name``, behind what only moves a value that the original does not have."""
+    kernel = produced[name]
+    while kernel.op_type != original[name] and len(kernel.inputs) == 1:
+        source = kernel.inputs[0]
+        if source in original or source not in produced:
+            break
+        kernel = produced[source]
+    return kernel
+
+
+def _kernels(graph: onnx.GraphProto) -> Iterator[Kernel]:
+    for node in graph.node:
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        yield Kernel(node.op_type, domain, tuple(node.input), tuple(filter(None, node.output)))
+        for attribute in node.attribute:
+            for subgraph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                yield from _kernels(subgraph)
