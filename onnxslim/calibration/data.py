@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -266,6 +267,7 @@ def random_feeds(
     shapes: Mapping[str, Sequence[int]] | None = None,
     int_high: int = 2,
     free: int = 8,
+    free_last: bool = False,
 ) -> Feeds:
     """Seeded random feeds for a model's inputs; see :class:`RandomSource` for the values.
 
@@ -274,7 +276,7 @@ def random_feeds(
         ResourceError: a feed would not fit into memory.
     """
     _check_positive(samples, "the number of samples")
-    source = RandomSource(tuple(inputs), samples, seed, dims or {}, shapes or {}, int_high, free)
+    source = RandomSource(tuple(inputs), samples, seed, dims or {}, shapes or {}, int_high, free, free_last)
     return Feeds(source, inputs)
 
 
@@ -300,17 +302,18 @@ def probe_random_feeds(
         (1, 64)
     """
     tried: set[tuple[object, ...]] = set()
-    for free in (8, 32, 64, 224, 512, 1):
-        for int_high in (100, 2, 1):
-            try:
-                feeds = random_feeds(inputs, samples, seed, dims, int_high=int_high, free=free)
-            except ResourceError:
-                continue
-            feed = next(iter(feeds))
-            key = tuple((v.shape, int_high if v.dtype.kind in "iu" else 0) for v in feed.values())
-            if key not in tried and accepts(feed):
-                return feeds
-            tried.add(key)
+    for free_last, free, int_high in itertools.product((False, True), (8, 32, 64, 224, 512, 1), (100, 2, 1)):
+        try:
+            feeds = random_feeds(
+                inputs, samples, seed, dims, int_high=int_high, free=free, free_last=free_last
+            )
+        except ResourceError:
+            continue
+        feed = next(iter(feeds))
+        key = tuple((value.shape, int_high if value.dtype.kind in "iu" else 0) for value in feed.values())
+        if key not in tried and accepts(feed):
+            return feeds
+        tried.add(key)
     return None
 
 

@@ -284,6 +284,14 @@ def test_random_feeds_are_seeded_sized_and_say_so() -> None:
     assert not np.array_equal(first["x"], next(iter(random_feeds(inputs, seed=6, dims={"batch": 2})))["x"])
 
 
+def test_a_symbol_has_one_size_wherever_it_stands() -> None:
+    inputs = [Info("x", "float32", ("batch", "t")), Info("state", "float32", (2, "batch", 4))]
+    feed = next(iter(random_feeds(inputs)))
+    assert feed["x"].shape == (1, 8) and feed["state"].shape == (2, 1, 4)
+    unknown = next(iter(random_feeds([Info("x", "float32", ("?", 3, "?", "?"))])))
+    assert unknown["x"].shape == (1, 3, 8, 8)
+
+
 def test_random_feeds_refuse_what_cannot_be_made() -> None:
     with pytest.raises(ResourceError, match="one random feed"):
         random_feeds([Info("x", "float32", ("a", 1 << 40))])
@@ -302,3 +310,6 @@ def test_probing_finds_what_a_model_accepts() -> None:
     found = probe_random_feeds(inputs, accepts)
     assert found is not None and next(iter(found))["x"].shape == (1, 32)
     assert probe_random_feeds(inputs, lambda feed: False) is None
+    recurrent = [Info("x", "float32", (None, None)), Info("state", "float32", (2, None, 4))]
+    found = probe_random_feeds(recurrent, lambda f: f["state"].shape[1] == 1 and f["x"].size == 512)
+    assert found is not None

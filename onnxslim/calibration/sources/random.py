@@ -30,6 +30,7 @@ class RandomSource:
         dims: sizes of symbolic dimensions by symbol.
         shapes: whole shapes by input name; they come before ``dims``.
         free: size of a free dimension that nothing binds; a free first axis is 1.
+        free_last: only free last axes have that size, all others 1 (a state beside a sequence needs it).
     """
 
     inputs: tuple[TensorInfo, ...]
@@ -39,6 +40,7 @@ class RandomSource:
     shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     int_high: int = 2
     free: int = 8
+    free_last: bool = False
     sized = True
 
     def __post_init__(self) -> None:
@@ -70,14 +72,25 @@ class RandomSource:
         """The shape of a feed of this input, with every free dimension bound."""
         if info.name in self.shapes:
             return tuple(self.shapes[info.name])
-        sizes = []
-        for axis, dim in enumerate(info.shape or ()):
-            if isinstance(dim, int):
-                sizes.append(dim)
-            else:
-                bound = self.dims.get(dim) if dim is not None else None
-                sizes.append(bound if bound is not None else (1 if axis == 0 else self.free))
-        return tuple(sizes)
+        sizes = self._sizes()
+        shape = info.shape or ()
+        return tuple(
+            dim if isinstance(dim, int) else sizes[dim] if dim in sizes else self._free_size(axis, len(shape))
+            for axis, dim in enumerate(shape)
+        )
+
+    def _sizes(self) -> dict[str | None, int]:
+        """One size for each symbol, wherever it occurs: given, or as its first occurrence suggests."""
+        sizes: dict[str | None, int] = {**self.dims}
+        for info in self.inputs:
+            shape = info.shape or ()
+            for axis, dim in enumerate(shape):
+                if isinstance(dim, str) and dim != "?":
+                    sizes.setdefault(dim, self._free_size(axis, len(shape)))
+        return sizes
+
+    def _free_size(self, axis: int, rank: int) -> int:
+        return 1 if axis == 0 or (self.free_last and axis < rank - 1) else self.free
 
     def _value(self, info: TensorInfo, rng: np.random.Generator) -> Any:
         dtype, shape = numpy_dtype(info), self.shape_of(info)
