@@ -26,7 +26,8 @@ LAYERS = [
     ("ops",),
     ("analysis",),
     ("runtime",),
-    ("calibration", "measure"),
+    ("calibration",),
+    ("measure",),  # runs on feeds and draws random ones; feeds know nothing of measuring
     ("reconstruct",),
     ("passes",),
     ("distill",),
