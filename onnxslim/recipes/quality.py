@@ -10,6 +10,8 @@ import numpy as np
 
 from onnxslim._ir import ir
 from onnxslim.errors import CalibrationError, OptionError, ResourceError
+from onnxslim.measure.differences import Difference
+from onnxslim.measure.metrics import cosine, is_class_like
 from onnxslim.recipes.budget import Drop
 from onnxslim.runtime.client import Worker
 from onnxslim.runtime.errors import RuntimeRefused
@@ -19,8 +21,6 @@ __all__ = ["Judge", "Score"]
 # Metrics saturate: an embedding at 5 dB may still rank sentences well on a small test.  Below this ratio of
 # signal to noise a candidate is not believed, whatever its score.
 MIN_SQNR_DB = 10.0
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,7 @@ class Judge:
             results = self._run(model)
         except (RuntimeRefused, ResourceError) as error:
             return Score(kind, 1.0, 0.0, 0, -np.inf, f"does not run: {error.what}")
-        noise = min(
-            (
-                sqnr_db([row[i] for row in self._reference], [row[i] for row in results])
-                for i in range(len(results[0]))
-            ),
-            default=np.inf,
-        )
+        noise = self._sqnr_db(results)
         before, _ = self._value(self._reference)
         after, n = self._value(results)
         rejected = None
@@ -99,6 +93,14 @@ class Judge:
     def _run(self, model: ir.Model) -> list[list[Any]]:
         with self._worker.load(model, optimize="all") as session:
             return [session.run(feed) for feed in self._feeds]
+
+    def _sqnr_db(self, results: Sequence[Sequence[Any]]) -> float:
+        """Signal to noise of the worst output, over all feeds."""
+        differences = [Difference() for _ in results[0]]
+        for reference, row in zip(self._reference, results, strict=True):
+            for difference, one, other in zip(differences, reference, row, strict=True):
+                difference.add(one, other)
+        return min((difference.sqnr_db for difference in differences), default=np.inf)
 
     def _value(self, results: Sequence[Sequence[Any]]) -> tuple[float, int]:
         """The score and the number of things counted (of mean cosines: none is lost to resolution)."""
@@ -118,32 +120,3 @@ class Judge:
             )
             return float(same.mean()), same.size
         return float(np.mean([cosine(a, b) for a, b in zip(reference, outputs, strict=True)])), 10**9
-
-
-def is_class_like(output: Array) -> bool:
-    """Whether the last axis holds probabilities of at least two classes."""
-    if output.ndim == 0 or output.shape[-1] < 2 or output.dtype.kind != "f" or output.size == 0:
-        return False
-    return bool((output >= 0).all() and np.allclose(output.sum(-1, dtype=np.float64), 1, atol=1e-2))
-
-
-def cosine(a: Array, b: Array) -> float:
-    """Cosine of the angle between two arrays seen as vectors; 1 where both are zero."""
-    x, y = np.ravel(a).astype(np.float64), np.ravel(b).astype(np.float64)
-    norms = np.linalg.norm(x) * np.linalg.norm(y)
-    return float(x @ y / norms) if norms else float(np.array_equal(x, y))
-
-
-def sqnr_db(reference: Sequence[Any], result: Sequence[Any]) -> float:
-    """Signal to noise of all samples of one output, in dB; infinite where it is no float tensor."""
-    signal = noise = 0.0
-    for a, b in zip(reference, result, strict=True):
-        if not isinstance(a, np.ndarray) or a.dtype.kind != "f" or np.shape(a) != np.shape(b):
-            continue
-        x, y = a.astype(np.float64), np.asarray(b).astype(np.float64)
-        finite = np.isfinite(x)
-        signal += float(np.square(x[finite]).sum())
-        noise += float(np.square(np.where(np.isfinite(y), x - y, np.inf)[finite]).sum())
-    if noise == 0:
-        return float(np.inf)
-    return float(10 * np.log10(signal / noise)) if signal else float(-np.inf)
