@@ -75,13 +75,13 @@ class RandomSource:
         sizes = self._sizes()
         shape = info.shape or ()
         return tuple(
-            dim if isinstance(dim, int) else sizes[dim] if dim in sizes else self._free_size(axis, len(shape))
+            dim if isinstance(dim, int) else sizes.get(dim or "", self._free_size(axis, len(shape)))
             for axis, dim in enumerate(shape)
         )
 
-    def _sizes(self) -> dict[str | None, int]:
+    def _sizes(self) -> dict[str, int]:
         """One size for each symbol, wherever it occurs: given, or as its first occurrence suggests."""
-        sizes: dict[str | None, int] = {**self.dims}
+        sizes = dict(self.dims)
         for info in self.inputs:
             shape = info.shape or ()
             for axis, dim in enumerate(shape):
