@@ -9,15 +9,17 @@ import onnx
 from onnxslim._ir import ir
 from onnxslim.errors import ModelError
 from onnxslim.model.edit import scopes
+from onnxslim.model.hashing import is_external
 from onnxslim.model.opaque import hide, restore, stash
 from onnxslim.model.order import sort_model
 from onnxslim.model.protos import graphs_of, tensors_of
 from onnxslim.model.tensors import shown
+from onnxslim.model.validate import Findings
 
 __all__ = ["build", "serialized"]
 
 
-def build(proto: onnx.ModelProto, *, in_order: bool, folder: Path | None, where: str) -> ir.Model:
+def build(proto: onnx.ModelProto, findings: Findings, folder: Path | None, where: str) -> ir.Model:
     """Turn a validated message, which is used up, into a model whose nodes are in topological order.
 
     Models before IR version 4 had to list every initializer among the graph inputs, where nobody could
@@ -26,7 +28,7 @@ def build(proto: onnx.ModelProto, *, in_order: bool, folder: Path | None, where:
     Raises:
         ModelError: for a cycle, or something that onnx_ir cannot represent.
     """
-    hidden = hide(proto)
+    hidden = hide(proto) if findings.opaque else None
     try:
         model: ir.Model = ir.from_proto(proto)
     except Exception as error:
@@ -34,13 +36,13 @@ def build(proto: onnx.ModelProto, *, in_order: bool, folder: Path | None, where:
         raise ModelError(what, where=where, hint="please report it with the model") from error
     stash(model, hidden)
     for tensor in tensors_of(model):
-        if isinstance(tensor, ir.ExternalTensor) and folder is not None:
+        if is_external(tensor) and folder is not None:
             tensor.base_dir = folder
     for scope in scopes(model):
         if isinstance(scope, ir.Graph):
             for value in scope.initializers.values():
                 _align(value, where)
-    if not in_order:
+    if not findings.in_order:
         sort_model(model, where)
     if model.ir_version < 4:
         model.ir_version = 4

@@ -8,6 +8,7 @@ from onnxslim._ir import ir
 from onnxslim.errors import ModelError
 from onnxslim.model.edit import subgraphs
 from onnxslim.model.external import ExternalFiles
+from onnxslim.model.hashing import is_external
 from onnxslim.model.protos import tensors_of
 from onnxslim.model.tensors import shown
 
@@ -81,7 +82,7 @@ def check_files(model: ir.Model) -> None:
     """
     folders: dict[Path, ExternalFiles] = {}
     for tensor in tensors_of(model):
-        if isinstance(tensor, ir.ExternalTensor) and tensor.raw is None:  # a mapped one was checked then
+        if is_external(tensor) and tensor.raw is None:  # a mapped one was checked then
             folder = Path(tensor.base_dir or ".")
             files = folders.setdefault(folder, ExternalFiles(folder))
             where = f"tensor {shown(tensor.name)}"

@@ -6,13 +6,13 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from onnxslim._ir import ir
 
-__all__ = ["CHUNK", "content_chunks", "file_digest", "tensor_digest"]
+__all__ = ["CHUNK", "content_chunks", "file_digest", "is_external", "tensor_digest"]
 
 CHUNK = 1 << 22  # 4 MiB: large enough for full disk speed, small enough to vanish in the process
 
@@ -38,12 +38,17 @@ def tensor_digest(tensor: ir.TensorProtocol) -> bytes:
     return digest.digest()
 
 
+def is_external(tensor: ir.TensorProtocol) -> TypeGuard[ir.ExternalTensor]:
+    """Whether the content is in a file; ``isinstance`` takes 25 us, for onnx_ir's classes are protocols."""
+    return type(tensor) is ir.ExternalTensor
+
+
 def content_chunks(tensor: ir.TensorProtocol) -> Iterator[bytes | memoryview]:
     """The tensor's content as in ``raw_data`` (little-endian, packed), in pieces of at most ``CHUNK`` bytes.
 
     Strings are length-prefixed, so that ``["ab", ""]`` differs from ``["a", "b"]``.
     """
-    if isinstance(tensor, ir.ExternalTensor):
+    if is_external(tensor):
         yield from _file_chunks(tensor)
     elif tensor.dtype == ir.DataType.STRING:
         for string in tensor.string_data():  # type: ignore[attr-defined]

@@ -22,7 +22,7 @@ from onnxslim.model.build import build, serialized
 from onnxslim.model.check import check, check_files
 from onnxslim.model.external import ExternalFiles
 from onnxslim.model.files import parse, read
-from onnxslim.model.hashing import file_digest
+from onnxslim.model.hashing import file_digest, is_external
 from onnxslim.model.limits import Limits
 from onnxslim.model.protos import inlined, map_tensors, node_count, tensors_of
 from onnxslim.model.sizes import serialized_size
@@ -65,8 +65,8 @@ def load(source: ModelLike, *, limits: Limits = Limits()) -> ir.Model:  # noqa: 
         path = Path(source)
         folder, where = path.parent, str(path)
         proto = parse(read(path, limits), where, limits)
-    in_order = validate(proto, limits, ExternalFiles(folder), where)
-    return build(proto, in_order=in_order, folder=folder, where=where)
+    findings = validate(proto, limits, ExternalFiles(folder), where)
+    return build(proto, findings, folder, where)
 
 
 def _adopted(source: ir.Model) -> ir.Model:
@@ -90,7 +90,7 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
     if size > _PROTO_LIMIT:
         hint = "save it with external data instead"
         raise ResourceError(f"the model has {size:,} bytes, more than one message can hold", hint=hint)
-    if any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors_of(model)):
+    if any(is_external(tensor) for tensor in tensors_of(model)):
         model = map_tensors(model, inlined)
     return serialized(model)
 
@@ -148,7 +148,7 @@ def file_info(path: str | os.PathLike[str], model: ir.Model | None = None) -> Fi
     path = Path(path)
     if model is None:
         model = load(path)
-    data = {Path(tensor.path) for tensor in tensors_of(model) if isinstance(tensor, ir.ExternalTensor)}
+    data = {Path(tensor.path) for tensor in tensors_of(model) if is_external(tensor)}
     return _info(path, data, node_count(model))
 
 

@@ -22,17 +22,15 @@ _SPARSE = (onnx.AttributeProto.SPARSE_TENSOR, onnx.AttributeProto.SPARSE_TENSORS
 Hidden = dict[str, bytes]
 
 
-def hide(proto: onnx.ModelProto) -> Hidden | None:
-    """Take out of ``proto`` what onnx_ir refuses; None if there was nothing."""
+def hide(proto: onnx.ModelProto) -> Hidden:
+    """Take out of ``proto`` what onnx_ir refuses; return the types that went."""
     hidden: Hidden = {}
-    found = False
     for graph in graphs_of(proto):
         for info in (*graph.input, *graph.output, *graph.value_info):
             if _has_map(info.type):
                 if graph is proto.graph:
                     hidden[info.name] = info.type.SerializeToString()
                 info.ClearField("type")
-                found = True
     for node in nodes_of(proto):
         for attribute in node.attribute:
             if attribute.type in _SPARSE and not attribute.ref_attr_name:
@@ -41,8 +39,7 @@ def hide(proto: onnx.ModelProto) -> Hidden | None:
                 attribute.Clear()
                 attribute.name, attribute.type = name, onnx.AttributeProto.STRING
                 attribute.s = _PREFIX + text
-                found = True
-    return hidden if found else None
+    return hidden
 
 
 def stash(model: ir.Model, hidden: Hidden | None) -> None:

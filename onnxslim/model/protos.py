@@ -9,7 +9,7 @@ import onnx
 
 from onnxslim._ir import ir
 from onnxslim.model.edit import scopes
-from onnxslim.model.hashing import content_chunks
+from onnxslim.model.hashing import content_chunks, is_external
 
 __all__ = ["graphs_of", "inlined", "map_tensors", "node_count", "nodes_of", "tensors_of"]
 
@@ -56,9 +56,9 @@ def tensors_of(model: ir.Model) -> Iterator[ir.TensorProtocol]:
                 if attribute.is_ref():
                     continue
                 if attribute.type == ir.AttributeType.TENSOR:
-                    yield attribute.as_tensor()
+                    yield attribute.value
                 elif attribute.type == ir.AttributeType.TENSORS:
-                    yield from attribute.as_tensors()
+                    yield from attribute.value
 
 
 def map_tensors(model: ir.Model, change: Callable[[ir.TensorProtocol], ir.TensorProtocol]) -> ir.Model:
@@ -74,17 +74,17 @@ def map_tensors(model: ir.Model, change: Callable[[ir.TensorProtocol], ir.Tensor
                 if attribute.is_ref():
                     continue
                 if attribute.type == ir.AttributeType.TENSOR:
-                    tensor = change(attribute.as_tensor())
+                    tensor = change(attribute.value)
                     node.attributes.add(ir.AttrTensor(attribute.name, tensor, attribute.doc_string))
                 elif attribute.type == ir.AttributeType.TENSORS:
-                    tensors = [change(tensor) for tensor in attribute.as_tensors()]
+                    tensors = [change(tensor) for tensor in attribute.value]
                     node.attributes.add(ir.AttrTensors(attribute.name, tensors, attribute.doc_string))
     return clone
 
 
 def inlined(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     """The tensor with its content in memory, where it was in external data."""
-    if not isinstance(tensor, ir.ExternalTensor):
+    if not is_external(tensor):
         return tensor
     content = np.frombuffer(b"".join(content_chunks(tensor)), np.uint8)
     shape = ir.Shape(tensor.shape.numpy())

@@ -52,8 +52,8 @@ def _graph_size(graph: ir.Graph) -> int:
 
 def tensor_size(tensor: ir.TensorProtocol) -> int:
     """Bytes of a tensor's message with its content inside."""
-    if isinstance(tensor, ir.serde.TensorProtoTensor):
-        return int(tensor.raw.ByteSize())
+    if type(tensor) is ir.serde.TensorProtoTensor and not tensor.raw.HasField("raw_data"):
+        return int(tensor.raw.ByteSize())  # typed data may be smaller or larger than raw
     header = onnx.TensorProto(
         name=tensor.name or "",
         doc_string=tensor.doc_string or "",

@@ -36,7 +36,6 @@ _TYPED = ("float_data", "int32_data", "string_data", "int64_data", "double_data"
 
 
 _RANK = 64  # numpy's limit
-_LARGE = 1 << 16  # reading ``raw_data`` copies it
 
 
 def shown(name: object, limit: int = 60) -> str:
@@ -87,18 +86,10 @@ def check_tensor(tensor: onnx.TensorProto, where: str) -> None:
         _compare("string_data", len(tensor.string_data), math.prod(tensor.dims), filled, where)
     elif filled == ["raw_data"]:
         needed = content_bytes(tensor.data_type, tensor.dims)
-        if needed < _LARGE or not _has_raw_bytes(tensor, needed):
-            _compare("raw_data", len(tensor.raw_data), needed, filled, where)
+        _compare("raw_data", len(tensor.raw_data), needed, filled, where)
     else:
         field = _FIELD_OF[tensor.data_type]
         _compare(field, len(getattr(tensor, field)), _entries(tensor), filled, where)
-
-
-def _has_raw_bytes(tensor: onnx.TensorProto, needed: int) -> bool:
-    """Whether a plain tensor has so many bytes of data, found without copying them out of the message."""
-    bare = onnx.TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
-    prefix = 1 + (needed.bit_length() + 6) // 7
-    return bool(tensor.ByteSize() == bare.ByteSize() + prefix + needed)
 
 
 def _check_external(tensor: onnx.TensorProto, filled: list[str], where: str) -> None:

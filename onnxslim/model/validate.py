@@ -22,7 +22,7 @@ from onnxslim.model.limits import Limits
 from onnxslim.model.tensors import RE_EXPORT, check_tensor, shown
 from onnxslim.model.values import check_name, check_text, check_type
 
-__all__ = ["validate"]
+__all__ = ["Findings", "validate"]
 
 _KINDS: dict[str, int] = {  # the field that an attribute's type names
     "t": onnx.AttributeProto.TENSOR,
@@ -40,8 +40,8 @@ _KINDS: dict[str, int] = {  # the field that an attribute's type names
 }
 
 
-def validate(proto: onnx.ModelProto, limits: Limits, files: ExternalFiles, where: str) -> bool:
-    """Check a model; return whether its nodes stand in topological order.
+def validate(proto: onnx.ModelProto, limits: Limits, files: ExternalFiles, where: str) -> Findings:
+    """Check a model, and return what its conversion must know.
 
     Small repairs are made in ``proto``: types that old exporters left out of attributes, lengths left out of
     external data, dimensions of -1.
@@ -74,7 +74,20 @@ def validate(proto: onnx.ModelProto, limits: Limits, files: ExternalFiles, where
         checker.body = functions[function_id(function)]
         checker.function(function, where)
     check_expansion(main, functions, limits, where)
-    return checker.sorted
+    return Findings(in_order=checker.in_order, opaque=checker.opaque)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is valid, but needs care.
+
+    Attributes:
+        in_order: the nodes stand in topological order.
+        opaque: there are maps or sparse tensors, which onnx_ir cannot hold.
+    """
+
+    in_order: bool
+    opaque: bool
 
 
 @dataclass
@@ -95,7 +108,8 @@ class _Checker:
     functions: set[FunctionId]
     domains: set[str]
     body: Body = field(default_factory=Body)
-    sorted: bool = True
+    in_order: bool = True
+    opaque: bool = False
     in_function: bool = False
     parts: int = 0
 
@@ -126,7 +140,7 @@ class _Checker:
         for info in (*graph.input, *graph.value_info, *graph.output):
             check_name(info.name, "value", where)
             check_text(info.doc_string, where)
-            check_type(info.type, f"{where}, value {shown(info.name)}")
+            self.opaque |= check_type(info.type, f"{where}, value {shown(info.name)}")
         self._nodes(graph.node, scope, outer, where)
         self._check_outputs((info.name for info in graph.output), scope, where)
 
@@ -184,7 +198,7 @@ class _Checker:
             if not any(name in level.every for level in scopes):
                 raise ModelError(f"nothing defines the input {shown(name)}", where=where, hint=RE_EXPORT)
             if not any(name in level.visible for level in scopes):
-                self.sorted = False
+                self.in_order = False
         self._attributes(node.attribute, scopes, where)
 
     def _attributes(self, attributes: Sequence[onnx.AttributeProto], scopes: _Scopes, where: str) -> None:
@@ -220,6 +234,7 @@ class _Checker:
             self.graph(graph, scopes, where)
         for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
             if sparse.HasField("values"):
+                self.opaque = True
                 self._tensor(sparse.values, where)
                 self._tensor(sparse.indices, where)
 

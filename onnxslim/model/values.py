@@ -41,8 +41,8 @@ def check_name(name: str | bytes, what: str, where: str) -> None:
         )
 
 
-def check_type(kind: onnx.TypeProto, where: str, depth: int = 0) -> None:
-    """Check element types and dimensions, also inside sequences, optionals and maps.
+def check_type(kind: onnx.TypeProto, where: str, depth: int = 0) -> bool:
+    """Check element types and dimensions, also inside sequences and maps; return whether there is a map.
 
     A dimension of -1, with which some exporters mean an unknown one, is made unknown.
     """
@@ -61,6 +61,8 @@ def check_type(kind: onnx.TypeProto, where: str, depth: int = 0) -> None:
             elif dim.dim_param:
                 check_text(dim.dim_param, where)
     elif form in ("sequence_type", "optional_type"):
-        check_type(getattr(kind, form).elem_type, where, depth + 1)
+        return check_type(getattr(kind, form).elem_type, where, depth + 1)
     elif form == "map_type":
         check_type(kind.map_type.value_type, where, depth + 1)
+        return True
+    return False

@@ -18,7 +18,7 @@ import onnx
 from onnxslim._ir import ir
 from onnxslim.errors import OptionError, ResourceError
 from onnxslim.model.edit import scopes
-from onnxslim.model.hashing import content_chunks
+from onnxslim.model.hashing import content_chunks, is_external
 from onnxslim.model.protos import inlined, tensors_of
 
 __all__ = [
@@ -96,7 +96,7 @@ def large_tensors(model: ir.Model) -> dict[TensorKey, ir.TensorProtocol]:
 
 
 def _key(tensor: ir.TensorProtocol) -> TensorKey:
-    if isinstance(tensor, ir.ExternalTensor):
+    if is_external(tensor):
         return tensor.path, tensor.offset or 0, tensor.nbytes
     return id(tensor)
 
@@ -194,7 +194,7 @@ def remove_stale_data(path: Path, data: Path | None, model: ir.Model) -> None:
     if not stale:
         return
     for tensor in tensors_of(model):
-        if isinstance(tensor, ir.ExternalTensor) and any(_same_file(tensor.path, entry) for entry in stale):
+        if is_external(tensor) and any(_same_file(tensor.path, entry) for entry in stale):
             tensor.numpy()
     for entry in stale:
         entry.unlink(missing_ok=True)
