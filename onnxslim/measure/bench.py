@@ -29,7 +29,7 @@ from onnxslim.runtime.errors import RuntimeRefused
 from onnxslim.runtime.providers import resolve
 from onnxslim.runtime.sources import RunnableModel
 
-__all__ = ["Bench", "Timing", "bench", "pays"]
+__all__ = ["Bench", "Timing", "bench", "conclude", "decide", "pays"]
 
 Verdict = Literal["faster", "slower", "equal", "inconclusive"]
 Feed = Mapping[str, Any]
@@ -162,7 +162,7 @@ def bench(
             continue
         if spent + cost > budget_s or (len(found) > _MIN_EPOCHS and _is_settled(found, b is not None, seed)):
             break
-    return _concluded(found, used, threads, options["providers"], seed, time.monotonic() - started)
+    return conclude(found, used, threads, options["providers"], seed, time.monotonic() - started)
 
 
 def _feeds(a: RunnableModel, feeds: Iterable[Feed] | None, seed: int, options: dict[str, Any]) -> list[Feed]:
@@ -256,7 +256,7 @@ def _is_settled(found: Sequence[Mapping[str, Any]], two: bool, seed: int) -> boo
     return clear and (high - low) / 2 < max(_NARROW, abs(low + high) / 20)
 
 
-def _concluded(
+def conclude(
     found: list[dict[str, Any]],
     feeds: Sequence[Feed],
     threads: int,
@@ -264,6 +264,7 @@ def _concluded(
     seed: int,
     seconds: float,
 ) -> Bench:
+    """The result of epochs as :func:`onnxslim.measure.loop.epoch` returns them."""
     clock = _clock(found, threads)
     two = found[0]["wall"].shape[1] == 3
     control = _ratios(found, clock, 1)

@@ -45,7 +45,8 @@ def nested_bootstrap(
     medians = np.empty(resamples)
     for i in range(resamples):
         chosen = rng.integers(len(rounds), size=len(rounds))
-        medians[i] = np.median(np.concatenate([rng.choice(rounds[e], len(rounds[e])) for e in chosen]))
+        sample = [rounds[e][rng.integers(len(rounds[e]), size=len(rounds[e]))] for e in chosen]
+        medians[i] = np.median(np.concatenate(sample))
     tail = _expanded_tail(len(rounds)) if tail is None else tail
     low, high = np.quantile(medians, [tail, 1 - tail])
     return float(low), float(high)
