@@ -65,6 +65,8 @@ HOSTILE = {
     "an unknown version": b"\x93NUMPY\x09\x00" + b"\0" * 100,
     "a header that never ends": b"\x93NUMPY\x01\x00\xff\xff" + b"{" * 65535,
     "code in the header": b"\x93NUMPY\x01\x00\x20\x00" + b"__import__('os')._exit(7)".ljust(32),
+    "a header that is no literal": b"\x93NUMPY\x01\x00\x20\x00" + b"{'descr': '<f4', (".ljust(32),
+    "a deeply nested header": b"\x93NUMPY\x01\x00\x28\x23" + b"(" * 9000,
     "a structured type": npy_bytes(np.zeros(3, dtype=[("a", "f4")])),
     "dates": npy_bytes(np.zeros((1, 2, 3), "M8[s]")),
 }

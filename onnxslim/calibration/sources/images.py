@@ -186,7 +186,9 @@ class ImageFolder:
                         f"the image has {opened.width}x{opened.height} pixels", where=str(path)
                     )
                 image = self._resize(opened.convert("L" if spec.channels == "gray" else "RGB"))
-        except (OSError, ValueError, SyntaxError, self._pil.DecompressionBombError) as error:
+        except CalibrationError:
+            raise
+        except Exception as error:  # pillow raises nearly anything on a damaged file
             raise CalibrationError(f"the image cannot be read: {error}", where=str(path)) from error
         pixels = np.asarray(image, dtype=np.float32).reshape(*(spec.size or ()), -1)
         if spec.channels == "bgr":
