@@ -20,6 +20,7 @@ from onnxslim.calibration.data import Feeds, open_feeds
 from onnxslim.calibration.runner import calibrate
 from onnxslim.calibration.store import Calibration
 from onnxslim.errors import BudgetError, CalibrationError
+from onnxslim.measure.bench import Bench
 from onnxslim.measure.metrics import resolve
 from onnxslim.measure.verify import verify
 from onnxslim.model.io import ModelLike, load, save
@@ -163,9 +164,22 @@ def _finish(
         passes=(*base.applied, *best.applied),
         declined=(*base.declined, *best.declined),
         verification=checked.to_dict(),
-        latency=best.bench.to_dict(),
+        latency=_latency(best.bench),
     )
     return Result(best.model, report)
+
+
+def _latency(measured: Bench) -> dict[str, Any]:
+    return {
+        "verdict": measured.verdict,
+        "ratio": measured.ratio,
+        "interval": measured.interval,
+        "before_ms": 1e3 * measured.seconds_a,
+        "after_ms": 1e3 * measured.seconds_b,
+        "clock": measured.clock,
+        "threads": measured.threads,
+        "diagnosis": measured.diagnosis,
+    }
 
 
 def _split(data: Any, test: Any, request: Request, model: ir.Model, options: Mapping[str, Any]) -> _Data:
