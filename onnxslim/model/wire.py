@@ -52,7 +52,7 @@ class _BrokenError(Exception):
 def _messages(data: bytes, start: int, end: int, kind: Descriptor, leaf: int, budget: int) -> int:
     """Messages in ``data[start:end]``; counting stops beyond ``budget``."""
     if end - start <= leaf:
-        return (end - start) // 2
+        return 1 + (end - start) // 2
     fields = _message_fields(kind)
     count, position = 1, start
     while position < end and count <= budget:
@@ -70,7 +70,7 @@ def _messages(data: bytes, start: int, end: int, kind: Descriptor, leaf: int, bu
                 if position + size > end:
                     raise _BrokenError
                 if child is not None:
-                    count += 1 + _messages(data, position, position + size, child, leaf, budget - count)
+                    count += _messages(data, position, position + size, child, leaf, budget - count)
                 position += size
             case _:
                 raise _BrokenError
