@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,9 +12,8 @@ import numpy as np
 from onnxslim._ir import ir
 from onnxslim.calibration.conform import conform, input_infos
 from onnxslim.calibration.sources.base import Sample, Source
-from onnxslim.calibration.sources.images import IMAGE_SUFFIXES, ImageFolder, ImageSpec
-from onnxslim.calibration.sources.npz import NpzFolder, npz_rows
-from onnxslim.calibration.sources.python import FeedIterable, array_rows, load_function
+from onnxslim.calibration.sources.find import find_source
+from onnxslim.calibration.sources.images import ImageSpec
 from onnxslim.calibration.sources.random import RandomSource
 from onnxslim.errors import CalibrationError, OptionError, ResourceError
 from onnxslim.runtime.values import TensorInfo
@@ -190,72 +188,17 @@ def open_feeds(
     if isinstance(source, Feeds):
         return source if samples is None else source.spread(samples)
     if isinstance(source, str) and source == "random":
+        if batch is not None:
+            raise OptionError("random data has no batch size", hint="bind the dimension to a size instead")
         return random_feeds(inputs, samples or 8, seed, dims or {})
     if not inputs:
         raise CalibrationError("the model has no inputs, so there is nothing to feed")
-    found = _find(source, inputs, samples, batch, images)
+    found = find_source(source, inputs, samples, batch, images)
     feeds = Feeds(found, inputs)
     if samples is not None:
         feeds = feeds.spread(samples) if found.sized else feeds.take(samples)
     next(feeds.samples())  # what does not fit is said before anything expensive starts
     return feeds
-
-
-def _find(
-    source: Any,
-    inputs: Sequence[TensorInfo],
-    samples: int | None,
-    batch: int | None,
-    images: ImageSpec | Mapping[str, Any] | str | None,
-) -> Source:
-    if isinstance(source, str | os.PathLike):
-        text = os.fspath(source)
-        path = Path(text)
-        if path.is_dir():
-            return _find_in_folder(path, inputs, images)
-        if not path.exists() and ":" in text and path.suffix != ".npz":
-            return FeedIterable(load_function(text), text)
-        if path.exists():
-            return npz_rows(path, inputs, batch)
-        raise CalibrationError(
-            "there is no such data",
-            where=text,
-            hint="give an .npz file, a folder, module:function, path.py:function, or 'random'",
-        )
-    if isinstance(source, np.ndarray):
-        if len(inputs) != 1:
-            raise CalibrationError(f"one array is given and the model has {len(inputs)} inputs")
-        return array_rows({inputs[0].name: source}, inputs, batch)
-    if isinstance(source, Mapping):
-        return array_rows(source, inputs, batch)
-    if callable(source):
-        return FeedIterable(source, getattr(source, "__qualname__", "function"))
-    if isinstance(source, Iterable):
-        return FeedIterable.of(source, samples)
-    raise OptionError(f"a {type(source).__name__} is not data")
-
-
-def _find_in_folder(
-    path: Path, inputs: Sequence[TensorInfo], images: ImageSpec | Mapping[str, Any] | str | None
-) -> Source:
-    files = sorted(path.iterdir())
-    feeds = [file for file in files if file.suffix == ".npz"]
-    pictures = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
-    if feeds:
-        return NpzFolder(feeds, str(path))
-    if not pictures:
-        raise CalibrationError("the folder holds neither .npz files nor images", where=str(path))
-    if images is None:
-        raise OptionError(
-            "a folder of images needs to know the preprocessing",
-            where=str(path),
-            hint="for example size=224,mean=0.485/0.456/0.406,std=0.229/0.224/0.225",
-        )
-    if isinstance(images, str):
-        images = ImageSpec.parse(images)
-    elif not isinstance(images, ImageSpec):
-        images = ImageSpec.of(images)
-    return ImageFolder(pictures, str(path), inputs, images)
 
 
 def random_feeds(

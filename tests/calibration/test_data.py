@@ -139,6 +139,16 @@ def test_a_python_file_is_imported_with_its_folder_on_the_path_only_then(tmp_pat
     sys.modules.pop("helper_of_feeds")
 
 
+def test_options_that_would_do_nothing_are_refused() -> None:
+    feeds = [{"image": v[None]} for v in images(2)]
+    with pytest.raises(OptionError, match="feeds already"):
+        open_feeds(feeds, [IMAGE], batch=2)
+    with pytest.raises(OptionError, match="no batch size"):
+        open_feeds("random", [IMAGE], batch=2)
+    with pytest.raises(OptionError, match="holds none"):
+        open_feeds({"image": images(2)}, [IMAGE], images="scale=1")
+
+
 def test_what_is_no_data_is_refused() -> None:
     with pytest.raises(CalibrationError, match="no such data"):
         open_feeds("nowhere.npz", [IMAGE])
