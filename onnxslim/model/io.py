@@ -50,6 +50,7 @@ def load(source: ModelLike, *, limits: Limits = Limits()) -> ir.Model:  # noqa: 
 
     Args:
         source: a path, a ``ModelProto`` (copied) or an ``ir.Model`` (cloned); the caller's never changes.
+            External data is looked for beside the path as given, also where that is a symlink.
         limits: bounds beyond which the model is refused.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import onnx
@@ -62,7 +63,10 @@ def tensors_of(model: ir.Model) -> Iterator[ir.TensorProtocol]:
 
 
 def map_tensors(model: ir.Model, change: Callable[[ir.TensorProtocol], ir.TensorProtocol]) -> ir.Model:
-    """A clone of ``model`` in which ``change`` stands for each tensor; shape and type must stay."""
+    """A clone of ``model`` with ``change`` made to each initializer's tensor; shape and type must stay.
+
+    Tensors in attributes come into memory, for onnxruntime reads no external data there.
+    """
     clone = model.clone()
     for scope in scopes(clone):
         graph = scope.graph if isinstance(scope, ir.Function) else scope
@@ -74,10 +78,10 @@ def map_tensors(model: ir.Model, change: Callable[[ir.TensorProtocol], ir.Tensor
                 if attribute.is_ref():
                     continue
                 if attribute.type == ir.AttributeType.TENSOR:
-                    tensor = change(attribute.value)
+                    tensor = inlined(attribute.value)
                     node.attributes.add(ir.AttrTensor(attribute.name, tensor, attribute.doc_string))
                 elif attribute.type == ir.AttributeType.TENSORS:
-                    tensors = [change(tensor) for tensor in attribute.value]
+                    tensors = [inlined(tensor) for tensor in attribute.value]
                     node.attributes.add(ir.AttrTensors(attribute.name, tensors, attribute.doc_string))
     return clone
 
@@ -88,12 +92,15 @@ def inlined(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
         return tensor
     content = np.frombuffer(b"".join(content_chunks(tensor)), np.uint8)
     shape = ir.Shape(tensor.shape.numpy())
+    kept: dict[str, Any] = {
+        "name": tensor.name,
+        "doc_string": tensor.doc_string,
+        "metadata_props": dict(tensor.metadata_props),
+    }
     if tensor.dtype.bitwidth < 8:
-        return ir.PackedTensor(
-            content, tensor.dtype, shape=shape, name=tensor.name, doc_string=tensor.doc_string
-        )
+        return ir.PackedTensor(content, tensor.dtype, shape=shape, **kept)
     array = content.view(tensor.dtype.numpy()).reshape(tensor.shape.numpy())
-    return ir.Tensor(array, tensor.dtype, shape=shape, name=tensor.name, doc_string=tensor.doc_string)
+    return ir.Tensor(array, tensor.dtype, shape=shape, **kept)
 
 
 def node_count(model: ir.Model) -> int:
