@@ -13,8 +13,6 @@ import contextlib
 import contextvars
 import itertools
 import os
-import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -27,7 +25,8 @@ import numpy as np
 
 from onnxslim.errors import OptionError
 from onnxslim.runtime import framing
-from onnxslim.runtime.errors import MemoryLimit, RemoteError, RuntimeRefused, WorkerDied, WorkerTimeout
+from onnxslim.runtime.errors import WorkerDied, WorkerTimeout
+from onnxslim.runtime.failures import cause_of_death, error_of
 from onnxslim.runtime.sources import RunnableModel, payload_of
 from onnxslim.runtime.values import TensorInfo, Value, lift, lower
 
@@ -173,14 +172,14 @@ class Worker:
                 if timed_out.is_set():
                     what = f"onnxruntime was still {doing} after {seconds:g} s"
                     raise WorkerTimeout(what, hint="allow more time, or use a smaller model") from None
-                raise WorkerDied(_cause_of_death(code, doing, tail)) from None
+                raise WorkerDied(cause_of_death(code, doing, tail)) from None
             except BaseException:  # interrupted: the process is in the middle of something
                 self._end()
                 raise
             finally:
                 timer.cancel()
         if "error" in answer:
-            raise _error(answer["error"], answer["message"], self.budget_bytes, doing)
+            raise error_of(answer["error"], answer["message"], self.budget_bytes, doing)
         return answer["value"]
 
     def alive(self, generation: int) -> bool:
@@ -346,49 +345,3 @@ def _tensor_infos(described: list[dict[str, Any]]) -> tuple[TensorInfo, ...]:
         TensorInfo(d["name"], d["dtype"], None if d["shape"] is None else tuple(d["shape"]), d["kind"])
         for d in described
     )
-
-
-def _cause_of_death(code: int | None, doing: str, tail: str) -> str:
-    if code is not None and code < 0:
-        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-        meaning = _SIGNALS.get(name)
-        return f"onnxruntime died while {doing}: {name}" + (f" ({meaning})" if meaning else "")
-    last = f": {tail.splitlines()[-1]}" if tail else ""
-    return f"the worker process ended with code {code} while {doing}{last}"
-
-
-_SIGNALS = {
-    "SIGABRT": "it aborted",
-    "SIGBUS": "a memory error",
-    "SIGFPE": "an integer division by zero or overflow",
-    "SIGILL": "an instruction that this processor lacks",
-    "SIGKILL": "killed from outside, perhaps for want of memory",
-    "SIGSEGV": "a memory error",
-}
-
-
-def _error(kind: str, message: str, budget: int, doing: str) -> Exception:
-    if kind == "memory":
-        what = f"{doing} takes more memory than the limit allows ({budget / 2**20:.0f} MB beside the weights)"
-        return MemoryLimit(what, hint="use smaller inputs or a smaller batch")
-    if kind == "refused":
-        what, where = _shortened(message)
-        return RuntimeRefused(f"onnxruntime: {what}", where=where)
-    return RemoteError(message)
-
-
-_PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
-_NODE = re.compile(r"(?:Non-zero status code returned while running|Exception during initialization: )\s*")
-_RUNNING = re.compile(r"while running (\w+) node\. Name:'([^']*)' Status Message: ")
-_SOURCE = re.compile(r"(?:/[\w./+-]+/)?[\w-]+\.(?:cc|h|cu):\d+ [^\n]*?(?:\) |: )")
-
-
-def _shortened(message: str) -> tuple[str, str | None]:
-    """The message without onnxruntime's own source places, in one line; and the node that it names."""
-    text = _PREFIX.sub("", message.strip())
-    where = None
-    if match := _RUNNING.search(text):
-        where = f"{match[1]} node {match[2]!r}" if match[2] else f"a {match[1]} node without name"
-        text = text[match.end() :]
-    text = " ".join(_SOURCE.sub("", _NODE.sub("", text)).split())
-    return (text if len(text) <= 300 else text[:297] + "...") or "no message", where

@@ -119,7 +119,7 @@ MODELS = {
     "dynamic": "g (float[n, 3] x) => (float[n, 3] y) { y = Neg(x) }",
     "tokens": """g (int64[b, t] x) => (float[b, t, 2] y) <float[4, 2] w = {1, 2, 3, 4, 5, 6, 7, 8}> {
         y = Gather(w, x) }""",
-    "state": "g (float[1, 4] x, float[1, 4] h) => (float[1, 4] y, float[1, 4] k) { y = Add(x, h) k = Neg(h) }",
+    "state": "g (float[1, 4] x, float[1, 4] h) => (float[1, 4] y, float[1, 4] k) { y = Add(x, h) k = Neg(h)}",
     "string": "g (string[n] x) => (string[n] y) { y = Identity(x) }",
     "bool": "g (bool[n] x) => (bool[n] y) { y = Not(x) }",
 }
