@@ -118,6 +118,8 @@ def _fail(state: State, code: int, what: str, where: str, hint: str) -> int:
 
 
 def _one_line(text: str) -> str:
-    """Text that may come from a user's file: one line, printable, not endless."""
-    line = "".join(c if c.isprintable() else "?" for c in " ".join(str(text).split()))
+    """Text that may come from a user's file: printable, and not endless."""
+    from onnxslim.report.tables import printable
+
+    line = printable(text)
     return line if len(line) <= _LINE else line[: _LINE - 3] + "..."

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 
 from onnxslim.report.report import Report
-from onnxslim.report.tables import Table, remarks, size, tables
+from onnxslim.report.tables import Table, printable, remarks, size, tables
 
 __all__ = ["to_markdown"]
 
 
 def _cell(text: str) -> str:
     """Text of a model's author, made harmless: no table, link or HTML grows out of a name."""
-    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", printable(text))
 
 
 def _table(table: Table) -> str:

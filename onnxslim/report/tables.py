@@ -13,6 +13,7 @@ __all__ = [
     "duration",
     "number",
     "output_table",
+    "printable",
     "remarks",
     "size",
     "tables",
@@ -68,6 +69,16 @@ def number(value: object) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def printable(text: str) -> str:
+    """One line without control characters; names in a model are whatever its author wanted.
+
+    Example:
+        >>> printable("a\\x1b[31m\\nb")
+        'a?[31m b'
+    """
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
 
 
 def tables(report: Report) -> Iterator[Table]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 from onnxslim.report.report import Report
-from onnxslim.report.tables import Table, remarks, tables
+from onnxslim.report.tables import Table, printable, remarks, tables
 
 __all__ = ["render_tables", "to_terminal"]
 
@@ -24,10 +24,10 @@ def render_tables(found: list[Table], lines: list[str], *, width: int = 100, col
         for index, head in enumerate(table.head):
             drawn.add_column(head, justify="left" if index == 0 or table.text else "right", overflow="fold")
         for row in table.rows:
-            drawn.add_row(*(Text(cell) for cell in row))  # Text: names in a model are no markup
+            drawn.add_row(*(Text(printable(cell)) for cell in row))  # Text: names in a model are no markup
         console.print(drawn)
     for line in lines:
-        console.print(Text(line), soft_wrap=True)
+        console.print(Text(printable(line)), soft_wrap=True)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
 
 

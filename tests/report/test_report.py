@@ -102,7 +102,8 @@ def test_the_terminal_shows_every_quantity(report: Report) -> None:
         "0.410 [0.400, 0.420]",
         "-0.0050, n=500",
         "faster",
-        "[red]|x|<b>",
+        "31.5 dB",
+        "larger than the original",
     ):
         assert expected in text, expected
     assert "taken back: output y differs by 0.5" in text
@@ -115,8 +116,14 @@ def test_names_in_a_model_are_no_markup(report: Report) -> None:
     assert "[bold]|<script>" in to_terminal(hostile, width=140)
     markdown = to_markdown(hostile)
     assert not re.search(r"(?<!\\)<script", markdown)
-    rows = [line for line in markdown.splitlines() if line.startswith("| p")]
+    rows = [line for line in markdown.splitlines() if line.startswith("| p |")]
     assert len(rows) == 1 and len(re.findall(r"(?<!\\)\|", rows[0])) == 5
+
+
+def test_control_characters_do_not_reach_the_terminal() -> None:
+    hostile = Report(declined=(Decline("p", "\x1b[31mred\x07", "a\nb\u202e"),))
+    for text in (to_terminal(hostile), to_markdown(hostile)):
+        assert "\x1b" not in text and "\x07" not in text and "\u202e" not in text
 
 
 def test_declines_are_counted_by_reason(report: Report) -> None:
