@@ -25,7 +25,7 @@ from onnxslim.model.files import parse, read
 from onnxslim.model.hashing import file_digest, is_external
 from onnxslim.model.limits import Limits
 from onnxslim.model.protos import inlined, map_tensors, node_count, tensors_of
-from onnxslim.model.sizes import serialized_size
+from onnxslim.model.sizes import serialized_size, tensor_size
 from onnxslim.model.validate import validate
 
 __all__ = ["FileInfo", "ModelLike", "file_info", "load", "save", "serialized_size", "to_proto"]
@@ -87,13 +87,22 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
     Raises:
         ResourceError: past protobuf's limit of 2 GiB.
     """
-    size = serialized_size(model)
-    if size > _PROTO_LIMIT:
-        hint = "save it with external data instead"
-        raise ResourceError(f"the model has {size:,} bytes, more than one message can hold", hint=hint)
+    if _too_large(model):
+        what = f"the model has {serialized_size(model):,} bytes, more than one file can hold"
+        raise ResourceError(what, hint="save it with external data")
+    return _message(model)
+
+
+def _message(model: ir.Model) -> onnx.ModelProto:
     if any(is_external(tensor) for tensor in tensors_of(model)):
         model = map_tensors(model, inlined)
     return serialized(model)
+
+
+def _too_large(model: ir.Model) -> bool:
+    """Whether one message cannot hold the model; small models are told by their weights alone."""
+    weights = sum(map(tensor_size, tensors_of(model)))
+    return weights > _PROTO_LIMIT // 2 and serialized_size(model) > _PROTO_LIMIT
 
 
 def save(
@@ -120,7 +129,7 @@ def save(
     """
     path = Path(path)
     writer.check_destination(path, force=force)
-    external = serialized_size(model) > _PROTO_LIMIT if external_data is None else external_data
+    external = _too_large(model) if external_data is None else external_data
     with writer.temporary_folder(path) as folder:
         data: Path | None = None
         if external:
@@ -131,7 +140,7 @@ def save(
             location = data.name
             proto = serialized(map_tensors(model, lambda tensor: writer.relocated(tensor, located, location)))
         else:
-            proto = to_proto(model)
+            proto = _message(model) if external_data is None else to_proto(model)
         writer.write_proto(proto, folder / "model")
         del proto
         writer.commit(folder, path, data)
