@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+from typing import TYPE_CHECKING
 
 import click
 
 from onnxslim.cli import options
 from onnxslim.cli.files import model_path
 from onnxslim.cli.screen import Screen
+
+if TYPE_CHECKING:
+    from onnxslim.measure.bench import Bench
+    from onnxslim.report.tables import Table
 
 __all__ = ["command"]
 
@@ -60,5 +65,22 @@ def command(
             seed=seed,
             providers=providers,
         )
-    screen.tables(*_show(measured), measured.to_dict())
+    lines = [f"note: {line}" for line in measured.diagnosis]
+    if measured.verdict is not None:
+        lines.insert(0, f"B is {measured.verdict}" if measured.verdict != "inconclusive" else "inconclusive")
+    screen.tables([_table(measured)], lines, measured.to_dict())
     return 0
+
+
+def _table(measured: Bench) -> Table:
+    from onnxslim.report.tables import Table, duration
+
+    rows = [
+        (name, duration(timing.p50), duration(timing.best), "")
+        for name, timing in (("A", measured.a), ("B", measured.b))
+        if timing is not None
+    ]
+    if measured.b is not None:
+        low, high = measured.interval
+        rows.append(("B / A", "", "", f"{measured.ratio:.3f} [{low:.3f}, {high:.3f}]"))
+    return Table(f"Time per call ({measured.clock} clock)", ("", "median", "best", "ratio"), tuple(rows))

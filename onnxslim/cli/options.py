@@ -98,28 +98,16 @@ def parse_assignments(
 def parse_providers(
     ctx: click.Context | None, parameter: click.Parameter | None, value: str
 ) -> tuple[str, ...]:
-    """Read a comma-separated list; ``cuda`` stands for ``CUDAExecutionProvider``.
+    """Read a comma-separated list.
 
     Example:
-        >>> parse_providers(None, None, "cuda,cpu")
-        ('CUDAExecutionProvider', 'CPUExecutionProvider')
+        >>> parse_providers(None, None, "cuda, cpu")
+        ('cuda', 'cpu')
     """
-    known = {
-        "cpu": "CPU",
-        "cuda": "CUDA",
-        "tensorrt": "Tensorrt",
-        "openvino": "OpenVINO",
-        "coreml": "CoreML",
-        "dml": "Dml",
-        "xnnpack": "Xnnpack",
-        "rocm": "ROCM",
-        "migraphx": "MIGraphX",
-        "qnn": "QNN",
-    }
-    names = [name.strip() for name in value.split(",") if name.strip()]
+    names = tuple(name.strip() for name in value.split(",") if name.strip())
     if not names:
         raise click.BadParameter("names no provider", ctx, parameter)
-    return tuple(f"{known[n.lower()]}ExecutionProvider" if n.lower() in known else n for n in names)
+    return names
 
 
 def parse_size(ctx: click.Context | None, parameter: click.Parameter | None, value: str) -> int:
@@ -210,6 +198,7 @@ def budget(function: F) -> F:
             help="top1 (needs __labels__), agreement (the default), module:function or path.py:function "
             "called with a model's path; higher is better.",
         ),
+        click.option("--target", metavar="T", help="Hardware to quantize for; default: this machine."),
         click.option(
             "--metric-output", metavar="NAME", help="The output that the metric reads; default the first."
         ),

@@ -236,7 +236,9 @@ def verification_remarks(verification: Mapping[str, Any]) -> Iterator[str]:
     samples = verification.get("samples")
     how = f" on {samples} feeds" if samples else ""
     how += f" ({verification['promise']})" if verification.get("promise") else ""
-    if verification.get("ok"):
+    if not verification.get("verified", True):
+        yield f"not verified: {verification.get('reason') or 'nothing could be compared'}"
+    elif verification.get("ok"):
         yield f"verified{how}: the outputs keep their promise"
     else:
         yield f"verification failed{how}: {verification.get('reason') or 'the outputs differ'}"

@@ -20,7 +20,13 @@ def render_tables(found: list[Table], lines: list[str], *, width: int = 100, col
     stream = io.StringIO()
     console = Console(file=stream, width=width, force_terminal=color, color_system="auto" if color else None)
     for table in found:
-        drawn = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
+        drawn = RichTable(
+            title=table.title,
+            title_justify="left",
+            title_style="bold",
+            box=box.SIMPLE_HEAD,
+            show_header=any(table.head),
+        )
         for index, head in enumerate(table.head):
             drawn.add_column(head, justify="left" if index == 0 or table.text else "right", overflow="fold")
         for row in table.rows:

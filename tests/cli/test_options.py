@@ -49,10 +49,7 @@ def test_bad_assignments(text: str) -> None:
 
 
 def test_providers() -> None:
-    assert parse_providers(None, None, "CUDA, MyExecutionProvider") == (
-        "CUDAExecutionProvider",
-        "MyExecutionProvider",
-    )
+    assert parse_providers(None, None, "cuda, MyExecutionProvider,") == ("cuda", "MyExecutionProvider")
     with pytest.raises(click.BadParameter):
         parse_providers(None, None, " , ")
 
