@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -27,7 +27,14 @@ __all__ = ["command"]
 )
 @options.common
 def command(
-    a: str, b: str, data: str | None, promise: str, as_json: bool, verbose: int, quiet: bool, **how: Any
+    a: str,
+    b: str,
+    data: str | None,
+    promise: Literal["exact", "close"],
+    as_json: bool,
+    verbose: int,
+    quiet: bool,
+    **how: Any,
 ) -> int:
     """Run models A and B on the same inputs and compare their outputs, onnxruntime's optimizations off.
 

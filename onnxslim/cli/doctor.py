@@ -80,7 +80,11 @@ def _worker(facts: dict[str, Any], problems: list[str]) -> int:
         )
         with open_worker() as worker:
             [y] = worker.load(proto).run({"x": np.array([1, 2], np.float32)})
-        facts["worker process"] = "works" if list(y) == [2, 4] else f"computed {y!r} instead of [2, 4]"
+        facts["worker process"] = (
+            "works"
+            if isinstance(y, np.ndarray) and y.tolist() == [2, 4]
+            else f"computed {y!r} instead of [2, 4]"
+        )
         return 0 if facts["worker process"] == "works" else 2
     except ImportError as error:
         problems.append(
