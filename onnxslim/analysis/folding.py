@@ -64,6 +64,13 @@ def plan(candidates: Sequence[ir.Node], sizes: Mapping[ir.Value, int]) -> FoldPl
             stored.update(dict.fromkeys(outputs))
             for node in group:
                 del unpaid[node]
+    for node in list(unpaid):  # now that it is known what there is to spend
+        outputs = ledger.needed(node)
+        offer = ledger.offer([node], sum(_cost(value, sizes[value]) for value in outputs))
+        if offer.cost <= _SMALL and ledger.accepts(offer):
+            ledger.take(offer)
+            stored.update(dict.fromkeys(outputs))
+            del unpaid[node]
     removed = tuple(node for node in reversed(candidates) if node in ledger.removed)
     return FoldPlan(tuple(stored), removed, {node: offer.cost - offer.gain for node, offer in unpaid.items()})
 
@@ -142,9 +149,10 @@ def _elements(value: ir.Value) -> int:
 
 
 def _cost(value: ir.Value, size: int) -> int:
-    """Bytes of an initializer's message, at most."""
+    """Bytes of an initializer's message, at most (dimensions beyond 2 million aside)."""
     rank = value.shape.rank() if value.shape is not None else 8
-    return size + len((value.name or "").encode()) + 4 * rank + 20
+    lengths = 2 * ((size + 64).bit_length() // 7 + 1)
+    return size + len((value.name or "").encode()) + 4 * rank + lengths + 6
 
 
 def _node_size(node: ir.Node) -> int:
@@ -153,11 +161,11 @@ def _node_size(node: ir.Node) -> int:
     for value in (*node.inputs, *node.outputs):
         total += 2 + len(value.name or "" if value is not None else "")
     for attribute in node.attributes.values():
-        total += 6 + len(attribute.name)
+        total += 7 + len(attribute.name)
         if attribute.is_ref():
             continue
         if attribute.type == ir.AttributeType.TENSOR:
-            total += tensor_size(attribute.as_tensor())
+            total += 2 + tensor_size(attribute.as_tensor())
         elif attribute.type in (ir.AttributeType.INTS, ir.AttributeType.STRINGS):
             total += len(attribute.value)
         elif attribute.type == ir.AttributeType.FLOATS:

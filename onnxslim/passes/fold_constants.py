@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxslim._ir import ir
-from onnxslim.analysis import folding, shapes
+from onnxslim.analysis import folding
+from onnxslim.analysis.facts import Known
 from onnxslim.analysis.partial import PartialValues
 from onnxslim.model import edit
 from onnxslim.ops.branches import taken_branch
 from onnxslim.ops.registry import spec_of
-from onnxslim.ops.spec import OpSpec
+from onnxslim.ops.spec import Declined, OpSpec
 from onnxslim.passes.base import Pass
 from onnxslim.runtime.evaluate import EvaluationError, evaluate
 
@@ -60,56 +60,56 @@ class FoldConstants(Pass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
-        failed: dict[ir.Node, str] = {}
-        declined: dict[ir.Node, str] = {}
         for root in (model.graph, *model.functions.values()):
-            while self._fold_once(root, model, failed, declined):
+            failed: dict[ir.Node, str] = {}
+            while True:
+                finder = _Finder(model, self.max_bytes, failed)
+                finder.visit(root)
+                plan = folding.plan(list(finder.scope_of), finder.sizes)
+                try:
+                    contents = finder.contents(plan, root.opset_imports or model.opset_imports)
+                except EvaluationError as error:
+                    failed[error.node] = f"it cannot be computed: {error.reason}"
+                    continue
+                if not plan.removed:
+                    break
+                _apply(plan, contents, finder.scope_of)
                 modified = True  # and shapes may be known better now
-        for node, reason in (declined | failed).items():
-            self.decline(node.name or node.op_type, reason)
+            for node, excess in plan.declined.items():
+                finder.declined[node] = f"its result would make the file {excess:,} bytes larger"
+            for node, reason in (finder.declined | failed).items():
+                self.decline(node.name or node.op_type, reason)
         return ir.passes.PassResult(model, modified)
 
-    def _fold_once(
-        self, root: edit.Scope, model: ir.Model, failed: dict[ir.Node, str], declined: dict[ir.Node, str]
-    ) -> bool:
-        finder = _Finder(model, self.max_bytes, failed)
-        finder.visit(root)
-        plan = folding.plan(list(finder.scope_of), finder.sizes)
-        declined.clear()
-        declined.update(finder.declined)
-        for node, excess in plan.declined.items():
-            declined[node] = f"its result would make the file {excess:,} bytes larger"
-        try:
-            contents = finder.contents(plan, root.opset_imports or model.opset_imports)
-        except EvaluationError as error:
-            failed[error.node] = f"it cannot be computed: {error.reason}"
-            return self._fold_once(root, model, failed, declined)
-        for value in plan.stored:
-            producer = value.producer()
-            assert producer is not None
-            edit.store_constant(finder.scope_of[producer], value, contents[value])
-        for node in plan.removed:
-            _remove(node)
-        return bool(plan.removed)
+
+def _apply(
+    plan: folding.FoldPlan, contents: Mapping[ir.Value, Array], scope_of: Mapping[ir.Node, edit.Scope]
+) -> None:
+    for value in plan.stored:
+        producer = value.producer()
+        assert producer is not None
+        edit.store_constant(scope_of[producer], value, contents[value])
+    for node in plan.removed:
+        inputs = [value for value in node.inputs if value is not None]
+        edit.remove_node(node)
+        for value in inputs:
+            unread = not (value.uses() or value.is_graph_output() or value.is_graph_input())
+            if unread and value.is_initializer() and value.graph is not None and value.name is not None:
+                value.graph.initializers.pop(value.name, None)
 
 
 class _Finder:
     """Finds the constant nodes of one root scope, the sizes of their results, and small results."""
 
     def __init__(self, model: ir.Model, max_bytes: int, failed: Mapping[ir.Node, str]) -> None:
-        self.model = model
         self.max_bytes = max_bytes
         self.failed = failed
         self.declined: dict[ir.Node, str] = {}
         self.scope_of: dict[ir.Node, edit.Scope] = {}  # the constant nodes, in topological order
         self.sizes: dict[ir.Value, int] = {}
         self.known: dict[ir.Value, Array] = {}
-        self.partial = PartialValues(lambda value: self.shapes.shape(value))  # noqa: PLW0108 (shapes are lazy)
-
-    @cached_property
-    def shapes(self) -> shapes.Shapes:
-        """Inferred when first asked for: many models need none."""
-        return shapes.infer(self.model)
+        self.facts = Known(model)
+        self.partial = PartialValues(self.facts.shape)
 
     def visit(self, scope: edit.Scope) -> None:
         for node in scope:
@@ -140,17 +140,21 @@ class _Finder:
         if size is not None and size <= _AT_ONCE and spec.numpy is not None:
             try:
                 return self._note(node, _compute(node, spec, inputs))
+            except Declined:
+                pass  # the runtime can
             except EvaluationError as error:
                 self.declined[node] = f"it cannot be computed: {error.reason}"
                 return False
-        sizes = [self._size(value) for value in node.outputs if value.name]
-        if None in sizes:
+        outputs = [value for value in node.outputs if value.name]
+        sizes = [size] if len(outputs) == 1 and size is not None else [self._size(v) for v in outputs]
+        known = [size for size in sizes if size is not None]
+        if len(known) < len(outputs):
             self.declined[node] = "the size of its result is not known before it is computed"
             return False
-        if max(sizes, default=0) > self.max_bytes:
-            self.declined[node] = f"its result has {max(sizes):,} bytes"
+        if max(known, default=0) > self.max_bytes:
+            self.declined[node] = f"its result has {max(known):,} bytes"
             return False
-        self.sizes.update(zip(node.outputs, sizes, strict=False))
+        self.sizes.update(zip(outputs, known, strict=True))
         return True
 
     def contents(self, plan: folding.FoldPlan, opset_imports: Mapping[str, int]) -> Mapping[ir.Value, Array]:
@@ -167,7 +171,10 @@ class _Finder:
             if absent or spec is None or spec.numpy is None:
                 remaining.append(node)
                 continue
-            found.update(zip(node.outputs, _compute(node, spec, inputs), strict=False))
+            try:
+                found.update(zip(node.outputs, _compute(node, spec, inputs), strict=False))
+            except Declined:
+                remaining.append(node)
         if remaining:
             own = {value for node in remaining for value in node.outputs}
             given: dict[ir.Value, Array] = {}
@@ -196,7 +203,7 @@ class _Finder:
 
     def _size(self, value: ir.Value) -> int | None:
         """Bytes of a result that has not been computed, from its inferred shape."""
-        dims, dtype = self.shapes.shape(value), self.shapes.dtype(value)
+        dims, dtype = self.facts.shape(value), self.facts.dtype(value)
         if dims is None or dtype is None or dtype == ir.DataType.STRING:
             return None
         known = [d for d in dims if isinstance(d, int)]
@@ -214,19 +221,11 @@ def _compute(node: ir.Node, spec: OpSpec, inputs: Sequence[Array | None]) -> lis
     try:
         with np.errstate(all="ignore"):
             return [np.asarray(result) for result in spec.numpy(node, inputs)]
+    except Declined:
+        raise
     except Exception as error:  # invalid nodes in whatever way: they fail when the model runs, if they run
         raise EvaluationError(node, str(error) or type(error).__name__) from error
 
 
 def _nbytes(content: Array) -> int:
     return sum(len(item) + 2 for item in content.ravel()) if content.dtype == object else content.nbytes
-
-
-def _remove(node: ir.Node) -> None:
-    """Remove a node and the initializers that nobody reads any more."""
-    inputs = [value for value in node.inputs if value is not None]
-    edit.remove_node(node)
-    for value in inputs:
-        unread = not (value.uses() or value.is_graph_output() or value.is_graph_input())
-        if unread and value.is_initializer() and value.graph is not None and value.name is not None:
-            value.graph.initializers.pop(value.name, None)

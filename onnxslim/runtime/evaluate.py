@@ -1,4 +1,4 @@
-"""Compute constant subexpressions in the worker: many nodes as one model, and the one to blame if it fails."""
+"""Compute constant subexpressions in the worker: many nodes as one model, and the one to blame on failure."""
 
 from __future__ import annotations
 
