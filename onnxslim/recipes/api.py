@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from onnxslim._ir import ir
 from onnxslim.calibration.data import DataLike, open_feeds
-from onnxslim.calibration.runner import calibrate
-from onnxslim.calibration.store import Calibration
 from onnxslim.errors import CalibrationError, OptionError, VerificationError
 from onnxslim.measure.verify import Verification
 from onnxslim.model.io import ModelLike, load
@@ -23,14 +21,16 @@ from onnxslim.recipes.budget import (
     parse_latency_target,
     parse_size_target,
 )
-from onnxslim.recipes.compress import Request, search_best
 from onnxslim.recipes.engine import Step
 from onnxslim.recipes.named import simplify_steps
 from onnxslim.recipes.pipeline import Pipeline, Result
 from onnxslim.recipes.proof import Prover
 from onnxslim.recipes.recipe import apply_overrides, load_recipe, steps_of
-from onnxslim.recipes.search import Objective, Progress
 from onnxslim.runtime.client import open_worker
+
+if TYPE_CHECKING:
+    from onnxslim.calibration.store import Calibration
+    from onnxslim.recipes.search import Objective, Progress
 
 __all__ = ["compare", "compress", "quantize", "run_recipe", "simplify"]
 
@@ -124,6 +124,8 @@ def compress(
         CalibrationError: the data do not fit the model.
         BudgetError: an explicit target is not met.
     """
+    from onnxslim.recipes.compress import Request, search_best  # simplify must not pay for it
+
     request = Request(
         drop=parse_drop(max_drop),
         metric=metric,
@@ -177,6 +179,8 @@ def quantize(
     model = load(source)
     if calibration is not None:
         calibration.check(source)
+    from onnxslim.recipes.compress import Request, search_best  # simplify must not pay for it
+
     request = Request(
         drop=parse_drop(max_drop),
         mode=mode,
@@ -260,6 +264,8 @@ def run_recipe(
         if len(opened) == 0:
             raise CalibrationError("the data holds no samples")
         feeds = opened
+
+        from onnxslim.calibration.runner import calibrate
 
         def calibrated(model: ir.Model) -> Calibration:
             return calibrate(model, opened)
