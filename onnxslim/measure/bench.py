@@ -1,9 +1,11 @@
 """Time two models in turn and say whether the second is faster, slower, equal, or that nothing can be said.
 
-Protocol.  Epochs run one after another, each in a worker process of its own.  In each, sessions of A, of A
-again (A', the control: what identical models differ by here) and of B are created in random order with equal
-options, and timed in chunks of about 20 ms in a random balanced order; the fastest call of a chunk counts.
-A round gives log(B / A); their median is the ratio, and a bootstrap over epochs and rounds its interval.
+Protocol.  Several worker processes run one after another, each for several epochs.  In each epoch, sessions
+of A, of A again (A', the control: what identical models differ by here) and of B are created anew, in random
+order with equal options, and timed in chunks of about 20 ms in a random balanced order; the fastest call of a
+chunk counts.  A round gives log(B / A); their median is the ratio, and a bootstrap over epochs and rounds its
+interval.  Epochs are short because where a session's weights happen to lie in memory can change its speed by
+some per cent, for as long as the session lives: only further sessions average that out.
 
 A model is called faster or slower only if the whole interval lies beyond 2 % (more where the control itself
 strays), equal only if all of it lies within.  Whoever times one block of runs after another claims a speed-up
@@ -12,6 +14,7 @@ of 5 % between identical models in half of all trials on a busy machine.
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import time
@@ -37,8 +40,9 @@ Feed = Mapping[str, Any]
 MARGIN = 0.02  # differences below are not worth a claim
 _NARROW = 0.006  # an interval of this half width needs no further epoch
 _FEEDS = 8
-_EPOCHS = 5
-_MIN_EPOCHS = 3
+_PROCESSES = 5
+_MIN_PROCESSES = 3
+_EPOCH_S = 0.3  # or half as long as creating the sessions takes
 _SPINNING = {"session.intra_op.allow_spinning": "1"}  # as users will run it
 
 
@@ -121,7 +125,7 @@ def bench(
         a, b: models, messages or paths.
         feeds: input name -> array; the first eight are used. Default: random ones that A accepts.
         threads: intra-op threads of each session.
-        budget_s: seconds to spend; three short epochs are measured in any case.
+        budget_s: seconds to spend; three processes are measured for a moment in any case.
         seed: of all random orders, and of random feeds.
         providers: execution providers in order of preference, also by short name; default CPU.
 
@@ -149,17 +153,14 @@ def bench(
     used = _feeds(a, feeds, seed, options)
     found: list[dict[str, Any]] = []
     order = random.Random(seed)
-    share = min(4.0, budget_s / (_EPOCHS + 1))
-    while True:
+    share = min(4.0, budget_s / (_PROCESSES + 1))
+    for process in itertools.count(1):
         begun = time.monotonic()
-        names = list(models)
-        order.shuffle(names)
-        shuffled = {name: models[name] for name in names}
-        found.append(_epoch(shuffled, used, share, order.getrandbits(32), options, check=not found))
+        found += _epochs(models, used, share, order, options, check=process == 1)
         cost, spent = time.monotonic() - begun, time.monotonic() - started
-        if len(found) < _MIN_EPOCHS and (spent < 4 * budget_s or len(found) < 2):
+        if process < _MIN_PROCESSES and (spent < 4 * budget_s or process < 2):
             continue
-        if spent + cost > budget_s or (len(found) > _MIN_EPOCHS and _is_settled(found, b is not None, seed)):
+        if spent + cost > budget_s or (process > _MIN_PROCESSES and _is_settled(found, b is not None, seed)):
             break
     return conclude(found, used, threads, options["providers"], seed, time.monotonic() - started)
 
@@ -194,29 +195,41 @@ def _feeds(a: RunnableModel, feeds: Iterable[Feed] | None, seed: int, options: d
     return used
 
 
-def _epoch(
+def _epochs(
     models: Mapping[str, RunnableModel],
     feeds: Sequence[Feed],
     seconds: float,
-    seed: int,
+    order: random.Random,
     options: Mapping[str, Any],
     check: bool,
-) -> dict[str, Any]:
+) -> list[dict[str, Any]]:
+    """Epochs in one process, at least one, until ``seconds`` are over; ``check`` runs every feed first."""
+    found: list[dict[str, Any]] = []
+    names = list(models)
     with open_worker(fresh=True) as worker:
-        sessions = {name: _load(worker, name, model, options) for name, model in models.items()}
-        names = sorted(sessions)  # A, A', B
-        for name in ("A", "B"):
-            if check and name in sessions:
-                _try(sessions[name], name, feeds)
-        found: dict[str, Any] = worker.call(
-            "onnxslim.measure.loop:epoch",
-            [sessions[name] for name in names],
-            list(feeds),
-            seconds,
-            seed,
-            timeout=600 + 20 * seconds,
-        )
-        return found
+        end = time.monotonic() + seconds
+        while not found or time.monotonic() < end:
+            order.shuffle(names)
+            begun = time.monotonic()
+            sessions = {name: _load(worker, name, models[name], options) for name in names}
+            length = max(_EPOCH_S, min((time.monotonic() - begun) / 2, seconds))
+            if check and not found:
+                for name in ("A", "B"):
+                    if name in sessions:
+                        _try(sessions[name], name, feeds)
+            found.append(
+                worker.call(
+                    "onnxslim.measure.loop:epoch",
+                    [sessions[name] for name in sorted(names)],  # A, A', B
+                    list(feeds),
+                    length,
+                    order.getrandbits(32),
+                    timeout=600 + 20 * length,
+                )
+            )
+            for session in sessions.values():
+                session.close()
+    return found
 
 
 def _load(worker: Worker, name: str, model: RunnableModel, options: Mapping[str, Any]) -> RemoteSession:
