@@ -1,96 +1,141 @@
-"""What a model costs: nodes, parameters, bytes, multiply-accumulates."""
+"""What a model costs: parameters, bytes and multiply-accumulates, from shapes alone."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from onnxslim._ir import ir
 from onnxslim.analysis.shapes import Shapes, infer
-from onnxslim.model import edit
+from onnxslim.analysis.skeleton import stored_tensor
+from onnxslim.model.edit import scopes
 from onnxslim.model.sizes import serialized_size
-from onnxslim.ops.registry import spec_of
+from onnxslim.ops.registry import is_constant, spec_of
 
 __all__ = ["Cost", "cost", "summary"]
+
+_WEIGHT_RANK = 1  # tensors of at least this rank count as parameters; scalars are settings
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Sizes of a model.
+    """Costs of one model.
 
     Attributes:
-        nodes: in all graphs, subgraphs and functions.
-        params: elements of all initializers; tied weights count once.
-        bytes: of the model as one file, external data included.
-        bytes_by_dtype: of the initializers.
-        macs: multiply-accumulates of one run; None when the shape of no such operator is known.
-        macs_by_node: node name -> multiply-accumulates, where known.
-        unknown_macs: nodes whose multiply-accumulates depend on dimensions that are not known.
-        ops: operator -> count, most frequent first.
+        nodes: nodes in graphs, subgraphs and functions; Constant nodes, which compute nothing, aside.
+        params: elements of stored tensors of rank 1 and more.
+        bytes: size of the saved file, external data included.
+        bytes_by_dtype: bytes of stored tensors, dtype -> bytes.
+        macs: multiply-accumulates of one run of the main graph (of conditionals the dearer branch), as far
+            as shapes are known.
+        macs_by_node: the same per node that has any.
+        unknown_macs: names of the nodes whose multiply-accumulates depend on sizes that are not known.
+        ops: operator -> count, Constant nodes aside.
     """
 
     nodes: int
     params: int
     bytes: int
-    bytes_by_dtype: Mapping[str, int]
-    macs: int | None
-    macs_by_node: Mapping[str, int]
-    unknown_macs: tuple[str, ...]
-    ops: Mapping[str, int]
+    macs: int
+    bytes_by_dtype: Mapping[str, int] = field(default_factory=dict)
+    macs_by_node: Mapping[str, int] = field(default_factory=dict)
+    unknown_macs: tuple[str, ...] = ()
+    ops: Mapping[str, int] = field(default_factory=dict)
 
 
 def cost(model: ir.Model, shapes: Shapes | None = None) -> Cost:
-    """Add up what a model costs; ``shapes`` are inferred where not given.
+    """Count; nothing is run and no weight is read.
+
+    Args:
+        shapes: of this very model, inferred for the sizes in question; by default for a batch of one.
 
     Example:
-        >>> graph = ir.Graph([], [], nodes=[], opset_imports={"": 17}, name="g")
-        >>> cost(ir.Model(graph, ir_version=8)).nodes
-        0
+        >>> import onnx.parser
+        >>> text = '''<ir_version: 8, opset_import: ["" : 17]>
+        ...     g (float[n,3] x) => (y) <float[3,4] w = {0,1,2,3,4,5,6,7,8,9,10,11}> { y = MatMul(x, w) }'''
+        >>> model = ir.from_proto(onnx.parser.parse_model(text))
+        >>> cost(model).macs, cost(model, infer(model, {"n": 2})).macs, cost(model, infer(model)).unknown_macs
+        (12, 24, ('MatMul',))
     """
-    shapes = shapes or infer(model)
-    ops: Counter[str] = Counter()
-    by_dtype: Counter[str] = Counter()
-    macs: dict[str, int] = {}
-    unknown: list[str] = []
-    params = 0
-    for scope in edit.scopes(model):
-        for node in scope:
-            ops[f"{node.domain}::{node.op_type}" if node.domain else node.op_type] += 1
-            spec = spec_of(node)
-            if spec is None or spec.macs is None:
-                continue
-            name = node.name or (node.outputs[0].name if node.outputs else "") or node.op_type
-            count = spec.macs(node, shapes.shape)
-            if count is None:
-                unknown.append(name)
-            else:
-                macs[name] = macs.get(name, 0) + count
-        if isinstance(scope, ir.Graph):
-            for value in scope.initializers.values():
-                if value.const_value is not None:
-                    params += value.const_value.size
-                    by_dtype[value.const_value.dtype.name] += value.const_value.nbytes
+    known = infer(model, batch=1) if shapes is None else shapes
+    counter = _Counter(known)
+    macs = counter.graph(model.graph)
+    params, by_dtype = 0, Counter[str]()
+    for tensor in stored(model):
+        by_dtype[tensor.dtype.name.lower()] += tensor.nbytes if tensor.dtype != ir.DataType.STRING else 0
+        params += math.prod(tensor.shape.numpy()) if len(tensor.shape.numpy()) >= _WEIGHT_RANK else 0
+    nodes = [node for scope in scopes(model) for node in scope if not is_constant(node)]
     return Cost(
-        nodes=ops.total(),
+        nodes=len(nodes),
         params=params,
         bytes=serialized_size(model),
+        macs=macs,
         bytes_by_dtype=dict(by_dtype.most_common()),
-        macs=sum(macs.values()) if macs or not unknown else None,
-        macs_by_node=macs,
-        unknown_macs=tuple(unknown),
-        ops=dict(ops.most_common()),
+        macs_by_node=counter.by_node,
+        unknown_macs=tuple(counter.unknown),
+        ops=dict(Counter(node.op_type for node in nodes).most_common()),
     )
 
 
-def summary(model: ir.Model, shapes: Shapes | None = None) -> dict[str, Any]:
-    """The figures that a report compares before and after."""
-    found = cost(model, shapes)
+def summary(model: ir.Model) -> dict[str, Any]:
+    """What a report compares: ``nodes``, ``params``, ``bytes``, ``macs`` (for a batch of one) and ``ops``."""
+    found = cost(model)
+    macs = None if found.unknown_macs else found.macs
     return {
         "nodes": found.nodes,
         "params": found.params,
         "bytes": found.bytes,
-        "macs": found.macs,
+        "macs": macs,
         "ops": dict(found.ops),
     }
+
+
+def stored(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    """Every stored tensor: initializers and Constant nodes, in all scopes."""
+    for scope in scopes(model):
+        if isinstance(scope, ir.Graph):
+            for value in scope.initializers.values():
+                if value.const_value is not None:
+                    yield value.const_value
+        for node in scope:
+            tensor = stored_tensor(node)
+            if tensor is not None:
+                yield tensor
+
+
+class _Counter:
+    """Walks through what one run executes."""
+
+    def __init__(self, shapes: Shapes) -> None:
+        self.shapes = shapes
+        self.by_node: dict[str, int] = {}
+        self.unknown: list[str] = []
+
+    def graph(self, graph: ir.Graph) -> int:
+        """Loops and scans count one round of their body."""
+        return sum(self._node(node) for node in graph)
+
+    def _node(self, node: ir.Node) -> int:
+        below = [
+            self.graph(attribute.as_graph()) for attribute in node.attributes.values() if _holds(attribute)
+        ]
+        spec = spec_of(node)
+        own: int | None = 0
+        if spec is not None and spec.macs is not None:
+            try:
+                own = spec.macs(node, self.shapes.shape)
+            except (ArithmeticError, IndexError, TypeError, ValueError):
+                own = None  # an invalid node
+            name = node.name or node.op_type
+            if own is None:
+                self.unknown.append(name)
+            else:
+                self.by_node[name] = self.by_node.get(name, 0) + own
+        return (own or 0) + max(below, default=0)
+
+
+def _holds(attribute: ir.Attr) -> bool:
+    return not attribute.is_ref() and attribute.type == ir.AttributeType.GRAPH

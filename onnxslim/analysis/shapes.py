@@ -1,167 +1,119 @@
-"""Shapes and element types of every value, without touching the model."""
+"""Shapes and element types of all values, inferred without touching the model or its weights."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
+import types
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx
+import onnx.shape_inference
 
 from onnxslim._ir import ir
-from onnxslim.ops.registry import is_constant
+from onnxslim.analysis.skeleton import skeleton, stored_tensor
+from onnxslim.model.edit import subgraphs
+from onnxslim.ops.spec import Dims, ShapeOf
 
-__all__ = ["Dim", "Shapes", "infer"]
-
-_log = logging.getLogger(__name__)
-
-Dim = int | str | None
-
-_KEEP_BYTES = 1024  # constants up to this size travel along: shape computations read them
+__all__ = ["Shapes", "infer"]
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """What inference found, beside what the model itself declares.
+    """What is known about the values of one model, at the moment of inference."""
 
-    Attributes:
-        inferred: value -> (element type or None, shape or None).
-    """
+    _types: Mapping[ir.Value, onnx.TypeProto]
 
-    inferred: dict[ir.Value, tuple[ir.DataType | None, tuple[Dim, ...] | None]]
-
-    def shape(self, value: ir.Value | None) -> tuple[Dim, ...] | None:
-        """The dimensions: an int, a symbol, or None where unknown; None for an unknown rank."""
-        if value is None:
+    def shape(self, value: ir.Value) -> Dims | None:
+        """Dimensions: an int, a name that means the same size everywhere, or None; None if all is unknown."""
+        if value.is_initializer() and not value.is_graph_input() and value.const_value is not None:
+            return tuple(value.const_value.shape.numpy())
+        known = self._types.get(value)
+        producer = value.producer()
+        if known is None and producer is not None:
+            tensor = stored_tensor(producer)
+            return None if tensor is None else tuple(tensor.shape.numpy())
+        if known is not None and known.WhichOneof("value") == "tensor_type":
+            if not known.tensor_type.HasField("shape"):
+                return None
+            return tuple(_dim(dim) for dim in known.tensor_type.shape.dim)
+        if value.shape is None:
             return None
-        if value.const_value is not None:
-            return tuple(int(d) for d in value.const_value.shape.numpy())
-        found = self.inferred.get(value, (None, None))[1]
-        own = _dims(value.shape)
-        if found is None or own is None or len(found) != len(own):
-            return found if own is None else own
-        return tuple(
-            b if isinstance(b, int) else a if a is not None else b for a, b in zip(own, found, strict=True)
-        )
+        return tuple(d if isinstance(d, int) else d.value for d in value.shape)
 
-    def static(self, value: ir.Value | None) -> tuple[int, ...] | None:
-        """The shape where every dimension is known, else None."""
-        shape = self.shape(value)
-        if shape is None or not all(isinstance(dim, int) for dim in shape):
-            return None
-        return tuple(dim for dim in shape if isinstance(dim, int))
-
-    def dtype(self, value: ir.Value | None) -> ir.DataType | None:
-        """The element type; None where unknown or where the value is no tensor."""
-        if value is None:
-            return None
-        if value.const_value is not None:
-            return value.const_value.dtype
-        if isinstance(value.type, ir.TensorType):
-            return value.type.dtype
-        return self.inferred.get(value, (None, None))[0]
+    def dtype(self, value: ir.Value) -> ir.DataType | None:
+        """Element type of a tensor; None where it is unknown or the value is none."""
+        known = self._types.get(value)
+        if known is not None and known.WhichOneof("value") == "tensor_type":
+            return ir.DataType(known.tensor_type.elem_type) if known.tensor_type.elem_type else None
+        producer = value.producer()
+        if known is None and producer is not None:
+            tensor = stored_tensor(producer)
+            return None if tensor is None else tensor.dtype
+        return value.dtype if value.is_initializer() or isinstance(value.type, ir.TensorType) else None
 
 
-def infer(model: ir.Model) -> Shapes:
-    """Infer shapes with onnx's own inference, data propagation included; never raises.
+def infer(
+    model: ir.Model, dims: Mapping[str, int] = types.MappingProxyType({}), batch: int | None = None
+) -> Shapes:
+    """Infer shapes and types, in subgraphs too; never raises and leaves the model as it is.
 
-    Weights are not serialised: large constants travel as inputs of the same type and shape.
+    Args:
+        dims: sizes for named dimensions of the inputs, ``{"batch": 1}``.
+        batch: size of the first dimension of every input where it is not known otherwise.
+
+    Only the outputs of nodes are inferred: what the file claims about them is not believed, since it may be
+    stale.  Values inside functions differ from call to call and stay unknown.
 
     Example:
-        >>> x = ir.Value(name="x", shape=ir.Shape([2, 3]), type=ir.TensorType(ir.DataType.FLOAT))
-        >>> node = ir.node("Transpose", [x])
-        >>> node.outputs[0].name = "y"
-        >>> graph = ir.Graph([x], node.outputs, nodes=[node], opset_imports={"": 17}, name="g")
-        >>> infer(ir.Model(graph, ir_version=8)).shape(node.outputs[0])
-        (3, 2)
+        >>> import onnx.parser
+        >>> text = '<ir_version: 8, opset_import: ["" : 17]> g (float[2,n] x) => (y) { y = Transpose(x) }'
+        >>> model = ir.from_proto(onnx.parser.parse_model(text))
+        >>> infer(model).shape(model.graph.outputs[0])
+        ('n', 2)
     """
-    found: dict[ir.Value, tuple[ir.DataType | None, tuple[Dim, ...] | None]] = {}
+    first, hidden = _infer(model, None, dims, batch)
+    return _infer(model, first.shape, dims, batch)[0] if hidden else first
+
+
+def _infer(
+    model: ir.Model, shape_of: ShapeOf | None, dims: Mapping[str, int], batch: int | None
+) -> tuple[Shapes, int]:
     try:
-        proto = ir.to_proto(_without_weights(model))
-        annotated = onnx.shape_inference.infer_shapes(proto, data_prop=True)
-        _collect(annotated.graph, model.graph, found)
-    except Exception:  # a model beyond inference is still a model; what is declared must do
-        _log.debug("shape inference failed", exc_info=True)
-    return Shapes(found)
+        proto, hidden = skeleton(model, shape_of, dims, batch)
+        result = _run(proto.SerializeToString())
+        found: dict[ir.Value, onnx.TypeProto] = {}
+        _collect(model.graph, result.graph, found)
+    except Exception:  # whatever an odd model provokes: nothing is known about it then
+        return Shapes({}), 0
+    return Shapes(found), hidden
 
 
-def _without_weights(model: ir.Model) -> ir.Model:
-    """A copy in which the main graph's large constants are inputs."""
-    copy = model.clone()
-    graph = copy.graph
-    for value in list(graph.initializers.values()):
-        if value.name and value.const_value is not None and value.const_value.nbytes > _KEEP_BYTES:
-            del graph.initializers[value.name]
-            if not value.is_graph_input():
-                graph.inputs.append(_input_like(value.name, value.const_value))
-    for node in list(graph):
-        tensor = _large_constant(node)
-        if tensor is None or node.outputs[0].is_graph_output():
-            continue
-        replacement = _input_like(node.outputs[0].name or "", tensor)
-        ir.convenience.replace_all_uses_with(node.outputs[0], replacement)
-        graph.remove(node)
-        graph.inputs.append(replacement)
-    return copy
+def _run(serialized: bytes) -> onnx.ModelProto:
+    try:
+        return onnx.shape_inference.infer_shapes(serialized, data_prop=True)
+    except Exception:
+        return onnx.shape_inference.infer_shapes(serialized)
 
 
-def _large_constant(node: ir.Node) -> ir.TensorProtocol | None:
-    attribute = node.attributes.get("value") if is_constant(node) else None
-    if attribute is None or attribute.is_ref() or attribute.type != ir.AttributeType.TENSOR:
-        return None
-    tensor = attribute.as_tensor()
-    return tensor if tensor.nbytes > _KEEP_BYTES else None
+def _dim(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
+    if dim.HasField("dim_value"):
+        return int(dim.dim_value) if dim.dim_value >= 0 else None
+    return str(dim.dim_param) or None
 
 
-def _input_like(name: str, tensor: ir.TensorProtocol) -> ir.Value:
-    shape = ir.Shape([int(dim) for dim in tensor.shape.numpy()])
-    return ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=shape)
-
-
-def _collect(
-    proto: onnx.GraphProto,
-    graph: ir.Graph,
-    found: dict[ir.Value, tuple[ir.DataType | None, tuple[Dim, ...] | None]],
-) -> None:
-    """Read the annotations of a graph and, in step, of its subgraphs."""
-    infos = {info.name: info for info in (*proto.value_info, *proto.output)}
-    kept = {name for node in proto.node for name in node.output}
-    nodes = [node for node in graph if _large_constant(node) is None or node.outputs[0].name in kept]
-    for node_proto, node in zip(proto.node, nodes, strict=True):
+def _collect(graph: ir.Graph, proto: onnx.GraphProto, found: dict[ir.Value, onnx.TypeProto]) -> None:
+    """Match a graph and its inferred skeleton: values by name, subgraphs by node and attribute."""
+    types = {info.name: info.type for info in (*proto.value_info, *proto.input, *proto.output)}
+    nodes = {node.name: node for node in proto.node if node.name.isdigit()}
+    for value in graph.inputs:
+        if value.name in types:
+            found[value] = types[value.name]
+    for index, node in enumerate(graph):
         for value in node.outputs:
-            info = infos.get(value.name or "")
-            if info is not None and info.type.HasField("tensor_type"):
-                found[value] = _read(info.type.tensor_type)
-        for inner_proto, inner in zip(_proto_subgraphs(node_proto), _subgraphs(node), strict=True):
-            _collect(inner_proto, inner, found)
-
-
-def _proto_subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            yield attribute.g
-        elif attribute.type == onnx.AttributeProto.GRAPHS:
-            yield from attribute.graphs
-
-
-def _subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            yield attribute.as_graph()
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            yield from attribute.as_graphs()
-
-
-def _read(proto: onnx.TypeProto.Tensor) -> tuple[ir.DataType | None, tuple[Dim, ...] | None]:
-    dtype = ir.DataType(proto.elem_type) if proto.elem_type else None
-    if not proto.HasField("shape"):
-        return dtype, None
-    return dtype, tuple(
-        dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in proto.shape.dim
-    )
-
-
-def _dims(shape: ir.Shape | None) -> tuple[Dim, ...] | None:
-    if shape is None:
-        return None
-    return tuple(dim if isinstance(dim, int) else dim.value for dim in shape)
+            if value.name in types:
+                found[value] = types[value.name]
+        inner = list(subgraphs(node))
+        if inner and (own := nodes.get(str(index))) is not None:
+            protos = [g for a in own.attribute for g in (([a.g] if a.HasField("g") else []) + list(a.graphs))]
+            for part, part_proto in zip(inner, protos, strict=False):
+                _collect(part, part_proto, found)

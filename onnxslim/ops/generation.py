@@ -87,12 +87,18 @@ def _tri_bytes(node: ir.Node, inputs: Inputs) -> int | None:
 
 SPECS = (
     OpSpec(op_type="Constant", output_bytes=_constant_bytes),
-    OpSpec(op_type="ConstantOfShape", numpy=_constant_of_shape, output_bytes=_constant_of_shape_bytes),
-    OpSpec(op_type="Range", numpy=_range, output_bytes=_range_bytes),
+    OpSpec(
+        op_type="ConstantOfShape",
+        numpy=_constant_of_shape,
+        output_bytes=_constant_of_shape_bytes,
+        sized_by=(0,),
+        dims_input=0,
+    ),
+    OpSpec(op_type="Range", numpy=_range, output_bytes=_range_bytes, sized_by=(0, 1, 2)),
     OpSpec(op_type="EyeLike", output_bytes=_like_bytes),
-    OpSpec(op_type="OneHot", output_bytes=_one_hot_bytes),
+    OpSpec(op_type="OneHot", output_bytes=_one_hot_bytes, sized_by=(1,)),
     OpSpec(op_type="Trilu", output_bytes=_tri_bytes),
-    OpSpec(op_type="MelWeightMatrix", output_bytes=_mel_bytes),
+    OpSpec(op_type="MelWeightMatrix", output_bytes=_mel_bytes, sized_by=(0, 1)),
     *(
         OpSpec(op_type=f"{name}Window", output_bytes=_window_bytes)
         for name in ("Blackman", "Hamming", "Hann")

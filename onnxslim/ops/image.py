@@ -46,8 +46,10 @@ def _one_block(node: ir.Node, facts: Facts) -> int | None:
 
 
 SPECS = (
-    OpSpec(op_type="Resize", output_bytes=_resize_bytes, identity_input=_resize_is_noop, quant=QuantRole()),
-    OpSpec(op_type="Upsample", output_bytes=_resize_bytes, identity_input=_resize_is_noop, quant=QuantRole()),
+    OpSpec(op_type="Resize", sized_by=(2, 3), output_bytes=_resize_bytes,
+           identity_input=_resize_is_noop, quant=QuantRole()),
+    OpSpec(op_type="Upsample", sized_by=(1,), output_bytes=_resize_bytes,
+           identity_input=_resize_is_noop, quant=QuantRole()),
     OpSpec(op_type="DepthToSpace", output_bytes=total_bytes, moves=first_input, identity_input=_one_block),
     OpSpec(op_type="SpaceToDepth", output_bytes=total_bytes, moves=first_input, identity_input=_one_block),
     *(OpSpec(op_type=name) for name in ("AffineGrid", "Col2Im", "GridSample", "RoiAlign", "ImageDecoder")),

@@ -220,7 +220,8 @@ SPECS = (
         identity_input=lambda node, facts: 0, elementwise=True,
     ),
     OpSpec(
-        op_type="Reshape", numpy=_reshape, output_bytes=_moved_bytes, moves=first_input, quant=_CHAIN,
+        op_type="Reshape", sized_by=(1,), dims_input=1, numpy=_reshape,
+        output_bytes=_moved_bytes, moves=first_input, quant=_CHAIN,
         identity_input=same_shape,
     ),
     OpSpec(
@@ -252,11 +253,11 @@ SPECS = (
         identity_input=_slice_is_noop,
     ),
     OpSpec(
-        op_type="Expand", numpy=_expand, output_bytes=_expand_bytes, moves=first_input, quant=_CHAIN,
-        identity_input=same_shape,
+        op_type="Expand", dims_input=1, numpy=_expand, output_bytes=_expand_bytes, sized_by=(1,),
+        moves=first_input, identity_input=same_shape, quant=_CHAIN,
     ),
     OpSpec(
-        op_type="Tile", numpy=_tile, output_bytes=_tile_bytes, moves=first_input, quant=_CHAIN,
+        op_type="Tile", numpy=_tile, output_bytes=_tile_bytes, sized_by=(1,), moves=first_input, quant=_CHAIN,
         identity_input=_tile_is_noop,
     ),
 )  # fmt: skip

@@ -14,12 +14,13 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from onnxslim._ir import ir
 from onnxslim.errors import OptionError
-from onnxslim.model.edit import subgraphs
-from onnxslim.ops.spec import OpSpec
+from onnxslim.model.edit import constant_value, subgraphs
+from onnxslim.ops.spec import Array, OpSpec
 
 __all__ = [
     "UNSPECIFIED",
     "all_specs",
+    "culprit",
     "is_constant",
     "is_dequantize",
     "is_deterministic",
@@ -103,13 +104,12 @@ def is_deterministic(node: ir.Node, model: ir.Model | None = None) -> bool:
 
     Unknown operators are not.
     """
-    return _nondeterministic(node, model) is None
+    return culprit(node, model) is None
 
 
 def is_random(node: ir.Node, model: ir.Model | None = None) -> bool:
     """Whether the outputs are known to differ from run to run; unknown operators are not random."""
-    culprit = _nondeterministic(node, model)
-    return culprit is not None and spec_of(culprit) is not None
+    return culprit(node, model, unknown=False) is not None
 
 
 def is_quantize(node: ir.Node) -> bool:
@@ -127,8 +127,12 @@ def is_constant(node: ir.Node) -> bool:
     return node.op_type == "Constant" and node.domain in ("", "ai.onnx")
 
 
-def _nondeterministic(node: ir.Node, model: ir.Model | None) -> ir.Node | None:
-    """The node, here or nested, because of which equal inputs may give different outputs."""
+def culprit(node: ir.Node, model: ir.Model | None = None, *, unknown: bool = True) -> ir.Node | None:
+    """The node, here or nested or in a function, because of which equal inputs may give different outputs.
+
+    Args:
+        unknown: whether unknown operators are suspected.
+    """
     work, entered = [node], set[ir.OperatorIdentifier]()
     while work:
         current = work.pop()
@@ -136,16 +140,34 @@ def _nondeterministic(node: ir.Node, model: ir.Model | None) -> ir.Node | None:
         if spec is None:
             name = current.op_identifier()
             function = None if model is None else model.functions.get(name)
-            if function is None:
+            if function is None and unknown:
                 return current
-            if name not in entered:
+            if function is not None and name not in entered:
                 entered.add(name)
                 work += function
-        elif not spec.deterministic or not spec.pure:
+        elif not spec.pure or (not spec.deterministic and not _at_inference(current, spec)):
             return current
         for graph in subgraphs(current):
             work += graph
     return None
+
+
+def _at_inference(node: ir.Node, spec: OpSpec) -> bool:
+    """Whether a layer that is random in training hands its input on."""
+    return spec.identity_input is not None and spec.identity_input(node, _Constants()) is not None
+
+
+class _Constants:
+    """Nothing but constants is known about the values around a node."""
+
+    def shape(self, value: ir.Value) -> None:
+        return None
+
+    def dtype(self, value: ir.Value) -> ir.DataType | None:
+        return value.dtype
+
+    def constant(self, value: ir.Value) -> Array | None:
+        return constant_value(value)
 
 
 def _own() -> Iterator[tuple[OpSpec, str]]:

@@ -96,6 +96,8 @@ class OpSpec:
             An absent input is None.  Sized by ``output_bytes`` first, if the inputs come from a user.
         output_bytes: ``(node, inputs) -> bytes`` of all outputs at most, before anything is allocated;
             None where that is not known beforehand.
+        sized_by: indices of the inputs whose contents decide how large the output is.
+        dims_input: index of the input that lists the dimensions of the output.
         from_dims: ``(node, dims of input 0) -> output``, for what reads the shape of its input alone.
         moves: indices of the inputs whose elements arrive in the output unchanged (in whatever order).
         elementwise: output element i depends on the elements i of the (broadcast) inputs alone.
@@ -113,6 +115,8 @@ class OpSpec:
     foldable: bool = True
     numpy: Callable[[ir.Node, Sequence[Array | None]], Sequence[Array]] | None = None
     output_bytes: Callable[[ir.Node, Sequence[Array | None]], int | None] | None = None
+    sized_by: tuple[int, ...] = ()
+    dims_input: int | None = None
     from_dims: Callable[[ir.Node, Array], Array | None] | None = None
     moves: Callable[[ir.Node], Iterable[int]] | None = None
     elementwise: bool = False
