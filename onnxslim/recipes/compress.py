@@ -120,7 +120,7 @@ def search_best(
         )
         options = candidates(base.model, calibration, target=request.target, mode=request.mode)
         best, trials = search.run(
-            base.model, [Candidate(c.name, apply_overrides(c.passes, request.overrides)) for c in options]
+            base.model, [Candidate(c.name, apply_overrides(c.steps, request.overrides)) for c in options]
         )
         progress("scoring the result")
         before = metric.score(file.path)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from onnxslim.passes.compose_movements import ComposeMovements
 from onnxslim.passes.deduplicate_initializers import DeduplicateInitializers
 from onnxslim.passes.eliminate_noops import EliminateNoops
 from onnxslim.passes.fold_batch_norm import FoldBatchNorm
 from onnxslim.passes.fold_constants import FoldConstants
+from onnxslim.passes.inline_branches import InlineBranches
 from onnxslim.passes.merge_common_subexpressions import MergeCommonSubexpressions
 from onnxslim.passes.remove_dead_code import RemoveDeadCode
 from onnxslim.recipes.engine import Repeat, Step
@@ -16,13 +18,15 @@ __all__ = ["NAMED_RECIPES", "simplify_steps"]
 
 
 def simplify_steps() -> tuple[Step, ...]:
-    """Equality-preserving clean-up; the cheap passes first, so that the others see less."""
+    """Equality-preserving clean-up; what removes most comes first, so that the others see less."""
     return (
         Repeat(
             (
                 RemoveDeadCode(),
-                EliminateNoops(),
+                InlineBranches(),
                 FoldConstants(),
+                EliminateNoops(),
+                ComposeMovements(),
                 DeduplicateInitializers(),
                 MergeCommonSubexpressions(),
                 FoldBatchNorm(),

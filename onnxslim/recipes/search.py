@@ -108,7 +108,7 @@ class Search:
     def _try(self, base: ir.Model, candidate: Candidate) -> Trial:
         trial = Trial(candidate.name)
         try:
-            outcome = run_steps(base, candidate.passes)
+            outcome = run_steps(base, candidate.steps)
             trial.model, trial.applied, trial.declined = outcome.model, outcome.applied, outcome.declined
             broken = [record for record in outcome.applied if record.rolled_back]
             if broken:
