@@ -22,20 +22,27 @@ _MANY = 5
 
 @click.command("inspect")
 @click.argument("model")
+@click.option(
+    "--dim",
+    "dims",
+    multiple=True,
+    callback=options.parse_dims,
+    metavar="NAME=1",
+    help="Size of a symbolic dimension when counting MACs; may be repeated.",
+)
 @options.common
-def command(model: str, as_json: bool, verbose: int, quiet: bool) -> int:
+def command(model: str, dims: dict[str, int], as_json: bool, verbose: int, quiet: bool) -> int:
     """Show inputs, outputs, operators, sizes and cost of MODEL without running it."""
     screen = Screen("inspect", as_json, verbose, quiet)
     from dataclasses import replace
 
     from onnxslim.analysis.inspection import inspect
+    from onnxslim.model.io import file_info
 
     with model_path(model) as path:
-        found = inspect(path)
-    if found.file is not None:
-        found = replace(found, file=replace(found.file, path=model))
-    body = found.to_dict()
-    screen.tables(list(_tables(found)), list(_lines(found)), {"input": body.pop("file"), **body})
+        found = inspect(path, dims=dims)
+        file = replace(file_info(path), path=model)
+    screen.tables(list(_tables(found)), list(_lines(found)), {"input": file, **found.to_dict()})
     return 0
 
 
@@ -45,25 +52,23 @@ def _tables(found: Inspection) -> Iterator[Table]:
     facts = {
         "producer": found.producer or "-",
         "IR version": str(found.ir_version),
-        "opsets": ", ".join(f"{domain} {version}" for domain, version in found.opsets.items()),
+        "opsets": ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in found.opsets.items()),
         "nodes": number(found.nodes),
-        "subgraphs, functions": f"{found.subgraphs}, {found.functions}",
         "parameters": number(found.params),
         "bytes": size(found.bytes),
         "weights by type": ", ".join(f"{dtype} {size(n)}" for dtype, n in found.bytes_by_dtype.items())
         or "-",
-        "MACs": number(found.macs) + (" and more" if found.macs and found.unknown_macs else ""),
+        "quantization": found.quantization,
+        "MACs at batch 1": number(found.macs) + (" and more" if found.unknown_macs else ""),
     }
     yield Table("Model", ("", ""), tuple(facts.items()), text=True)
     ports = [("input", port) for port in found.inputs] + [("output", port) for port in found.outputs]
-    rows = tuple(
-        (kind, port.name, port.dtype, "?" if port.shape is None else _shape(port.shape))
-        for kind, port in ports
-    )
+    rows = tuple((kind, port.name, port.dtype or "?", _shape(port.shape)) for kind, port in ports)
     yield Table("Inputs and outputs", ("", "name", "type", "shape"), rows, text=True)
     yield Table("Operators", ("operator", "count"), tuple((op, number(n)) for op, n in found.ops.items()))
-    heaviest = tuple((name, size(n)) for name, n in found.heaviest.items())
-    yield Table("Largest weights", ("tensor", "bytes"), heaviest)
+    if found.heaviest:
+        heaviest = tuple((name, op, number(macs)) for name, op, macs in found.heaviest)
+        yield Table("Most work", ("node", "operator", "MACs"), heaviest)
 
 
 def _lines(found: Inspection) -> Iterator[str]:
@@ -71,8 +76,14 @@ def _lines(found: Inspection) -> Iterator[str]:
         yield f"left alone, because nothing is known about them: {', '.join(found.unknown_ops)}"
     if found.unknown_macs:
         some = ", ".join(found.unknown_macs[:_MANY]) + (", ..." if len(found.unknown_macs) > _MANY else "")
-        yield f"MACs of {len(found.unknown_macs)} nodes depend on open dimensions: {some}"
+        yield f"MACs of {len(found.unknown_macs)} nodes depend on open dimensions (--dim): {some}"
+    for name, node in found.random_outputs.items():
+        yield f"output {name} is random, because of {node}"
+    if found.shared_weights:
+        yield f"weights that several nodes read: {len(found.shared_weights)}"
 
 
-def _shape(shape: tuple[int | str | None, ...]) -> str:
+def _shape(shape: tuple[int | str | None, ...] | None) -> str:
+    if shape is None:
+        return "?"
     return "[" + ", ".join("?" if size is None else str(size) for size in shape) + "]"
