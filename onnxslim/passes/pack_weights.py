@@ -13,6 +13,7 @@ import numpy.typing as npt
 from onnxslim._ir import ir
 from onnxslim.errors import OptionError
 from onnxslim.model import edit
+from onnxslim.ops.registry import is_constant, is_dequantize, is_quantize
 from onnxslim.passes.base import Pass, Promise
 from onnxslim.reconstruct.rounding import Rounded, round_best, sqnr_db
 
@@ -115,7 +116,7 @@ def _constants(scope: edit.Scope) -> Iterator[ir.Value]:
     if isinstance(scope, ir.Graph):
         yield from scope.initializers.values()
     for node in scope:
-        if node.op_type == "Constant" and node.domain == "":
+        if is_constant(node):
             yield node.outputs[0]
 
 
@@ -130,7 +131,7 @@ def _is_row_lookup(user: ir.Node, index: int) -> bool:
 
 def _is_decoding(user: ir.Node, index: int) -> bool:
     """Whether the value is a scale already: of a quantizer, or of a decoding such as this pass makes."""
-    if user.op_type in ("QuantizeLinear", "DequantizeLinear"):
+    if is_quantize(user) or is_dequantize(user):
         return True
     if user.op_type == "Gather" and index == 0:  # the scales of a table, looked up beside its rows
         return any(_is_decoding(reader, slot) for reader, slot in user.outputs[0].uses())

@@ -1,46 +1,72 @@
-"""Which forms of a model are tried: each a name and the passes that make it."""
+"""What is worth trying to make a model smaller and faster: a few ways, from which the search takes the best.
+
+Each candidate is a list of passes over the simplified model.  Whatever a candidate leaves in float, it packs.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnxslim._ir import ir
+from onnxslim.calibration.calibrators import Method
 from onnxslim.calibration.store import Calibration
 from onnxslim.errors import OptionError
+from onnxslim.passes.base import Pass
 from onnxslim.passes.pack_weights import PackWeights
 from onnxslim.passes.quantize_static import QuantizeStatic
-from onnxslim.recipes.engine import Step
-from onnxslim.runtime.targets.target import DEFAULT_TARGET
+from onnxslim.passes.raise_opset import RaiseOpset
+from onnxslim.runtime.targets.target import DEFAULT_TARGET, load_target
 
 __all__ = ["MODES", "Candidate", "candidates"]
 
-MODES = ("compress", "auto", "static", "weight-only")
+_METHODS: tuple[Method, ...] = ("minmax", "mse")
+MODES = ("compress", "auto", "static", "dynamic", "weight-only")
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A form of the model to try."""
+    """A way to compress a model.
+
+    Attributes:
+        name: for the report.
+        passes: what to apply, in order.
+    """
 
     name: str
-    steps: tuple[Step, ...]
+    passes: Sequence[Pass]
 
 
 def candidates(
-    model: ir.Model, calibration: Calibration, *, target: str | None = None, mode: str = "compress"
+    model: ir.Model,
+    calibration: Calibration | None,
+    *,
+    target: str | None = None,
+    mode: str = "compress",
 ) -> list[Candidate]:
-    """The forms to try for ``model``, most promising first.
+    """The ways to try on ``model``, the most promising first.
+
+    Args:
+        model: the simplified model.
+        calibration: of this model; without one there are no static candidates.
+        target: what to place integers for; default this machine.
+        mode: ``compress`` and ``auto`` try everything, the others one kind.
 
     Raises:
-        OptionError: there is no such mode.
+        OptionError: no such mode or target.
     """
     if mode not in MODES:
-        raise OptionError(f"there is no mode {mode!r}", hint="one of " + ", ".join(MODES))
-    hardware = target or DEFAULT_TARGET
-    static = QuantizeStatic(calibration, target=hardware)
-    found = {
-        "static int8 + packed": Candidate("int8, the rest packed", (static, PackWeights())),
-        "packed": Candidate("weights packed to 8 bits", (PackWeights(),)),
-        "simplify": Candidate("simplified only", ()),
-    }
-    wanted = {"static": ("static int8 + packed",), "weight-only": ("packed",), "auto": tuple(found)[:2]}
-    return [found[name] for name in wanted.get(mode, tuple(found))]
+        raise OptionError(f"there is no mode {mode!r}", hint="one of: " + ", ".join(MODES))
+    name = load_target(target or DEFAULT_TARGET).name
+    found: list[Candidate] = []
+    if mode in ("compress", "auto", "static") and calibration is not None:
+        found += [
+            Candidate(
+                f"static int8, {method}",
+                (RaiseOpset(), QuantizeStatic(calibration, method=method, target=name), PackWeights()),
+            )
+            for method in _METHODS
+        ]
+    if mode in ("compress", "auto", "weight-only", "dynamic"):
+        found.append(Candidate("packed weights", (PackWeights(),)))
+    return found

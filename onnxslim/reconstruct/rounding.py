@@ -44,12 +44,13 @@ class Rounded:
         return self.q.nbytes + self.scale.nbytes
 
 
-def round_symmetric(weight: Array, axes: tuple[int, ...] = ()) -> Rounded:
+def round_symmetric(weight: Array, axes: tuple[int, ...] = (), at_least: Array | float = 0.0) -> Rounded:
     """Round to nearest with one scale per index along ``axes`` (none: one scale for the whole tensor).
 
     Args:
         weight: finite floats of any shape.
         axes: the axes that keep scales of their own.
+        at_least: a lower bound of the scales, of their shape.
 
     Returns:
         ``q`` in [-127, 127]; a slice of zeros has the scale 1.
@@ -60,7 +61,7 @@ def round_symmetric(weight: Array, axes: tuple[int, ...] = ()) -> Rounded:
     """
     others = tuple(axis for axis in range(weight.ndim) if axis not in axes)
     peak = np.abs(weight).max(axis=others, keepdims=True, initial=0)
-    scale = (peak / _LEVELS).astype(np.float32)
+    scale = np.maximum(peak / _LEVELS, at_least).astype(np.float32)
     scale[scale == 0] = 1  # zeros only, or too small for a scale of their own
     q = np.clip(np.rint(weight / scale), -_LEVELS, _LEVELS).astype(np.int8)
     return Rounded(q, scale)

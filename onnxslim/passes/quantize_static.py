@@ -1,0 +1,259 @@
+"""Quantize to 8 bits wherever the target has an integer kernel that pays, with scales from calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxslim._ir import ir
+from onnxslim.analysis.shapes import infer
+from onnxslim.calibration.calibrators import Method
+from onnxslim.calibration.store import Calibration
+from onnxslim.model import edit
+from onnxslim.ops.registry import is_dequantize
+from onnxslim.passes.base import Pass, Promise
+from onnxslim.reconstruct.affine import affine_uint8, bias_int32, least_weight_scale
+from onnxslim.reconstruct.rounding import round_symmetric
+from onnxslim.runtime.kernels import executed
+from onnxslim.runtime.targets.placement import place
+from onnxslim.runtime.targets.target import DEFAULT_TARGET, load_target
+from onnxslim.runtime.targets.units import Unit, find_units
+
+__all__ = ["QuantizeStatic"]
+
+Array = npt.NDArray[Any]
+
+_MIN_OPSET = 13  # scales per channel since then
+_MAX_ROUNDS = 4
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """The scale of an activation, as a number and as stored, and its zero point."""
+
+    number: float
+    scale: ir.Value
+    zero_point: ir.Value
+
+
+@dataclass(frozen=True)
+class QuantizeStatic(Pass):
+    """Put QuantizeLinear / DequantizeLinear pairs around the nodes that become integer kernels and pay.
+
+    1. Units are nodes of the target's fusion table, with the Relu or Clip that their kernel absorbs.
+    2. A minimum cut over the target's costs chooses those that are worth the conversions around them; the
+       rest stays in float, declined with its two times.
+    3. Activations become uint8 with one scale per tensor, from the calibration; what only moves values keeps
+       the scale of its input.  Weights become int8 with a scale per output channel, biases int32.
+    4. The runtime builds the graph; a node that did not become its integer kernel goes back to float, and
+       the rest is planned again.
+
+    A product's output stays float where its kernel allows (MatMul, Gemm): nothing is lost to rounding, and
+    what follows is fused as before.  A bias added behind a MatMul becomes int32 too, since onnxruntime makes
+    a Gemm of the two, which in integers takes no other bias.
+
+    Needs opset 13 (see ``raise-opset``).  A model that is quantized already is left alone.
+    """
+
+    name: ClassVar[str] = "quantize-static"
+    promise: ClassVar[Promise] = Promise.LOSSY
+
+    calibration: Calibration | None = field(default=None, metadata={"help": "ranges of the activations"})
+    method: Method = field(default="minmax", metadata={"help": "how a range is found in the calibration"})
+    target: str = field(default=DEFAULT_TARGET, metadata={"help": "what the integers are placed for"})
+    exclude: str = field(default="", metadata={"help": "comma-separated globs of nodes to leave in float"})
+    check: bool = field(default=True, metadata={"help": "look at the graph that the runtime builds"})
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        reason = self._refuses(model)
+        if reason is not None:
+            self.decline(model.graph.name or "graph", reason)
+            return ir.passes.PassResult(model, False)
+        refused: dict[str, str] = {}
+        for _ in range(_MAX_ROUNDS if self.check else 0):
+            missed = self._missed(model.clone(), refused)
+            if not missed:
+                break
+            refused |= missed
+        units, reasons = self._plan(model, refused)
+        for node, why in reasons.items():
+            self.decline(node.name or node.outputs[0].name or "", why)
+        if units and self.calibration is not None:
+            _Quantizer(model.graph, self.calibration, self.method).insert(units)
+        return ir.passes.PassResult(model, bool(units))
+
+    def _refuses(self, model: ir.Model) -> str | None:
+        if self.calibration is None:
+            return "static quantization needs a calibration"
+        opset = model.opset_imports.get("", 0)
+        if opset < _MIN_OPSET:
+            return f"scales per channel need opset {_MIN_OPSET}, the model has {opset}"
+        if any(is_dequantize(node) for node in model.graph.all_nodes()):
+            return "the model is quantized already"
+        return None
+
+    def _plan(self, model: ir.Model, refused: Mapping[str, str]) -> tuple[list[Unit], dict[ir.Node, str]]:
+        target, shapes = load_target(self.target), infer(model)
+
+        def refuse(unit: Unit) -> str | None:
+            if any(fnmatchcase(unit.node.name or "", glob.strip()) for glob in self.exclude.split(",")):
+                return "excluded by name"
+            if (known := refused.get(unit.output.name or "")) is not None:
+                return known
+            values = [*unit.activations, *([unit.output] if unit.fusion.output != "float" else [])]
+            missing = [v.name for v in values if self.calibration is None or v.name not in self.calibration]
+            return f"{missing[0]} was not calibrated" if missing else None
+
+        units, unfit = find_units(model.graph, target, refuse)
+        placement = place(units, target, shapes)
+        return list(placement.units), {**unfit, **placement.reasons}
+
+    def _missed(self, trial: ir.Model, refused: Mapping[str, str]) -> dict[str, str]:
+        """Outputs of the units that the runtime computes in float after all; ``trial`` is spent."""
+        units, _ = self._plan(trial, refused)
+        if not units or self.calibration is None:
+            return {}
+        names = [unit.output.name or "" for unit in units]
+        weights = _Quantizer(trial.graph, self.calibration, self.method).insert(units)
+        built = executed(trial)
+        return {  # an integer kernel has swallowed the conversion of its weight
+            name: f"the runtime does not make {unit.fusion.kernel} of it"
+            for name, unit, weight in zip(names, units, weights, strict=True)
+            if weight is not None and built.kernel_of(weight) is not None
+        }
+
+
+class _Quantizer:
+    """Puts the conversions around the units of one graph."""
+
+    def __init__(self, graph: ir.Graph, calibration: Calibration, method: Method) -> None:
+        self._graph, self._calibration, self._method = graph, calibration, method
+        self._scales: dict[ir.Value, _Scale] = {}
+        self._weights: dict[tuple[ir.Value, int], tuple[ir.Value, ir.Value, Array]] = {}
+
+    def insert(self, units: Sequence[Unit]) -> list[str | None]:
+        """Quantize the units; returns the name of each one's weight behind its conversion."""
+        produced = {unit.output: unit for unit in units if unit.fusion.output != "float"}
+        readers: dict[ir.Value, list[tuple[ir.Node, int]]] = {value: [] for value in produced}
+        for unit in units:
+            for index in unit.role.inputs:
+                if index != unit.role.weight and (value := unit.node.inputs[index]) is not None:
+                    readers.setdefault(value, []).append((unit.node, index))
+        for unit in units:  # scales first: values are renamed below
+            for value in (*unit.activations, unit.output):
+                if value in readers:
+                    self._scale(value, produced)
+        for value, uses in readers.items():
+            self._convert(value, None if value in produced else uses)
+        return [self._quantize_weight(unit) for unit in units]
+
+    def _scale(self, value: ir.Value, produced: Mapping[ir.Value, Unit]) -> _Scale:
+        if value not in self._scales:
+            unit = produced.get(value)
+            if unit is not None and unit.fusion.output == "same":
+                self._scales[value] = self._scale(unit.activations[0], produced)
+            else:
+                assert value.name is not None
+                scale, zero = affine_uint8(*self._calibration.range(value.name, self._method))
+                self._scales[value] = _Scale(
+                    float(scale),
+                    edit.add_initializer(self._graph, np.array(scale), f"{value.name}_scale"),
+                    edit.add_initializer(self._graph, np.array(zero), f"{value.name}_zero_point"),
+                )
+        return self._scales[value]
+
+    def _convert(self, value: ir.Value, uses: Sequence[tuple[ir.Node, int]] | None) -> None:
+        """Let ``uses`` (None: whatever reads it) read ``value`` through a quantizer and back."""
+        scale = self._scales[value]
+        quantize = ir.node("QuantizeLinear", [value, scale.scale, scale.zero_point])
+        dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], scale.scale, scale.zero_point])
+        quantized, restored = quantize.outputs[0], dequantize.outputs[0]
+        quantized.name = edit.unique_name(self._graph, f"{value.name}_quantized")
+        restored.name = edit.unique_name(self._graph, f"{value.name}_dequantized")
+        restored.shape, restored.type = value.shape, value.type
+        producer = value.producer()
+        if producer is not None:
+            self._graph.insert_after(producer, [quantize, dequantize])
+        else:
+            self._graph.insert_before(next(iter(self._graph)), [quantize, dequantize])
+        if uses is None:
+            edit.replace_uses(value, restored)
+            quantize.replace_input_with(0, value)
+        for node, index in uses or ():
+            node.replace_input_with(index, restored)
+
+    def _quantize_weight(self, unit: Unit) -> str | None:
+        source = unit.weight
+        if source is None:
+            return None
+        weight, axis = edit.constant_value(source), unit.weight_axis
+        assert weight is not None and unit.role.weight is not None
+        activation = self._scales[unit.activations[0]].number
+        bias, use = None, unit.bias_use
+        if use is not None:
+            bias = edit.constant_value(use[0].inputs[use[1]])
+        q, scale, numbers = self._weight(source, weight, axis, bias, activation)
+        restored = self._dequantized(unit.node, q, scale, axis, f"{source.name}_dequantized")
+        unit.node.replace_input_with(unit.role.weight, restored)
+        _drop(source)
+        if use is not None and bias is not None:
+            node, index = use
+            old = node.inputs[index]
+            assert old is not None
+            integers, factors = bias_int32(bias, activation, numbers)
+            restored_bias = self._dequantized(
+                node,
+                edit.add_initializer(self._graph, integers, f"{old.name}_quantized"),
+                edit.add_initializer(self._graph, factors, f"{old.name}_scale"),
+                0,
+                f"{old.name}_dequantized",
+            )
+            node.replace_input_with(index, restored_bias)
+            _drop(old)
+        return restored.name
+
+    def _weight(
+        self, source: ir.Value, weight: Array, axis: int, bias: Array | None, activation: float
+    ) -> tuple[ir.Value, ir.Value, Array]:
+        """The stored int8 weight, its stored scales and their numbers; shared among equal uses."""
+        rounded = round_symmetric(weight, (axis,))
+        least = np.zeros(weight.shape[axis]) if bias is None else least_weight_scale(bias, activation)
+        shared = bool((rounded.scale.ravel() >= least).all())
+        if shared and (source, axis) in self._weights:
+            return self._weights[source, axis]
+        if not shared:
+            across = tuple(-1 if i == axis else 1 for i in range(weight.ndim))
+            rounded = round_symmetric(weight, (axis,), least.reshape(across))
+        numbers = rounded.scale.ravel()
+        stored = (
+            edit.add_initializer(self._graph, rounded.q, f"{source.name}_quantized"),
+            edit.add_initializer(self._graph, numbers, f"{source.name}_scale"),
+            numbers,
+        )
+        if shared:
+            self._weights[source, axis] = stored
+        return stored
+
+    def _dequantized(self, before: ir.Node, q: ir.Value, scale: ir.Value, axis: int, name: str) -> ir.Value:
+        node = ir.node("DequantizeLinear", [q, scale], {"axis": axis})
+        restored = node.outputs[0]
+        restored.name = edit.unique_name(self._graph, name)
+        restored.shape, restored.type = q.shape, ir.TensorType(ir.DataType.FLOAT)
+        self._graph.insert_before(before, [node])
+        return restored
+
+
+def _drop(value: ir.Value) -> None:
+    """Take a constant that nobody reads any more out of its graph."""
+    if value.uses() or value.is_graph_output() or value.is_graph_input():
+        return
+    node = value.producer()
+    if node is not None:
+        edit.remove_node(node)
+    elif value.graph is not None and value.name is not None:
+        del value.graph.initializers[value.name]
