@@ -9,14 +9,20 @@ Both run with onnxruntime's optimizations off, so that a difference is the rewri
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import onnx
+
+from onnxslim._ir import ir
+from onnxslim.analysis.liveness import random_outputs
 from onnxslim.errors import OptionError, ResourceError
 from onnxslim.measure.differences import Difference, signal_to_noise
+from onnxslim.model import io
 from onnxslim.runtime.client import RemoteSession, Worker, open_worker
 from onnxslim.runtime.errors import RuntimeRefused
 from onnxslim.runtime.sources import RunnableModel
@@ -93,13 +99,15 @@ def verify(
         feeds: input name -> array; feeds on which the reference does not run are skipped.
         promise: ``exact``, ``close`` or ``lossy``.
         worker: where the models run; default the current one, or one of its own.
-        unverifiable: outputs not to be compared, each with its reason: those that hang on random numbers.
+        unverifiable: outputs not to be compared, each with its reason; default those that hang on random or
+            stateful operators of the reference.
         timeout: seconds per run.
 
     Raises:
         OptionError: there is no such promise.
 
     Example:
+        >>> import numpy as np
         >>> from onnx.parser import parse_model
         >>> text = '<ir_version: 8, opset_import: ["" : 13]> g (float[2] x) => (float[2] y) { y = Neg(x) }'
         >>> feed = {"x": np.ones(2, np.float32)}
@@ -109,10 +117,16 @@ def verify(
     name = str(promise.value if isinstance(promise, enum.Enum) else promise).lower()
     if name not in _PROMISES:
         raise OptionError(f"there is no promise {name!r}", hint=f"one of {', '.join(_PROMISES)}")
-    if worker is None:
-        with open_worker() as worker:
-            return _verify(reference, candidate, feeds, name, worker, dict(unverifiable or {}), timeout)
-    return _verify(reference, candidate, feeds, name, worker, dict(unverifiable or {}), timeout)
+    excluded = _random(reference) if unverifiable is None else dict(unverifiable)
+    with contextlib.nullcontext(worker) if worker is not None else open_worker() as used:
+        return _verify(reference, candidate, feeds, name, used, excluded, timeout)
+
+
+def _random(model: RunnableModel) -> dict[str, str]:
+    source = onnx.ModelProto.FromString(model) if isinstance(model, bytes) else model
+    loaded = source if isinstance(source, ir.Model) else io.load(source)
+    found = random_outputs(loaded)
+    return {output: f"it depends on the random values of {node}" for output, node in found.items()}
 
 
 def _verify(
