@@ -137,6 +137,8 @@ def slices(node: ir.Node, inputs: Inputs, shape: Sequence[int]) -> tuple[slice, 
 def _kept(start: int, end: int, step: int, size: int) -> slice:
     if step == 0:
         raise ValueError("a step of zero")
+    if step < 0 and end >= 2**31 - 1:
+        raise Declined("an end beyond the end, going backwards: the runtime takes it for the front")
     start, end = (bound + size if bound < 0 else bound for bound in (start, end))
     if step > 0:
         return slice(min(max(start, 0), size), min(max(end, 0), size), step)
