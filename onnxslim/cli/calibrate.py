@@ -45,5 +45,5 @@ def command(
     calibration.save(output)
     facts = calibration.summary()
     rows = tuple((name.replace("_", " "), number(value)) for name, value in facts.items())
-    screen.tables([Table("Calibration", ("", ""), rows, text=True)], [], {"output": output, **facts})
+    screen.tables([Table("Calibration", ("", ""), rows, "ll")], [], {"output": output, **facts})
     return 0

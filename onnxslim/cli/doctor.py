@@ -32,9 +32,7 @@ def command(as_json: bool, verbose: int, quiet: bool) -> int:
     code = _worker(facts, problems)
     rows = tuple((name, ", ".join(v) if isinstance(v, list) else str(v)) for name, v in facts.items())
     lines = [f"problem: {line}" for line in problems] or ["no problem found"]
-    screen.tables(
-        [Table("This machine", ("", ""), rows, text=True)], lines, {**facts, "problems": problems}, code
-    )
+    screen.tables([Table("This machine", ("", ""), rows, "ll")], lines, {**facts, "problems": problems}, code)
     return code
 
 

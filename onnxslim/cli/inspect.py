@@ -61,10 +61,10 @@ def _tables(found: Inspection) -> Iterator[Table]:
         "quantization": found.quantization,
         "MACs at batch 1": number(found.macs) + (" and more" if found.unknown_macs else ""),
     }
-    yield Table("Model", ("", ""), tuple(facts.items()), text=True)
+    yield Table("Model", ("", ""), tuple(facts.items()), "ll")
     ports = [("input", port) for port in found.inputs] + [("output", port) for port in found.outputs]
     rows = tuple((kind, port.name, port.dtype or "?", _shape(port.shape)) for kind, port in ports)
-    yield Table("Inputs and outputs", ("", "name", "type", "shape"), rows, text=True)
+    yield Table("Inputs and outputs", ("", "name", "type", "shape"), rows, "llll")
     yield Table("Operators", ("operator", "count"), tuple((op, number(n)) for op, n in found.ops.items()))
     if found.heaviest:
         heaviest = tuple((name, op, number(macs)) for name, op, macs in found.heaviest)

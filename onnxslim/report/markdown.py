@@ -16,8 +16,9 @@ def _cell(text: str) -> str:
 
 
 def _table(table: Table) -> str:
-    rule = ["---" if index == 0 or table.text else "---:" for index in range(len(table.head))]
-    rows = [table.head, tuple(rule), *(tuple(_cell(cell) for cell in row) for row in table.rows)]
+    rule = tuple("---" if side == "l" else "---:" for side in table.align)
+    head, *body = [tuple(_cell(cell) for cell in row) for row in (table.head, *table.rows)]
+    rows = [head, rule, *body]
     return f"## {table.title}\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 

@@ -27,12 +27,16 @@ _DECLINES_SHOWN = 12
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Title, heads and rows; every column but the first is a quantity unless ``text`` is set."""
+    """Title, heads and rows; ``align`` has ``l`` or ``r`` per column, by default text, then quantities."""
 
     title: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    text: bool = False
+    align: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.align:
+            object.__setattr__(self, "align", "l" + "r" * (len(self.head) - 1))
 
 
 def size(count: float) -> str:
@@ -103,7 +107,7 @@ def _interval(bounds: object, digits: int = 3) -> str:
 def _before_after(report: Report) -> Table:
     rows: list[tuple[str, ...]] = []
     for key, label, show in (
-        ("nodes", "nodes", number),
+        ("nodes", "nodes without Constant", number),
         ("params", "parameters", number),
         ("bytes", "bytes", size),
         ("macs", "MACs", number),
@@ -168,7 +172,7 @@ def _passes(report: Report) -> Table:
                 effect,
             )
         )
-    return Table("Passes", ("pass", "promise", "nodes", "weights", "time", "effect"), tuple(rows))
+    return Table("Passes", ("pass", "promise", "nodes", "weights", "time", "effect"), tuple(rows), "llrrrl")
 
 
 def _signed_size(count: int) -> str:
@@ -189,7 +193,9 @@ def _tried(report: Report) -> Table:
                 "kept" if trial.get("kept") else (trial.get("reason") or "another one is better"),
             )
         )
-    return Table("Tried", ("candidate", "bytes ratio", "time ratio", "score", "SQNR", "outcome"), tuple(rows))
+    return Table(
+        "Tried", ("candidate", "bytes ratio", "time ratio", "score", "SQNR", "outcome"), tuple(rows), "lrrrrl"
+    )
 
 
 def output_table(verification: Mapping[str, Any]) -> Table:
@@ -206,7 +212,9 @@ def output_table(verification: Mapping[str, Any]) -> Table:
                 "bit-equal" if output.get("bit_equal") else ("ok" if output.get("ok") else "differs"),
             )
         )
-    return Table("Outputs against the original", ("output", "max |d|", "max |ref|", "SQNR", ""), tuple(rows))
+    return Table(
+        "Outputs against the original", ("output", "max |d|", "max |ref|", "SQNR", ""), tuple(rows), "lrrrl"
+    )
 
 
 def _declined(report: Report) -> Table:
@@ -217,13 +225,14 @@ def _declined(report: Report) -> Table:
     ]
     if len(groups) > _DECLINES_SHOWN:
         rows.append(("...", f"{len(groups) - _DECLINES_SHOWN} more reasons (all in --json)", "", ""))
-    return Table("Left alone", ("pass", "reason", "count", "for example"), tuple(rows), text=True)
+    return Table("Left alone", ("pass", "reason", "count", "for example"), tuple(rows), "llrl")
 
 
 def remarks(report: Report) -> Iterator[str]:
     """The sentences under the tables: how the result was checked, and the notes."""
     if report.verification is None:
-        yield "not verified"
+        changed = not report.passes or any(record.modified for record in report.passes)
+        yield "not verified" if changed else "nothing to verify: no pass changed the model"
     else:
         yield from verification_remarks(report.verification)
     if report.latency and report.latency.get("verdict"):
@@ -238,6 +247,8 @@ def verification_remarks(verification: Mapping[str, Any]) -> Iterator[str]:
     how += f" ({verification['promise']})" if verification.get("promise") else ""
     if not verification.get("verified", True):
         yield f"not verified: {verification.get('reason') or 'nothing could be compared'}"
+    elif verification.get("promise") == "lossy":
+        yield f"compared{how}: how far the outputs may be off is a matter of the budget"
     elif verification.get("ok"):
         yield f"verified{how}: the outputs keep their promise"
     else:

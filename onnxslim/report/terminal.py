@@ -27,8 +27,8 @@ def render_tables(found: list[Table], lines: list[str], *, width: int = 100, col
             box=box.SIMPLE_HEAD,
             show_header=any(table.head),
         )
-        for index, head in enumerate(table.head):
-            drawn.add_column(head, justify="left" if index == 0 or table.text else "right", overflow="fold")
+        for head, side in zip(table.head, table.align, strict=True):
+            drawn.add_column(head, justify="left" if side == "l" else "right", overflow="fold")
         for row in table.rows:
             drawn.add_row(*(Text(printable(cell)) for cell in row))  # Text: names in a model are no markup
         console.print(drawn)

@@ -120,6 +120,22 @@ def test_names_in_a_model_are_no_markup(report: Report) -> None:
     assert len(rows) == 1 and len(re.findall(r"(?<!\\)\|", rows[0])) == 5
 
 
+def test_heads_do_not_break_a_markdown_table(report: Report) -> None:
+    lines = to_markdown(report).splitlines()
+    for number, line in enumerate(lines):
+        if line.startswith("| --"):
+            columns = len(re.findall(r"(?<!\\)\|", line))
+            assert len(re.findall(r"(?<!\\)\|", lines[number - 1])) == columns, lines[number - 1]
+            assert len(re.findall(r"(?<!\\)\|", lines[number + 1])) == columns, lines[number + 1]
+
+
+def test_what_needs_no_verification_says_so() -> None:
+    idle, busy = PassRecord("a", "exact"), PassRecord("b", "exact", modified=True)
+    assert "nothing to verify" in to_terminal(Report(passes=(idle,)))
+    assert "not verified" in to_terminal(Report(passes=(idle, busy)))
+    assert "matter of the budget" in to_terminal(Report(verification={"ok": True, "promise": "lossy"}))
+
+
 def test_control_characters_do_not_reach_the_terminal() -> None:
     hostile = Report(declined=(Decline("p", "\x1b[31mred\x07", "a\nb\u202e"),))
     for text in (to_terminal(hostile), to_markdown(hostile)):
