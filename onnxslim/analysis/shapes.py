@@ -10,7 +10,7 @@ import onnx
 import onnx.shape_inference
 
 from onnxslim._ir import ir
-from onnxslim.analysis.skeleton import skeleton, stored_tensor
+from onnxslim.analysis.skeleton import joins_without_bound, skeleton, stored_tensor
 from onnxslim.model.edit import subgraphs
 from onnxslim.ops.spec import Dims, ShapeOf
 
@@ -80,7 +80,7 @@ def _infer(
 ) -> tuple[Shapes, int]:
     try:
         proto, hidden = skeleton(model, shape_of, dims, batch)
-        result = _run(proto.SerializeToString())
+        result = _run(proto.SerializeToString(), data_prop=not joins_without_bound(model.graph))
         found: dict[ir.Value, onnx.TypeProto] = {}
         _collect(model.graph, result.graph, found)
     except Exception:  # whatever an odd model provokes: nothing is known about it then
@@ -88,9 +88,9 @@ def _infer(
     return Shapes(found), hidden
 
 
-def _run(serialized: bytes) -> onnx.ModelProto:
+def _run(serialized: bytes, *, data_prop: bool) -> onnx.ModelProto:
     try:
-        return onnx.shape_inference.infer_shapes(serialized, data_prop=True)
+        return onnx.shape_inference.infer_shapes(serialized, data_prop=data_prop)
     except Exception:
         return onnx.shape_inference.infer_shapes(serialized)
 

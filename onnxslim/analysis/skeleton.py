@@ -13,12 +13,12 @@ from collections.abc import Mapping
 import onnx
 
 from onnxslim._ir import ir
-from onnxslim.model.edit import constant_value
+from onnxslim.model.edit import constant_value, subgraphs
 from onnxslim.ops.macs import dims_of, product
 from onnxslim.ops.registry import is_constant, spec_of
 from onnxslim.ops.spec import ShapeOf
 
-__all__ = ["skeleton", "stored_tensor"]
+__all__ = ["joins_without_bound", "skeleton", "stored_tensor"]
 
 _KEPT = 64  # elements: shapes, axes and scales are no longer
 _LONGEST = 1 << 12  # elements of a vector whose length may be known
@@ -153,6 +153,27 @@ def _may_grow(node: ir.Node, shape_of: ShapeOf | None) -> bool:
                 return True
         elif index == spec.dims_input and not _lists_several(value, shape_of):
             return True
+    return False
+
+
+def joins_without_bound(graph: ir.Graph) -> bool:
+    """Whether vectors may be joined over and over, to one of more than ``_LARGEST`` elements."""
+    bounds: dict[ir.Value, int] = {}
+    for value in (*graph.inputs, *graph.initializers.values()):
+        shape = value.shape
+        if shape is not None and len(shape) == 1 and isinstance(shape[0], int):
+            bounds[value] = min(shape[0], _LONGEST)
+    for node in graph:
+        if any(map(joins_without_bound, subgraphs(node))):
+            return True
+        lengths = [bounds.get(value, 1) for value in node.inputs if value is not None]
+        spec, axis = spec_of(node), node.attributes.get("axis")
+        joined = spec is not None and len(spec.moved_inputs(node)) > 1
+        along_vectors = axis is None or axis.is_ref() or axis.value in (0, -1)
+        bound = sum(lengths) if joined and along_vectors else max(lengths, default=1)
+        if bound > _LARGEST:
+            return True
+        bounds.update(dict.fromkeys(node.outputs, bound))
     return False
 
 
