@@ -27,7 +27,7 @@ import numpy as np
 from onnxslim.errors import ModelError, OptionError
 from onnxslim.measure.diagnosis import Trouble, diagnose
 from onnxslim.measure.stats import nested_bootstrap, pooled_median
-from onnxslim.runtime.client import RemoteSession, Worker, open_worker
+from onnxslim.runtime.client import BoundSession, RemoteSession, Worker, open_worker
 from onnxslim.runtime.errors import RuntimeRefused
 from onnxslim.runtime.providers import resolve
 from onnxslim.runtime.sources import RunnableModel
@@ -158,7 +158,7 @@ def bench(
         begun = time.monotonic()
         found += _epochs(models, used, share, order, options, check=process == 1)
         cost, spent = time.monotonic() - begun, time.monotonic() - started
-        if process < _MIN_PROCESSES and (spent < 4 * budget_s or process < 2):
+        if process < _MIN_PROCESSES and (spent < 2 * budget_s or process < 2):
             continue
         if spent + cost > budget_s or (process > _MIN_PROCESSES and _is_settled(found, b is not None, seed)):
             break
@@ -220,7 +220,7 @@ def _epochs(
             found.append(
                 worker.call(
                     "onnxslim.measure.loop:epoch",
-                    [sessions[name] for name in sorted(names)],  # A, A', B
+                    [BoundSession(sessions[name]) for name in sorted(names)],  # A, A', B
                     list(feeds),
                     length,
                     order.getrandbits(32),

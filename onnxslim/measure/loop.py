@@ -6,10 +6,11 @@ Nothing but the calls happens between two readings of the clock: no messages, no
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,16 @@ _LONG_NS = 100_000_000  # a call this long does not notice what ran before it
 _KEPT = 20_000  # calls whose times are kept, per session
 
 Feed = Mapping[str, Any]
+Run = Callable[[], Any]
+Bind = Callable[[Feed], Run]
 
 
 def epoch(
-    sessions: Sequence[Any], feeds: Sequence[Feed], seconds: float, seed: int, min_rounds: int = 3
+    sessions: Sequence[Bind], feeds: Sequence[Feed], seconds: float, seed: int, min_rounds: int = 3
 ) -> dict[str, Any]:
     """Time sessions in turn, a chunk of about 20 ms each, in a new random order every round.
+
+    A session is given as a function that makes a call without arguments from a feed.
 
     All chunks of a round use one feed and the same number of calls, fixed by the first session's speed, so
     that no session has more chances of a fast call than another.
@@ -41,10 +46,10 @@ def epoch(
     """
     order = list(range(len(sessions)))
     shuffle = random.Random(seed)
-    for session in sessions:
-        for feed in feeds:
-            session.run(None, feed)
-    speed = [_calls(sessions[0], feed, _CHUNK_NS // 4, 1000) for feed in feeds]
+    runs = [[bind(feed) for feed in feeds] for bind in sessions]
+    for run in itertools.chain.from_iterable(runs):
+        run()
+    speed = [_calls(run, _CHUNK_NS // 4, 1000) for run in runs[0]]
     typical = [max(1, int(np.median(times))) for times in speed]
     counts = [max(1, round(_CHUNK_NS / duration)) for duration in typical]
     wall: list[list[int]] = []
@@ -65,7 +70,7 @@ def epoch(
             fastest, cheapest = [0] * len(sessions), [0] * len(sessions)
             for i in order:
                 calls, fastest[i], cheapest[i] = _chunk(
-                    sessions[i], feeds[which], counts[which], typical[which] < _LONG_NS
+                    runs[i][which], counts[which], typical[which] < _LONG_NS
                 )
                 if room[i] > 0:
                     kept[i].append(calls[: room[i]])
@@ -83,23 +88,23 @@ def epoch(
     }
 
 
-def _calls(session: Any, feed: Feed, limit_ns: int, most: int) -> list[int]:
-    clock, run = time.perf_counter_ns, session.run
+def _calls(run: Run, limit_ns: int, most: int) -> list[int]:
+    clock = time.perf_counter_ns
     times: list[int] = []
     total = 0
     while total < limit_ns and len(times) < most:
         start = clock()
-        run(None, feed)
+        run()
         times.append(clock() - start)
         total += times[-1]
     return times
 
 
-def _chunk(session: Any, feed: Feed, count: int, settle: bool) -> tuple[np.ndarray[Any, Any], int, int]:
+def _chunk(run: Run, count: int, settle: bool) -> tuple[np.ndarray[Any, Any], int, int]:
     """Times of ``count`` calls, the fastest, and the least CPU time per call over a short stretch."""
-    clock, cpu_clock, run = time.perf_counter_ns, time.thread_time_ns, session.run
+    clock, cpu_clock = time.perf_counter_ns, time.thread_time_ns
     if settle:
-        run(None, feed)  # the first call after a switch pays for cold caches
+        run()  # the first call after a switch pays for cold caches
     times = np.empty(count, np.int64)
     batch = max(1, count * _BATCH_NS // _CHUNK_NS)
     cheapest = 1 << 62
@@ -108,7 +113,7 @@ def _chunk(session: Any, feed: Feed, count: int, settle: bool) -> tuple[np.ndarr
         cpu = cpu_clock()
         for i in range(first, last):
             start = clock()
-            run(None, feed)
+            run()
             times[i] = clock() - start
         cheapest = min(cheapest, (cpu_clock() - cpu) // (last - first))
     return times, int(times.min()), cheapest

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
@@ -30,7 +31,7 @@ from onnxslim.runtime.failures import cause_of_death, error_of
 from onnxslim.runtime.sources import RunnableModel, payload_of
 from onnxslim.runtime.values import TensorInfo, Value, lift, lower
 
-__all__ = ["Optimize", "RemoteSession", "TensorInfo", "Value", "Worker", "open_worker"]
+__all__ = ["BoundSession", "Optimize", "RemoteSession", "TensorInfo", "Value", "Worker", "open_worker"]
 
 Optimize = Literal["none", "basic", "extended", "all"]
 
@@ -140,6 +141,9 @@ class Worker:
         if isinstance(item, RemoteSession):
             item.check()
             return {framing.SESSION: item.number}
+        if isinstance(item, BoundSession):
+            item.session.check()
+            return {framing.BOUND: item.session.number}
         if isinstance(item, Mapping):
             return {key: self._with_marks(value) for key, value in item.items()}
         if isinstance(item, list | tuple):
@@ -303,6 +307,14 @@ class RemoteSession:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class BoundSession:
+    """Among the arguments of :meth:`Worker.call`: arrives as ``bind(feed)``, which returns a function without
+    arguments that runs the session on this feed, whatever its element types."""
+
+    session: RemoteSession
 
 
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]

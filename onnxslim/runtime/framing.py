@@ -18,12 +18,13 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-__all__ = ["BITS", "SESSION", "Raw", "encode", "read", "write"]
+__all__ = ["BITS", "BOUND", "SESSION", "Raw", "encode", "read", "write"]
 
 _HEADER = struct.Struct("<4sQ")
 _MAGIC = b"OXS1"
 
 SESSION = "__session__"  # {SESSION: number} among the arguments of a call stands for a session
+BOUND = "__bound__"  # {BOUND: number}: for the function that makes a call without arguments from a feed
 
 # bits per element of the types that numpy lacks; below 8, elements are packed from the low bits up
 BITS = {

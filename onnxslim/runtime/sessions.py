@@ -6,8 +6,9 @@ Runs in the worker process only; imports numpy and onnxruntime only.
 from __future__ import annotations
 
 import ctypes
+import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ _KIND = re.compile(r"(tensor|seq|optional|map)\((.*)\)$")
 
 
 class Session:
-    """One onnxruntime session; ``ort`` is the real thing."""
+    """One onnxruntime session; ``ort`` is the real thing, which functions called in the worker get."""
 
     def __init__(
         self,
@@ -79,14 +80,20 @@ class Session:
         self.ort.disable_fallback()
         self.inputs = [_describe(argument) for argument in self.ort.get_inputs()]
         self.outputs = [_describe(argument) for argument in self.ort.get_outputs()]
-        self._plain = not any(info["dtype"] in BITS for info in (*self.inputs, *self.outputs))
+        self.plain = not any(info["dtype"] in BITS for info in (*self.inputs, *self.outputs))
 
     def run(self, feed: Mapping[str, Any], outputs: Sequence[str] | None) -> list[Any]:
-        if self._plain:
-            return list(self.ort.run(outputs, dict(feed)))
+        values = self.bind(feed, outputs)()
+        return list(values) if self.plain else [_from_ort(value) for value in values]
+
+    def bind(self, feed: Mapping[str, Any], outputs: Sequence[str] | None = None) -> Callable[[], Any]:
+        """A function that runs on this feed and does nothing else; for types that numpy lacks it returns
+        onnxruntime's own values."""
+        if self.plain:
+            return functools.partial(self.ort.run, outputs, dict(feed))
         names = outputs if outputs is not None else [info["name"] for info in self.outputs]
         values = {name: _to_ort(name, value) for name, value in feed.items()}
-        return [_from_ort(value) for value in self.ort.run_with_ort_values(list(names), values)]
+        return functools.partial(self.ort.run_with_ort_values, list(names), values)
 
 
 def _describe(argument: Any) -> dict[str, Any]:

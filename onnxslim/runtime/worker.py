@@ -80,6 +80,8 @@ class _Worker:
         if isinstance(item, dict):
             if item.keys() == {framing.SESSION}:
                 return self.sessions[item[framing.SESSION]].ort
+            if item.keys() == {framing.BOUND}:
+                return self.sessions[item[framing.BOUND]].bind
             return {key: self._with_sessions(value) for key, value in item.items()}
         return item
 

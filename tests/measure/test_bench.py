@@ -121,6 +121,7 @@ MODELS = {
         y = Gather(w, x) }""",
     "state": "g (float[1, 4] x, float[1, 4] h) => (float[1, 4] y, float[1, 4] k) { y = Add(x, h) k = Neg(h)}",
     "string": "g (string[n] x) => (string[n] y) { y = Identity(x) }",
+    "bfloat16": "g (float[n] x) => (bfloat16[n] y) { y = Cast<to=16>(x) }",
     "bool": "g (bool[n] x) => (bool[n] y) { y = Not(x) }",
 }
 

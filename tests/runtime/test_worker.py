@@ -153,6 +153,20 @@ def test_external_data_is_found_and_not_copied(worker: Worker, tmp_path: Path) -
     assert isinstance(loaded.graph.initializers["w"].const_value, ir.ExternalTensor)
 
 
+def test_a_model_too_large_for_a_message_goes_through_a_file(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxslim.runtime.sources._LARGE", 1000)
+    large = model("g (float[4000] x) => (float[4000] y) { y = Add(x, w) }")
+    weights = np.arange(4000, dtype=np.float32)
+    value = ir.Value(name="w", const_value=ir.tensor(weights, name="w"))
+    large.graph.register_initializer(value)
+    for node in large.graph:
+        node.replace_input_with(1, value)
+    session = worker.load(large)
+    assert bit_equal(session.run({"x": weights}), [weights * 2])
+
+
 def test_a_crash_names_the_signal_and_the_next_request_works() -> None:
     with open_worker(fresh=True) as worker:
         session = worker.load(proto(OVERFLOW))
