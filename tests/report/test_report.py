@@ -122,11 +122,11 @@ def test_names_in_a_model_are_no_markup(report: Report) -> None:
 
 def test_heads_do_not_break_a_markdown_table(report: Report) -> None:
     lines = to_markdown(report).splitlines()
-    for number, line in enumerate(lines):
+    for row, line in enumerate(lines):
         if line.startswith("| --"):
             columns = len(re.findall(r"(?<!\\)\|", line))
-            assert len(re.findall(r"(?<!\\)\|", lines[number - 1])) == columns, lines[number - 1]
-            assert len(re.findall(r"(?<!\\)\|", lines[number + 1])) == columns, lines[number + 1]
+            assert len(re.findall(r"(?<!\\)\|", lines[row - 1])) == columns, lines[row - 1]
+            assert len(re.findall(r"(?<!\\)\|", lines[row + 1])) == columns, lines[row + 1]
 
 
 def test_what_needs_no_verification_says_so() -> None:
