@@ -73,7 +73,7 @@ class PartialValues:
                 array = self._from_values(node, spec)
             else:
                 return None
-            if array is None or array.size > _MOST:
+            if array is None or array.size > _MOST or array.dtype != np.int64:
                 return None
             self._values[output] = array
         return self._values[output]
@@ -107,7 +107,7 @@ class PartialValues:
         except (ArithmeticError, IndexError, TypeError, ValueError):
             return None  # what fails here fails, if at all, when the model runs
         result = np.array(result)
-        if result.dtype != np.int64:
+        if result.dtype != np.int64:  # tokens need the room
             return None
         blank = np.zeros(result.shape, bool)
         for mask in masks:

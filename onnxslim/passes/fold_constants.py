@@ -25,6 +25,8 @@ __all__ = ["FoldConstants"]
 
 Array = npt.NDArray[Any]
 
+_SHORT = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+_KEPT_LONGER = "onnxruntime may keep its result longer than the 16 bits that it would be stored with"
 _AT_ONCE = 1 << 16  # bytes: results this small are computed while looking, since shapes depend on them
 
 
@@ -60,7 +62,8 @@ class FoldConstants(Pass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
-        for root in (model.graph, *model.functions.values()):
+        roots: list[edit.Scope] = [model.graph, *model.functions.values()]
+        for root in roots:
             failed: dict[ir.Node, str] = {}
             while True:
                 finder = _Finder(model, self.max_bytes, failed)
@@ -139,13 +142,20 @@ class _Finder:
         size = spec.output_bytes(node, inputs) if complete and spec.output_bytes is not None else None
         if size is not None and size <= _AT_ONCE and spec.numpy is not None:
             try:
-                return self._note(node, _compute(node, spec, inputs))
+                contents = _compute(node, spec, inputs)
+                if not spec.data_movement and any(_may_differ(content, inputs) for content in contents):
+                    self.declined[node] = _KEPT_LONGER
+                    return False
+                return self._note(node, contents)
             except Declined:
                 pass  # the runtime can
             except EvaluationError as error:
                 self.declined[node] = f"it cannot be computed: {error.reason}"
                 return False
         outputs = [value for value in node.outputs if value.name]
+        if not spec.data_movement and any(self.facts.dtype(value) in _SHORT for value in outputs):
+            self.declined[node] = _KEPT_LONGER
+            return False
         sizes = [size] if len(outputs) == 1 and size is not None else [self._size(v) for v in outputs]
         known = [size for size in sizes if size is not None]
         if len(known) < len(outputs):
@@ -213,6 +223,17 @@ class _Finder:
         """The subgraphs of ``node`` that may run: not the branch that a constant condition excludes."""
         taken = taken_branch(node, self._content(node.inputs[0], self.known) if node.inputs else None)
         yield from edit.subgraphs(node) if taken is None else (taken,)
+
+
+def _may_differ(content: Array, inputs: Sequence[Array | None]) -> bool:
+    """Whether rounding to a 16-bit float took place, which onnxruntime may leave out.
+
+    Where it has no 16-bit kernel it computes in float32, and drops the conversions between two such nodes.
+    """
+    if content.dtype.name not in ("float16", "bfloat16"):
+        return False
+    wide = content.astype(np.float64)
+    return not any(a is not None and a.shape == content.shape and np.array_equal(a, wide) for a in inputs)
 
 
 def _compute(node: ir.Node, spec: OpSpec, inputs: Sequence[Array | None]) -> list[Array]:

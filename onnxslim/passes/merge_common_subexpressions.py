@@ -43,7 +43,8 @@ class MergeCommonSubexpressions(Pass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
-        for scope in (model.graph, *model.functions.values()):
+        roots: list[edit.Scope] = [model.graph, *model.functions.values()]
+        for scope in roots:
             modified |= _merge(scope, {}, model)
         return ir.passes.PassResult(model, modified)
 
