@@ -62,7 +62,11 @@ class Prover:
                 feeds = self._probe(session)
         if feeds is None:
             return None
-        self.last = verify(original, candidate, feeds, promise=promise, worker=self.worker)
+        found = verify(original, candidate, feeds, promise=promise, worker=self.worker)
+        if not found.verified:
+            self._note(f"not verified: {found.reason}")
+            return None
+        self.last = found
         return None if self.last.ok else self.last.reason or "the outputs differ"
 
     def _refused(self, original: ir.Model, reason: str) -> str | None:
