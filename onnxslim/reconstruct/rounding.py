@@ -76,7 +76,7 @@ def round_best(weight: Array, choices: Iterator[tuple[int, ...]] | None = None) 
             weight.
 
     Example:
-        >>> round_best(np.array([[1e3, 5e2], [1.0, 0.6]])).scale.shape
+        >>> round_best(np.array([[1e3, 5e2], [1.0, 0.6]]), iter([(0,)])).scale.shape
         (2, 1)
     """
     best, least = round_symmetric(weight), math.inf
