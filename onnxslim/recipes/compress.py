@@ -32,7 +32,6 @@ from onnxslim.recipes.named import simplify_steps
 from onnxslim.recipes.pipeline import Result, source_file
 from onnxslim.recipes.proof import Prover
 from onnxslim.recipes.quality import Judge
-from onnxslim.recipes.recipe import apply_overrides
 from onnxslim.recipes.search import Objective, Progress, Search, Trial
 from onnxslim.report.report import Report, environment
 from onnxslim.runtime.client import Worker, open_worker
@@ -119,9 +118,9 @@ def search_best(
             progress=progress,
         )
         options = candidates(base.model, calibration, target=request.target, mode=request.mode)
-        best, trials = search.run(
-            base.model, [Candidate(c.name, apply_overrides(c.steps, request.overrides)) for c in options]
-        )
+        if request.mode == "compress":
+            options.append(Candidate("simplified only", ()))
+        best, trials = search.run(base.model, options, request.overrides)
         progress("scoring the result")
         before = metric.score(file.path)
         after = before

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +17,13 @@ from typing import Any, Literal
 from onnxslim._ir import ir
 from onnxslim.errors import OnnxSlimError, PassError
 from onnxslim.measure.bench import Bench, bench, pays
-from onnxslim.model.io import FileInfo, file_info, save
+from onnxslim.model.io import FileInfo, save
 from onnxslim.passes.base import Decline
 from onnxslim.recipes.budget import Target
 from onnxslim.recipes.candidates import Candidate
-from onnxslim.recipes.engine import run_steps
+from onnxslim.recipes.engine import Step, run_steps
 from onnxslim.recipes.quality import Judge, Score
+from onnxslim.recipes.recipe import apply_overrides
 from onnxslim.report.report import PassRecord
 
 __all__ = ["Objective", "Search", "Trial"]
@@ -90,25 +92,34 @@ class Search:
     deadline: float = float("inf")
     progress: Progress = lambda message: None
 
-    def run(self, base: ir.Model, candidates: Sequence[Candidate]) -> tuple[Trial | None, list[Trial]]:
-        """Try ``candidates`` on ``base``; returns the best that pays, if any, and every trial."""
-        trials = []
+    def run(
+        self,
+        base: ir.Model,
+        candidates: Sequence[Candidate],
+        overrides: Mapping[str, Mapping[str, Any]] = types.MappingProxyType({}),
+    ) -> tuple[Trial | None, list[Trial]]:
+        """Try ``candidates`` on ``base``; returns the best that pays, if any, and every trial.
+
+        Args:
+            overrides: options of the candidates' passes, ``{pass name: {option: value}}``.
+        """
+        trials: list[Trial] = []
         for number, candidate in enumerate(candidates, 1):
             if trials and time.monotonic() > self.deadline:
                 trials.append(Trial(candidate.name, rejected="not tried: --time was used up"))
                 continue
             self.progress(f"candidate {number} of {len(candidates)}: {candidate.name}")
-            trials.append(self._try(base, candidate))
+            trials.append(self._try(base, candidate.name, apply_overrides(candidate.passes, overrides)))
         for trial in self._ranking(trials):
             self.progress(f"measuring {trial.name}")
             if self._confirm(trial):
                 return trial, trials
         return None, trials
 
-    def _try(self, base: ir.Model, candidate: Candidate) -> Trial:
-        trial = Trial(candidate.name)
+    def _try(self, base: ir.Model, name: str, steps: Sequence[Step]) -> Trial:
+        trial = Trial(name)
         try:
-            outcome = run_steps(base, candidate.steps)
+            outcome = run_steps(base, steps)
             trial.model, trial.applied, trial.declined = outcome.model, outcome.applied, outcome.declined
             broken = [record for record in outcome.applied if record.rolled_back]
             if broken:
@@ -124,10 +135,10 @@ class Search:
                 trial.bench = self._bench(trial.file, self.screen_s)
                 trial.rejected = self._reject_time(trial.bench, final=False)
         except OnnxSlimError as error:  # one candidate's trouble must not cost the others
-            _log.info("candidate %s failed", candidate.name, exc_info=True)
+            _log.info("candidate %s failed", name, exc_info=True)
             trial.rejected = f"failed: {error.what}"
             if isinstance(error, PassError):
-                _log.warning("%s: %s", candidate.name, error.what)
+                _log.warning("%s: %s", name, error.what)
         return trial
 
     def _bench(self, file: FileInfo, seconds: float) -> Bench:
@@ -180,8 +191,3 @@ class Search:
             if trial.bench.verdict == "slower":
                 break
         return False
-
-
-def original_file(source: str | Path | None, model: ir.Model, folder: Path) -> FileInfo:
-    """The file to measure against: the user's own, or the model from memory written into ``folder``."""
-    return file_info(source) if source is not None else save(model, folder / "original.onnx")
