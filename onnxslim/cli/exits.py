@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 import signal
 import sys
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from types import FrameType
 import click
 
 from onnxslim.cli.app import app
+from onnxslim.cli.files import discard_stdout
 from onnxslim.errors import OnnxSlimError, OptionError, ResourceError
 
 __all__ = ["State", "run"]
@@ -32,6 +33,9 @@ def run(argv: Sequence[str] | None) -> int:
     """Run the command line and map every outcome to its exit code."""
     if argv is None:  # a real process: let cleanup run when it is told to stop
         signal.signal(signal.SIGTERM, _terminate)
+        for stream in (sys.stdout, sys.stderr):  # names that the terminal cannot show are no reason to fail
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         argv = sys.argv[1:]
     state = State(json="--json" in argv)
     try:
@@ -45,11 +49,13 @@ def run(argv: Sequence[str] | None) -> int:
     except click.exceptions.Exit as leave:
         return leave.exit_code
     except (KeyboardInterrupt, click.Abort):
-        return _fail(state, _INTERRUPTED, "interrupted", "nothing was written", "start it again")
+        return _fail(
+            state, _INTERRUPTED, "interrupted", _command(state), "start it again; no file is half written"
+        )
     except click.UsageError as error:
         return _usage(state, error)
     except BrokenPipeError:  # the reader of our results left, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_stdout()
         return 0
     except OnnxSlimError as error:
         hint = error.hint or _help_line(state)
@@ -63,6 +69,10 @@ def run(argv: Sequence[str] | None) -> int:
     except OSError as error:
         what = error.strerror or type(error).__name__
         where = str(error.filename) if error.filename is not None else _command(state)
+        try:
+            sys.stdout.flush()
+        except OSError:  # it is stdout that is full
+            discard_stdout()
         return _fail(state, ResourceError.exit_code, what, where, "check the path, its rights and the disk")
     except Exception as error:  # anything else is a bug, and the user gets the means to report it
         return _bug(state, error)

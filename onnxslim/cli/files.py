@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from onnxslim.model.io import FileInfo
     from onnxslim.recipes.pipeline import Result
 
-__all__ = ["check_target", "copy_to_stdout", "model_path", "write_result", "write_text"]
+__all__ = ["check_target", "copy_to_stdout", "discard_stdout", "model_path", "write_result", "write_text"]
 
 _STDIN_LIMIT = 2**31  # a model larger than this keeps its weights in another file, which stdin cannot carry
 _CHUNK = 1 << 20
@@ -28,6 +27,8 @@ def model_path(argument: str) -> Iterator[str]:
     if argument != "-":
         yield argument
         return
+    import tempfile  # 5 ms that --help need not pay
+
     with tempfile.TemporaryDirectory(prefix="onnxslim-") as folder:
         path = Path(folder) / "stdin.onnx"
         size = 0
@@ -70,6 +71,8 @@ def write_result(result: Result, target: str, *, external_data: bool, force: boo
     """Save the model to a file, or to stdout when ``target`` is ``-``."""
     if target != "-":
         return result.save(target, external_data=external_data or None, force=force)
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="onnxslim-") as folder:
         path = Path(folder) / "stdout.onnx"
         info = result.save(path, external_data=False)
@@ -89,12 +92,19 @@ def copy_to_stdout(path: Path) -> None:
                 sys.stdout.buffer.write(chunk)
         sys.stdout.buffer.flush()
     except BrokenPipeError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_stdout()
         raise ResourceError("the reader of stdout left before it had the whole model") from error
+
+
+def discard_stdout() -> None:
+    """Send what is still buffered for stdout nowhere, so that the interpreter can end in peace."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a small text file at once or not at all."""
+    import tempfile
+
     handle, name = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:

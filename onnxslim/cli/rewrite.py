@@ -70,8 +70,9 @@ class Rewrite:
                 raise OptionError(
                     f"reports end in {' or '.join(_WRITERS)}", where=self.report, hint="--report FILE.md"
                 )
-            same = [self.output] if self.output not in (None, "-") else []
-            check_target(self.report, (*inputs, *(str(name) for name in same)), force=self.force)
+            if self.output is not None and Path(self.report).resolve() == Path(self.output).resolve():
+                raise OptionError("the report and the model are the same file", where=self.report)
+            check_target(self.report, inputs, force=self.force)
 
     def _name_stdin(self, report: Report) -> Report:
         if self.model != "-" or report.input is None:

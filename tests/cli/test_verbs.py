@@ -108,7 +108,8 @@ def test_the_report_can_be_kept(model: Path, name: str, capsys: pytest.CaptureFi
     if name.endswith(".json"):
         assert json.loads(text)["schema"] == "onnxslim.simplify/1"
     assert main(["simplify", "in.onnx", "-o", "other.onnx", "--report", name]) == 2
-    assert not Path("other.onnx").exists()
+    assert main(["simplify", "in.onnx", "-o", "same.md", "--report", "./same.md"]) == 2
+    assert not Path("other.onnx").exists() and not Path("same.md").exists()
 
 
 def test_models_travel_through_pipes(model: Path) -> None:
@@ -211,6 +212,28 @@ def test_doctor_finds_the_worker_at_work(capsys: pytest.CaptureFixture[str]) -> 
     assert found["onnxruntime"] == onnxruntime.__version__
     assert found["worker process"] == "works"
     assert "CPUExecutionProvider" in found["providers"]
+
+
+def test_names_that_the_terminal_cannot_show(model: Path) -> None:
+    onnx.save(proto("g (float[1] x) => (float[1] y) { y = Neg(x) }"), "odd.onnx")
+    odd = onnx.load("odd.onnx")
+    odd.graph.input[0].name = odd.graph.node[0].input[0] = "\u00e9\u4e2d\x1b[31m"
+    onnx.save(odd, "odd.onnx")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "onnxslim", "inspect", "odd.onnx"]
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert done.returncode in (0, 2) and b"\x1b" not in done.stdout + done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_full_stdout_is_an_error_of_three_lines(model: Path) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("needs /dev/full")
+    with full.open("wb") as stdout:
+        command = [sys.executable, "-m", "onnxslim", "inspect", "in.onnx"]
+        done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 3
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
