@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxslim._ir import ir
-from onnxslim.analysis.shapes import infer
+from onnxslim.analysis.shapes import Shapes, infer
 from onnxslim.calibration.calibrators import Method
 from onnxslim.calibration.store import Calibration
 from onnxslim.model import edit
@@ -80,11 +80,11 @@ class QuantizeStatic(Pass):
             if not missed:
                 break
             refused |= missed
-        units, reasons = self._plan(model, refused)
+        units, reasons, shapes = self._plan(model, refused)
         for node, why in reasons.items():
             self.decline(node.name or node.outputs[0].name or "", why)
         if units and self.calibration is not None:
-            _Quantizer(model.graph, self.calibration, self.method).insert(units)
+            _Quantizer(model.graph, shapes, self.calibration, self.method).insert(units)
         return ir.passes.PassResult(model, bool(units))
 
     def _refuses(self, model: ir.Model) -> str | None:
@@ -97,7 +97,9 @@ class QuantizeStatic(Pass):
             return "the model is quantized already"
         return None
 
-    def _plan(self, model: ir.Model, refused: Mapping[str, str]) -> tuple[list[Unit], dict[ir.Node, str]]:
+    def _plan(
+        self, model: ir.Model, refused: Mapping[str, str]
+    ) -> tuple[list[Unit], dict[ir.Node, str], Shapes]:
         target, shapes = load_target(self.target), infer(model)
 
         def refuse(unit: Unit) -> str | None:
@@ -111,15 +113,15 @@ class QuantizeStatic(Pass):
 
         units, unfit = find_units(model.graph, target, refuse)
         placement = place(units, target, shapes)
-        return list(placement.units), {**unfit, **placement.reasons}
+        return list(placement.units), {**unfit, **placement.reasons}, shapes
 
     def _missed(self, trial: ir.Model, refused: Mapping[str, str]) -> dict[str, str]:
         """Outputs of the units that the runtime computes in float after all; ``trial`` is spent."""
-        units, _ = self._plan(trial, refused)
+        units, _, shapes = self._plan(trial, refused)
         if not units or self.calibration is None:
             return {}
         names = [unit.output.name or "" for unit in units]
-        weights = _Quantizer(trial.graph, self.calibration, self.method).insert(units)
+        weights = _Quantizer(trial.graph, shapes, self.calibration, self.method).insert(units)
         built = executed(trial)
         return {  # an integer kernel has swallowed the conversion of its weight
             name: f"the runtime does not make {unit.fusion.kernel} of it"
@@ -131,9 +133,10 @@ class QuantizeStatic(Pass):
 class _Quantizer:
     """Puts the conversions around the units of one graph."""
 
-    def __init__(self, graph: ir.Graph, calibration: Calibration, method: Method) -> None:
-        self._graph, self._calibration, self._method = graph, calibration, method
+    def __init__(self, graph: ir.Graph, shapes: Shapes, calibration: Calibration, method: Method) -> None:
+        self._graph, self._shapes, self._calibration, self._method = graph, shapes, calibration, method
         self._scales: dict[ir.Value, _Scale] = {}
+        self._zero_points: dict[int, ir.Value] = {}
         self._weights: dict[tuple[ir.Value, int], tuple[ir.Value, ir.Value, Array]] = {}
 
     def insert(self, units: Sequence[Unit]) -> list[str | None]:
@@ -194,7 +197,7 @@ class _Quantizer:
         weight, axis = edit.constant_value(source), unit.weight_axis
         assert weight is not None and unit.role.weight is not None
         activation = self._scales[unit.activations[0]].number
-        bias, use = None, unit.bias_use
+        bias, use = None, unit.bias_use(self._shapes)
         if use is not None:
             bias = edit.constant_value(use[0].inputs[use[1]])
         q, scale, numbers = self._weight(source, weight, axis, bias, activation)
@@ -239,8 +242,19 @@ class _Quantizer:
             self._weights[source, axis] = stored
         return stored
 
+    def _zeros(self, scale: ir.Value) -> ir.Value:
+        assert scale.shape is not None
+        size = scale.shape.numpy()[0]
+        if size not in self._zero_points:
+            zeros = np.zeros(size, np.int8)
+            self._zero_points[size] = edit.add_initializer(self._graph, zeros, f"zero_points_{size}")
+        return self._zero_points[size]
+
     def _dequantized(self, before: ir.Node, q: ir.Value, scale: ir.Value, axis: int, name: str) -> ir.Value:
-        node = ir.node("DequantizeLinear", [q, scale], {"axis": axis})
+        inputs = [q, scale]
+        if q.dtype == ir.DataType.INT8:  # Gemm is not recognized without
+            inputs.append(self._zeros(scale))
+        node = ir.node("DequantizeLinear", inputs, {"axis": axis})
         restored = node.outputs[0]
         restored.name = edit.unique_name(self._graph, name)
         restored.shape, restored.type = q.shape, ir.TensorType(ir.DataType.FLOAT)

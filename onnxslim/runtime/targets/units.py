@@ -46,14 +46,19 @@ class Unit:
         """The constant weight, if the operator has one."""
         return None if self.role.weight is None else self.node.inputs[self.role.weight]
 
-    @property
-    def bias_use(self) -> tuple[ir.Node, int] | None:
-        """Where a constant bias with one number per channel is read: by the node, or by one behind it."""
+    def bias_use(self, shapes: Shapes) -> tuple[ir.Node, int] | None:
+        """Where a constant bias with one number per channel is read: by the node, or by one behind it.
+
+        Behind it only where every dimension is known: onnxruntime makes one node of the two then, whose
+        integer kernel takes an integer bias; elsewhere a float bias can be fused with what follows.
+        """
         index = self.role.bias
         if index is not None:
             return (self.node, index) if _input(self.node, index) is not None else None
-        users = tuple(self.output.uses())
+        users, shape = tuple(self.output.uses()), shapes.shape(self.output)
         if not self.fusion.biases or len(users) != 1 or self.output.is_graph_output() or self.weight is None:
+            return None
+        if shape is None or not all(isinstance(dim, int) for dim in shape):
             return None
         user, index = users[0]
         if user.op_type not in self.fusion.biases or user.domain or len(user.inputs) != 2:
@@ -150,9 +155,8 @@ def _unit(node: ir.Node, fusion: Fusion, role: QuantRole) -> Unit:
             and all(edit.constant_value(value) is not None for value in bounds)
         ):
             output, absorbed = user.outputs[0], user
-    activations = tuple(
-        value for value in (_input(node, index) for index in role.inputs) if value is not None
-    )
+    sources = (_input(node, index) for index in role.inputs if index != role.weight)
+    activations = tuple(value for value in sources if value is not None)
     return Unit(node, fusion, role, activations, absorbed, output)
 
 
