@@ -165,7 +165,7 @@ def _node_size(node: ir.Node) -> int:
         if attribute.is_ref():
             continue
         if attribute.type == ir.AttributeType.TENSOR:
-            total += 2 + tensor_size(attribute.as_tensor())
+            total += 2 + tensor_size(attribute.value)
         elif attribute.type in (ir.AttributeType.INTS, ir.AttributeType.STRINGS):
             total += len(attribute.value)
         elif attribute.type == ir.AttributeType.FLOATS:

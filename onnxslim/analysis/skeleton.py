@@ -129,7 +129,8 @@ def stored_tensor(node: ir.Node) -> ir.TensorProtocol | None:
     attribute = node.attributes.get("value") if is_constant(node) else None
     if attribute is None or attribute.is_ref() or attribute.type != ir.AttributeType.TENSOR:
         return None
-    return attribute.as_tensor()
+    tensor: ir.TensorProtocol = attribute.value  # as_tensor() would check a whole protocol, each time
+    return tensor
 
 
 def _may_grow(node: ir.Node, shape_of: ShapeOf | None) -> bool:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from onnxslim._ir import ir
 from onnxslim.errors import OnnxSlimError, PassError, VerificationError
+from onnxslim.model import edit
 from onnxslim.passes.base import Decline, Pass, Promise, collect_declines
 from onnxslim.report.report import PassRecord
 
@@ -119,10 +120,8 @@ def _run_segment(
     """Apply ``steps``; leave out, one by one, passes that raise or whose outputs differ."""
     excluded: dict[int, str] = {}
     while True:
-        ledger = {  # made anew: what an earlier attempt did does not count
-            id(p): PassRecord(p.name, p.promise.value, rolled_back=excluded.get(id(p)))
-            for p in _flatten(steps)
-        }
+        # made anew: what an earlier attempt did does not count
+        ledger = _Ledger(original, _flatten(steps), excluded)
         try:
             with collect_declines() as log:
                 model, events = _apply(original, steps, excluded, ledger)
@@ -132,7 +131,7 @@ def _run_segment(
         promise = Promise.weakest([p.promise for p in events])
         difference = verifier(original, model, promise) if verifier is not None and events else None
         if difference is None:
-            outcome.applied += ledger.values()
+            outcome.applied += ledger.records.values()
             outcome.declined += log.entries
             outcome.promise = Promise.weakest([outcome.promise, promise])
             return model
@@ -151,7 +150,7 @@ def _apply(
     original: ir.Model,
     steps: list[Pass | Repeat],
     excluded: dict[int, str],
-    ledger: dict[int, PassRecord] | None = None,
+    ledger: _Ledger | None = None,
     stop_after: int | None = None,
 ) -> tuple[ir.Model, list[Pass]]:
     """Run ``steps`` on a copy; returns it with the passes that changed it, one entry per application."""
@@ -191,8 +190,7 @@ def _apply(
     return model, events
 
 
-def _run_pass(p: Pass, model: ir.Model, ledger: dict[int, PassRecord] | None) -> bool:
-    nodes, weights = _size(model) if ledger else (0, 0)
+def _run_pass(p: Pass, model: ir.Model, ledger: _Ledger | None) -> bool:
     start = time.perf_counter()
     try:
         modified = p(model).modified
@@ -203,31 +201,43 @@ def _run_pass(p: Pass, model: ir.Model, ledger: dict[int, PassRecord] | None) ->
     except Exception as error:  # a pass may come from a third party: its failure must not end the run
         _log.exception("%s raised; it is left out", p.name)
         raise _BrokenPassError(p, f"raised {type(error).__name__}: {error}") from error
-    if ledger:
-        seconds = time.perf_counter() - start
-        after_nodes, after_weights = _size(model) if modified else (nodes, weights)
-        record = ledger[id(p)]
-        ledger[id(p)] = replace(
-            record,
-            modified=record.modified or modified,
-            seconds=record.seconds + seconds,
-            nodes_removed=record.nodes_removed + nodes - after_nodes,
-            weight_bytes_removed=record.weight_bytes_removed + weights - after_weights,
-        )
+    if ledger is not None:
+        ledger.note(p, model if modified else None, time.perf_counter() - start)
     return modified
+
+
+class _Ledger:
+    """What each pass has done, summed over its applications; the model is only measured when it changed."""
+
+    def __init__(self, model: ir.Model, passes: Iterable[Pass], excluded: Mapping[int, str]) -> None:
+        self.records = {
+            id(p): PassRecord(p.name, p.promise.value, rolled_back=excluded.get(id(p))) for p in passes
+        }
+        self._nodes, self._weights = _size(model)
+
+    def note(self, p: Pass, changed: ir.Model | None, seconds: float) -> None:
+        """Add one application of ``p``, and the model if it was changed."""
+        nodes, weights = self._nodes, self._weights
+        if changed is not None:
+            self._nodes, self._weights = _size(changed)
+        record = self.records[id(p)]
+        self.records[id(p)] = replace(
+            record,
+            modified=record.modified or changed is not None,
+            seconds=record.seconds + seconds,
+            nodes_removed=record.nodes_removed + nodes - self._nodes,
+            weight_bytes_removed=record.weight_bytes_removed + weights - self._weights,
+        )
 
 
 def _size(model: ir.Model) -> tuple[int, int]:
     """Nodes (functions included) and bytes of initializers."""
-    nodes = sum(1 for _ in model.graph.all_nodes()) + sum(
-        1 for function in model.functions.values() for _ in function.all_nodes()
-    )
-    weights = sum(
-        value.const_value.nbytes
-        for graph in model.graphs()
-        for value in graph.initializers.values()
-        if value.const_value is not None and value.const_value.dtype != ir.DataType.STRING
-    )
+    nodes = weights = 0
+    for scope in edit.scopes(model):
+        nodes += len(scope)
+        for value in scope.initializers.values() if isinstance(scope, ir.Graph) else ():
+            if value.const_value is not None and value.const_value.dtype != ir.DataType.STRING:
+                weights += value.const_value.nbytes
     return nodes, weights
 
 
