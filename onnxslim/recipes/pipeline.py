@@ -13,7 +13,7 @@ from onnxslim._ir import ir
 from onnxslim.analysis.cost import summary
 from onnxslim.model.io import FileInfo, ModelLike, file_info, load, save, serialized_size, to_proto
 from onnxslim.recipes.engine import Step, run_steps
-from onnxslim.recipes.proof import Prover
+from onnxslim.recipes.proof import Prover, worker_limits
 from onnxslim.report.report import Report, environment
 from onnxslim.runtime.client import open_worker
 
@@ -77,7 +77,7 @@ class Pipeline:
             VerificationError: the outputs differ although every pass was taken back.
         """
         model = load(source)
-        with open_worker() as worker:
+        with open_worker(**worker_limits(model)) as worker:
             prover = Prover(worker, self.feeds, self.verify_limit, self.seed)
             outcome = run_steps(model, self.steps, prover if self.verify else None)
         notes = prover.notes if self.verify else ["not verified: switched off"]

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 from onnxslim._ir import ir
 from onnxslim.calibration.data import Feeds, probe_random_feeds
@@ -17,9 +17,22 @@ from onnxslim.passes.base import Promise
 from onnxslim.runtime.client import RemoteSession, Worker
 from onnxslim.runtime.errors import RuntimeRefused
 
-__all__ = ["Prover"]
+__all__ = ["Prover", "worker_limits"]
 
 Feed = Mapping[str, Any]
+
+
+class WorkerLimits(TypedDict):
+    """Arguments of :func:`~onnxslim.runtime.client.open_worker`."""
+
+    budget_bytes: int
+    wall_s: float
+
+
+def worker_limits(model: ir.Model) -> WorkerLimits:
+    """How much memory and time a model of its size may take to be verified; a small bomb gets little."""
+    size = serialized_size(model)
+    return {"budget_bytes": (640 << 20) + 8 * size, "wall_s": round(5 + size / 20e6, 1)}
 
 
 @dataclass

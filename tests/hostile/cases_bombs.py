@@ -1,7 +1,8 @@
 """Models that are small on disk and huge, endless or deadly once a constant is folded or the model is run.
 
 In a branch that is never taken they are harmless to whoever runs the model, and must be to us.  In plain
-sight nobody can run them: refusing is right, and so is returning them unfolded.
+sight nobody can run them: refusing is right, and so is returning them unfolded.  Each model has a node to
+remove, so that there is something to verify.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def _in_plain_sight(initializers: str, nodes: str) -> Maker:
     def make(folder: Path) -> onnx.ModelProto:
         return proto(
             f"""g (float[2] x) => (float[2] y, int64[k] s) <{initializers}> {{
-                {nodes} s = Shape(bomb) y = Relu(x)
+                {nodes} s = Shape(bomb) i = Identity(x) y = Relu(i)
             }}"""
         )
 
@@ -80,8 +81,8 @@ def _in_plain_sight(initializers: str, nodes: str) -> Maker:
 def _as_output(initializers: str, nodes: str) -> Maker:
     def make(folder: Path) -> onnx.ModelProto:
         return proto(
-            f"""g (float[2] x) => (float[2] y) <{initializers}> {{
-                {nodes} y = ReduceMax<keepdims = 0>(bomb)
+            f"""g (float[2] x) => (float[2] y, float z) <{initializers}> {{
+                {nodes} f = Cast<to = 1>(bomb) z = ReduceMax<keepdims = 0>(f) i = Identity(x) y = Relu(i)
             }}"""
         )
 
@@ -93,7 +94,7 @@ def _never_taken(initializers: str, nodes: str) -> Maker:
 
     def make(folder: Path) -> onnx.ModelProto:
         return proto(f"""g (float[2] x, bool never) => (float[2] y, int64[k] s) {{
-            y = Relu(x)
+            i = Identity(x) y = Relu(i)
             s = If (never) <then_branch = p () => (int64[m] u) <{initializers}> {{ {nodes} u = Shape(bomb) }},
                             else_branch = q () => (int64[n] v) {{ v = Shape(x) }}>
         }}""")
@@ -104,7 +105,7 @@ def _never_taken(initializers: str, nodes: str) -> Maker:
 def _constant_condition(initializers: str, nodes: str) -> Maker:
     def make(folder: Path) -> onnx.ModelProto:
         return proto(f"""g (float[2] x) => (float[2] y, int64[k] s) <bool never = {{0}}> {{
-            y = Relu(x)
+            i = Identity(x) y = Relu(i)
             s = If (never) <then_branch = p () => (int64[m] u) <{initializers}> {{ {nodes} u = Shape(bomb) }},
                             else_branch = q () => (int64[n] v) {{ v = Shape(x) }}>
         }}""")
