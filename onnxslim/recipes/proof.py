@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 from onnxslim._ir import ir
 from onnxslim.calibration.data import Feeds, probe_random_feeds
-from onnxslim.errors import ResourceError
+from onnxslim.errors import CalibrationError, ResourceError
 from onnxslim.measure.verify import Verification, verify
 from onnxslim.model.io import serialized_size
 from onnxslim.passes.base import Promise
@@ -65,8 +65,10 @@ class Prover:
                 f"({self.limit_bytes / 1e9:.1f} GB)"
             )
             return None
-        feeds = self._known_feeds() if self.feeds is not None else None
-        if feeds is None:
+        feeds: Iterable[Feed] | None
+        if self.feeds is not None:
+            feeds = list(itertools.islice(self.feeds, self.samples))
+        else:
             try:
                 session = self.worker.load(candidate, optimize="none")
             except (RuntimeRefused, ResourceError) as error:
@@ -91,26 +93,27 @@ class Prover:
             return None
         return f"onnxruntime no longer loads the model: {reason}"
 
-    def _known_feeds(self) -> list[Feed]:
-        return list(itertools.islice(self.feeds or (), self.samples))
-
     def _note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
 
     def _probe(self, session: RemoteSession) -> Feeds | None:
+        """Random feeds on which the model runs; larger ones are not tried once the limits were reached."""
         reason = ""
 
         def accepts(feed: Feed) -> bool:
             nonlocal reason
             try:
                 session.run(feed)
-            except (RuntimeRefused, ResourceError) as error:
+            except RuntimeRefused as error:
                 reason = error.what
                 return False
             return True
 
-        feeds = probe_random_feeds(session.inputs, accepts, self.samples, self.seed)
+        try:
+            feeds = probe_random_feeds(session.inputs, accepts, self.samples, self.seed)
+        except (ResourceError, CalibrationError) as error:
+            feeds, reason = None, error.what
         if feeds is None:
-            self._note(f"not verified: the original runs on no random input that was tried: {reason}")
+            self._note(f"not verified: the model runs on no random input that was tried: {reason}")
         return feeds
