@@ -1,0 +1,1 @@
+"""The project's own measurements; README.md says how to repeat them."""

@@ -1,0 +1,45 @@
+"""Thirty photographs: twenty of ImageNet (package foolbox), ten that scikit-image brings along.
+
+Needs pillow and scikit-image.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.zoo.layout import root
+from benchmarks.zoo.scoring import Array
+
+_SCIKIT_IMAGE = (
+    "astronaut.png",
+    "chelsea.png",
+    "coffee.png",
+    "rocket.jpg",
+    "motorcycle_left.png",
+    "ihc.png",
+    "retina.jpg",
+    "page.png",
+    "coins.png",
+    "camera.png",
+)
+
+
+def photos() -> list[Array]:
+    """Images [height, width, 3] of uint8, RGB, in a fixed order.
+
+    Raises:
+        FileNotFoundError: scikit-image is not installed, or ships fewer photographs.
+    """
+    package = find_spec("skimage")
+    if package is None or package.origin is None:
+        raise FileNotFoundError("the photographs of scikit-image: pip install scikit-image")
+    more = [Path(package.origin).parent / "data" / name for name in _SCIKIT_IMAGE]
+    paths = [
+        *sorted((root() / "data" / "imagenet20").glob("*.jpg")),
+        *(path for path in more if path.is_file()),
+    ]
+    return [np.asarray(Image.open(path).convert("RGB")) for path in paths]
