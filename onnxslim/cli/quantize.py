@@ -29,7 +29,13 @@ __all__ = ["command"]
 @options.budget
 @options.overrides
 @options.common
-def command(model: str, calibration: str | None, data: str | None, **given: Any) -> int:
+def command(
+    model: str,
+    calibration: str | None,
+    data: str | None,
+    set_options: dict[str, dict[str, str]],
+    **given: Any,
+) -> int:
     """Quantize MODEL for this machine; keep in float what would be slower, and check the accuracy.
 
     Needs --data or --calibration, or both: the feeds then judge what the calibration was fitted on.
@@ -43,7 +49,7 @@ def command(model: str, calibration: str | None, data: str | None, **given: Any)
         from onnxslim.recipes.api import quantize
 
         kept = Calibration.load(calibration) if calibration is not None else None
-        return quantize(path, data, calibration=kept, progress=progress, **own)
+        return quantize(path, data, calibration=kept, options=set_options, progress=progress, **own)
 
     read = tuple(name for name in (data, calibration) if name)
     return Rewrite("quantize", model, also_read=read, **shared).run(work)

@@ -113,9 +113,12 @@ def _before_after(report: Report) -> Table:
         ("macs", "MACs", number),
     ):
         before, after = report.before.get(key), report.after.get(key)
+        if key == "bytes":  # the files themselves, where there are files
+            before = report.input.bytes if report.input else before
+            after = report.output.bytes if report.output else after
         if before is None and after is None:
             continue
-        ratio = report.ratio(key)
+        ratio = after / before if before and after is not None else None
         rows.append(
             (
                 label,

@@ -1,0 +1,85 @@
+"""``compress`` and ``quantize``: what is written when something pays, when nothing does, and when it must."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxslim.cli import main
+from tests.models import proto, run
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a model of one large layer, one of a single node, and data for both."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    dense = proto("g (float[n, 256] x) => (float[n, 256] y) { y = MatMul(x, w) }")
+    weight = onnx.numpy_helper.from_array(rng.normal(size=(256, 256)).astype(np.float32), "w")
+    dense.graph.initializer.append(weight)
+    onnx.save(dense, "dense.onnx")
+    onnx.save(proto("g (float[n, 256] x) => (float[n, 256] y) { y = Relu(x) }"), "relu.onnx")
+    np.savez("feeds.npz", x=rng.normal(size=(24, 256)).astype(np.float32))
+    return tmp_path
+
+
+def result(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    parsed = json.loads(capsys.readouterr().out)
+    assert isinstance(parsed, dict)
+    return parsed
+
+
+def test_a_target_out_of_reach_writes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["compress", "relu.onnx", "-o", "out.onnx", "--data", "feeds.npz", "--target-bytes", "0.001x"]
+    assert main([*arguments, "--json"]) == 4
+    found = result(capsys)
+    assert found["exit_code"] == 4 and "target" in found["error"]["what"]
+    assert not Path("out.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--max-drop", "many"],
+        ["--target-latency", "fast"],
+        ["--time", "0s"],
+        ["--metric", "no_such:function"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_bad_budgets_are_usage_errors(
+    folder: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["compress", "relu.onnx", "-o", "out.onnx", "--data", "feeds.npz"]
+    assert main([*command, *arguments]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 3
+    assert not Path("out.onnx").exists()
+
+
+@pytest.mark.slow
+def test_what_pays_in_bytes_is_kept(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["compress", "dense.onnx", "-o", "out.onnx", "--data", "feeds.npz", "--objective", "bytes"]
+    assert main([*arguments, "--max-drop", "0.01", "--json"]) == 0
+    found = result(capsys)
+    assert found["output"]["bytes"] <= 0.35 * found["input"]["bytes"]
+    assert found["metric"]["after"] >= found["metric"]["before"] - 0.01
+    assert found["latency"]["interval"][1] <= 1.02
+    assert [trial["name"] for trial in found["tried"] if trial["kept"]]
+    feed = {"x": np.load("feeds.npz")["x"]}
+    [before], [after] = run(onnx.load("dense.onnx"), feed), run(onnx.load("out.onnx"), feed)
+    assert np.square(before).sum() > 100 * np.square(before - after).sum()
+
+
+@pytest.mark.slow
+def test_quantize_takes_what_calibrate_kept(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["calibrate", "dense.onnx", "--data", "feeds.npz", "-o", "cal.npz", "-q"]) == 0
+    command = ["quantize", "dense.onnx", "-o", "out.onnx", "--calibration", "cal.npz", "--data", "feeds.npz"]
+    assert main([*command, "--json"]) == 0
+    assert result(capsys)["output"]["bytes"] < Path("dense.onnx").stat().st_size
+    assert main(["quantize", "relu.onnx", "-o", "other.onnx", "--calibration", "cal.npz"]) == 2
+    assert "another model" in capsys.readouterr().err
