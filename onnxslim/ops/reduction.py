@@ -11,7 +11,7 @@ from onnxslim._ir import ir
 from onnxslim.ops.arithmetic import INTEGERS
 from onnxslim.ops.attributes import int_of
 from onnxslim.ops.movement import axes_of, given
-from onnxslim.ops.sizes import total_bytes
+from onnxslim.ops.sizes import elements_bytes
 from onnxslim.ops.spec import Array, Declined, Facts, OpSpec, QuantRole
 
 __all__ = ["SPECS"]
@@ -43,6 +43,11 @@ def _prod(data: Array, **kwargs: Any) -> Array:
     return np.asarray(np.prod(data, dtype=data.dtype, **kwargs))
 
 
+def _bytes(node: ir.Node, inputs: Inputs) -> int | None:
+    """At most the input's; an empty axis is reduced to one element."""
+    return elements_bytes((max(d, 1) for d in given(inputs, 0).shape), 8)
+
+
 def _reduces_nothing(node: ir.Node, facts: Facts) -> int | None:
     """Without axes and with ``noop_with_empty_axes`` the input is handed on."""
     absent = len(node.inputs) < 2 or node.inputs[1] is None
@@ -51,7 +56,7 @@ def _reduces_nothing(node: ir.Node, facts: Facts) -> int | None:
 
 def _reduction(name: str, function: Callable[..., Any] | None = None, **facts: Any) -> OpSpec:
     evaluator = None if function is None else _reduce(function)
-    return OpSpec(op_type=f"Reduce{name}", numpy=evaluator, output_bytes=total_bytes, **facts)
+    return OpSpec(op_type=f"Reduce{name}", numpy=evaluator, output_bytes=_bytes, **facts)
 
 
 SPECS = (
@@ -61,5 +66,5 @@ SPECS = (
     _reduction("Min", np.min, identity_input=_reduces_nothing),
     _reduction("Mean", identity_input=_reduces_nothing, quant=QuantRole()),
     *(_reduction(name) for name in ("L1", "L2", "LogSum", "LogSumExp", "SumSquare")),
-    *(OpSpec(op_type=name, output_bytes=total_bytes) for name in ("ArgMax", "ArgMin", "CumSum", "CumProd")),
+    *(OpSpec(op_type=name, output_bytes=_bytes) for name in ("ArgMax", "ArgMin", "CumSum", "CumProd")),
 )  # fmt: skip
