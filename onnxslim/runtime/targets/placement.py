@@ -61,6 +61,11 @@ def _edges(units: Sequence[Unit], target: Target, shapes: Shapes) -> Iterator[_E
     for unit in units:
         yield _INTEGER, unit, unit.time(unit.fusion.float_cost, shapes)
         yield unit, _FLOAT, unit.time(unit.fusion.integer_cost, shapes)
+        if unit.fusion.output == "same":
+            source = producers.get(unit.activations[0])
+            quantized = source is not None and source.fusion.output != "float"
+            extra = unit.time(unit.fusion.alone_cost, shapes) - unit.time(unit.fusion.integer_cost, shapes)
+            yield unit, source if quantized else _FLOAT, max(extra, 0.0)
         for value in unit.activations:
             readers[value].append(unit)
             inner.add((value, unit.node))
@@ -68,7 +73,10 @@ def _edges(units: Sequence[Unit], target: Target, shapes: Shapes) -> Iterator[_E
         size = elements(value, shapes)
         producer = producers.get(value)
         quantized = producer if producer is not None and producer.fusion.output != "float" else _FLOAT
-        yield from _quantize(value, quantized, readers[value], target.quantize.of(outputs=size))
+        cost = target.quantize.of(outputs=size)
+        if producer is not None and producer.fusion.output == "same":
+            cost = math.inf  # the runtime moves a quantizer in front of what only moves values
+        yield from _quantize(value, quantized, readers[value], cost)
         if quantized is not _FLOAT:
             floats = value.is_graph_output() or any((value, user) not in inner for user, _ in value.uses())
             yield from _dequantize(

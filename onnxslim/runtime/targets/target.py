@@ -66,6 +66,7 @@ class Fusion:
         attributes: what these attributes have to be, where the node has them.
         weight_rank: what the weight's rank has to be; None for any.
         float_cost, integer_cost: what the two forms cost.
+        alone_cost: of the integer form where its input comes from a float kernel (another layout).
         source: how this is known.
     """
 
@@ -78,6 +79,7 @@ class Fusion:
     weight_rank: int | None = None
     float_cost: Cost = Cost()
     integer_cost: Cost = Cost()
+    alone_cost: Cost = Cost()
     source: str = ""
 
 
@@ -152,5 +154,6 @@ def _fusion(entry: dict[str, Any]) -> Fusion:
         entry.get("weight_rank"),
         Cost(**entry["float_cost"]),
         Cost(**entry["integer_cost"]),
+        Cost(**entry.get("alone_cost", entry["integer_cost"])),
         entry.get("source", ""),
     )

@@ -49,8 +49,8 @@ class Unit:
     def bias_use(self, shapes: Shapes) -> tuple[ir.Node, int] | None:
         """Where a constant bias with one number per channel is read: by the node, or by one behind it.
 
-        Behind it only where every dimension is known: onnxruntime makes one node of the two then, whose
-        integer kernel takes an integer bias; elsewhere a float bias can be fused with what follows.
+        Behind it only for matrices and where every dimension is known: onnxruntime makes one node of the two
+        then, whose integer kernel takes an integer bias; else a float bias can be fused with what follows.
         """
         index = self.role.bias
         if index is not None:
@@ -58,7 +58,7 @@ class Unit:
         users, shape = tuple(self.output.uses()), shapes.shape(self.output)
         if not self.fusion.biases or len(users) != 1 or self.output.is_graph_output() or self.weight is None:
             return None
-        if shape is None or not all(isinstance(dim, int) for dim in shape):
+        if shape is None or (len(shape) > 2 and not all(isinstance(dim, int) for dim in shape)):
             return None
         user, index = users[0]
         if user.op_type not in self.fusion.biases or user.domain or len(user.inputs) != 2:
