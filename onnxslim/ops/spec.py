@@ -36,7 +36,7 @@ class Declined(ValueError):  # noqa: N818 (an answer rather than an error)
 
 
 class Facts(Protocol):
-    """What is known about the values around a node; :class:`onnxslim.analysis.facts.Known` is one."""
+    """What is known about the values around a node."""
 
     def shape(self, value: ir.Value) -> Dims | None:
         """Dimensions: an int, a name that means the same size everywhere, or None where unknown."""
