@@ -63,34 +63,48 @@ def cost(model: ir.Model, shapes: Shapes | None = None) -> Cost:
     known = infer(model, batch=1) if shapes is None else shapes
     counter = _Counter(known)
     macs = counter.graph(model.graph)
-    params, by_dtype = 0, Counter[str]()
+    by_dtype = Counter[str]()
     for tensor in stored(model):
         by_dtype[tensor.dtype.name.lower()] += tensor.nbytes if tensor.dtype != ir.DataType.STRING else 0
-        params += math.prod(tensor.shape.numpy()) if len(tensor.shape.numpy()) >= _WEIGHT_RANK else 0
-    nodes = [node for scope in scopes(model) for node in scope if not is_constant(node)]
+    ops = _operators(model)
     return Cost(
-        nodes=len(nodes),
-        params=params,
+        nodes=sum(ops.values()),
+        params=_parameters(model),
         bytes=serialized_size(model),
         macs=macs,
         bytes_by_dtype=dict(by_dtype.most_common()),
         macs_by_node=counter.by_node,
         unknown_macs=tuple(counter.unknown),
-        ops=dict(Counter(node.op_type for node in nodes).most_common()),
+        ops=ops,
     )
 
 
-def summary(model: ir.Model) -> dict[str, Any]:
-    """What a report compares: ``nodes``, ``params``, ``bytes``, ``macs`` (for a batch of one) and ``ops``."""
-    found = cost(model)
-    macs = None if found.unknown_macs else found.macs
+def summary(model: ir.Model, *, macs: bool = True) -> dict[str, Any]:
+    """What a report compares: ``nodes``, ``params``, ``bytes``, ``macs`` (for a batch of one) and ``ops``.
+
+    Args:
+        macs: count them, which takes most of the time; else they are None, as where they are not known.
+    """
+    ops = _operators(model)
+    counter = _Counter(infer(model, batch=1)) if macs else None
+    total = None if counter is None else counter.graph(model.graph)
     return {
-        "nodes": found.nodes,
-        "params": found.params,
-        "bytes": found.bytes,
-        "macs": macs,
-        "ops": dict(found.ops),
+        "nodes": sum(ops.values()),
+        "params": _parameters(model),
+        "bytes": serialized_size(model),
+        "macs": None if counter is None or counter.unknown else total,
+        "ops": ops,
     }
+
+
+def _operators(model: ir.Model) -> dict[str, int]:
+    nodes = (node for scope in scopes(model) for node in scope)
+    return dict(Counter(node.op_type for node in nodes if not is_constant(node)).most_common())
+
+
+def _parameters(model: ir.Model) -> int:
+    shapes = (tensor.shape.numpy() for tensor in stored(model))
+    return sum(math.prod(shape) for shape in shapes if len(shape) >= _WEIGHT_RANK)
 
 
 def stored(model: ir.Model) -> Iterator[ir.TensorProtocol]:

@@ -27,7 +27,14 @@ from onnxslim.runtime.client import RemoteSession, Worker, open_worker
 from onnxslim.runtime.errors import RuntimeRefused
 from onnxslim.runtime.sources import RunnableModel
 
-__all__ = ["OutputCheck", "Verification", "signal_to_noise", "verify"]
+__all__ = [
+    "OutputCheck",
+    "Verification",
+    "compare_sessions",
+    "signal_to_noise",
+    "unverifiable_outputs",
+    "verify",
+]
 
 _PROMISES = ("exact", "close", "lossy")
 LABELS = "__labels__"
@@ -117,12 +124,13 @@ def verify(
     name = str(promise.value if isinstance(promise, enum.Enum) else promise).lower()
     if name not in _PROMISES:
         raise OptionError(f"there is no promise {name!r}", hint=f"one of {', '.join(_PROMISES)}")
-    excluded = _random(reference) if unverifiable is None else dict(unverifiable)
+    excluded = unverifiable_outputs(reference) if unverifiable is None else unverifiable
     with contextlib.nullcontext(worker) if worker is not None else open_worker() as used:
         return _verify(reference, candidate, feeds, name, used, excluded, timeout)
 
 
-def _random(model: RunnableModel) -> dict[str, str]:
+def unverifiable_outputs(model: RunnableModel) -> dict[str, str]:
+    """Outputs that hang on random or stateful operators, each with its reason."""
     source = onnx.ModelProto.FromString(model) if isinstance(model, bytes) else model
     loaded = source if isinstance(source, ir.Model) else io.load(source)
     found = random_outputs(loaded)
@@ -135,7 +143,7 @@ def _verify(
     feeds: Iterable[Mapping[str, Any]],
     promise: str,
     worker: Worker,
-    unverifiable: dict[str, str],
+    unverifiable: Mapping[str, str],
     timeout: float | None,
 ) -> Verification:
     try:
@@ -148,17 +156,18 @@ def _verify(
         except (RuntimeRefused, ResourceError) as error:
             return Verification(False, True, f"the candidate does not load: {error.what}", promise, 0)
         with rewritten:
-            return _compare(original, rewritten, feeds, promise, unverifiable, timeout)
+            return compare_sessions(original, rewritten, feeds, promise, unverifiable, timeout)
 
 
-def _compare(
+def compare_sessions(
     original: RemoteSession,
     rewritten: RemoteSession,
     feeds: Iterable[Mapping[str, Any]],
     promise: str,
-    unverifiable: dict[str, str],
-    timeout: float | None,
+    unverifiable: Mapping[str, str],
+    timeout: float | None = None,
 ) -> Verification:
+    """:func:`verify` for models that are loaded already; ``promise`` is the name of one."""
     present = {output.name for output in rewritten.outputs}
     names = [output.name for output in original.outputs]
     missing = [name for name in names if name not in present]

@@ -223,9 +223,7 @@ def compare(
         VerificationError: nothing could be compared; the message says why.
     """
     with open_worker() as worker:
-        prover = Prover(worker, feeds, limit_bytes=2**62, seed=seed, samples=2**31)
-        if feeds is None:
-            prover.samples = 4
+        prover = Prover(worker, feeds, limit_bytes=2**62, seed=seed, samples=2**31, random_samples=4)
         difference = prover(load(a), load(b), Promise(promise))
     if prover.last is None:
         raise VerificationError(difference or "; ".join(prover.notes) or "nothing could be compared")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import onnx
 
 from onnxslim._ir import ir
 from onnxslim.analysis.cost import summary
-from onnxslim.model.io import FileInfo, ModelLike, file_info, load, save, serialized_size, to_proto
+from onnxslim.model.io import FileInfo, ModelLike, file_info, load, save, to_proto
 from onnxslim.recipes.engine import Step, run_steps
 from onnxslim.recipes.proof import Prover, worker_limits
 from onnxslim.report.report import Report, environment
@@ -79,18 +80,21 @@ class Pipeline:
         model = load(source)
         with open_worker(**worker_limits(model)) as worker:
             prover = Prover(worker, self.feeds, self.verify_limit, self.seed)
+            if isinstance(source, (str, os.PathLike)):
+                prover.file = (model, Path(source))
             outcome = run_steps(model, self.steps, prover if self.verify else None)
         notes = prover.notes if self.verify else ["not verified: switched off"]
-        before, after = serialized_size(model), serialized_size(outcome.model)
-        if self.never_grow and after > before:
-            notes = [*notes, f"returned unchanged: the result has {after - before} bytes more"]
-            outcome.model = model
+        before, after = summary(model, macs=False), summary(outcome.model, macs=False)
+        if self.never_grow and after["bytes"] > before["bytes"]:
+            growth = after["bytes"] - before["bytes"]
+            notes = [*notes, f"returned unchanged: the result has {growth} bytes more"]
+            outcome.model, after = model, before
         return Result(
             outcome.model,
             Report(
                 input=source_file(source, model),
-                before=summary(model),
-                after=summary(outcome.model),
+                before=before,
+                after=after,
                 passes=tuple(outcome.applied),
                 declined=tuple(outcome.declined),
                 verification=prover.last.to_dict() if prover.last else None,

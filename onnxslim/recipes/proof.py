@@ -6,12 +6,13 @@ import contextlib
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypedDict
 
 from onnxslim._ir import ir
-from onnxslim.calibration.data import Feeds, probe_random_feeds
+from onnxslim.calibration.data import probe_random_feeds
 from onnxslim.errors import CalibrationError, ResourceError
-from onnxslim.measure.verify import Verification, verify
+from onnxslim.measure.verify import Verification, compare_sessions, unverifiable_outputs
 from onnxslim.model.io import serialized_size
 from onnxslim.passes.base import Promise
 from onnxslim.runtime.client import RemoteSession, Worker
@@ -35,6 +36,11 @@ def worker_limits(model: ir.Model) -> WorkerLimits:
     return {"budget_bytes": (640 << 20) + 8 * size, "wall_s": round(5 + size / 20e6, 1)}
 
 
+# Weights are not repacked for the kernels: the sessions run once or twice, and weights that a rewrite has
+# computed are then treated like those that the original computes as it runs.
+_CONFIG = {"session.disable_prepacking": "1"}
+
+
 @dataclass
 class Prover:
     """Verifies candidates against their original; remembers the last verification and what stood in its way.
@@ -44,7 +50,9 @@ class Prover:
         feeds: the user's data, or None for random feeds drawn by the input types.
         limit_bytes: models above this size are not verified (both would have to be in memory).
         seed: of the random feeds.
-        samples: how many feeds.
+        samples: how many feeds of the user's data.
+        random_samples: how many random feeds, where there are no data.
+        file: a model and the file that it was loaded from; the worker reads the file itself.
     """
 
     worker: Worker
@@ -52,6 +60,8 @@ class Prover:
     limit_bytes: int = 10**9
     seed: int = 0
     samples: int = 2
+    random_samples: int = 1
+    file: tuple[ir.Model, Path] | None = None
     last: Verification | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -61,59 +71,67 @@ class Prover:
         size = serialized_size(original)
         if size > self.limit_bytes:
             self._note(
-                f"not verified: the model has {size / 1e9:.1f} GB, more than --verify-limit "
+                f"the model has {size / 1e9:.1f} GB, more than --verify-limit "
                 f"({self.limit_bytes / 1e9:.1f} GB)"
             )
             return None
-        feeds: Iterable[Feed] | None
-        if self.feeds is not None:
-            feeds = list(itertools.islice(self.feeds, self.samples))
-        else:
+        with contextlib.ExitStack() as stack:
             try:
-                session = self.worker.load(candidate, optimize="none")
+                reference = stack.enter_context(self._load_original(original))
             except (RuntimeRefused, ResourceError) as error:
-                return self._refused(original, error.what)
-            with contextlib.closing(session):
-                feeds = self._probe(session)
-        if feeds is None:
-            return None
-        found = verify(original, candidate, feeds, promise=promise, worker=self.worker)
+                self._note(f"onnxruntime does not load the original: {error.what}")
+                return None
+            try:
+                rewritten = stack.enter_context(self.worker.load(candidate, config=_CONFIG))
+            except (RuntimeRefused, ResourceError) as error:
+                return f"onnxruntime no longer loads the model: {error.what}"
+            try:
+                feeds = self._feeds(reference, rewritten)
+            except (RuntimeRefused, ResourceError, CalibrationError) as error:
+                self._note(f"the model runs on no random input that was tried: {error.what}")
+                return None
+            found = compare_sessions(
+                reference, rewritten, feeds, promise.value, unverifiable_outputs(original)
+            )
         if not found.verified:
-            self._note(f"not verified: {found.reason}")
+            self._note(found.reason)
             return None
         self.last = found
         return None if self.last.ok else self.last.reason or "the outputs differ"
 
-    def _refused(self, original: ir.Model, reason: str) -> str | None:
-        """The candidate does not load: a broken promise, unless the original does not load either."""
-        try:
-            self.worker.load(original, optimize="none").close()
-        except (RuntimeRefused, ResourceError) as error:
-            self._note(f"not verified: onnxruntime does not load the original: {error.what}")
-            return None
-        return f"onnxruntime no longer loads the model: {reason}"
+    def _load_original(self, model: ir.Model) -> RemoteSession:
+        if self.file is not None and self.file[0] is model:
+            with contextlib.suppress(RuntimeRefused):  # loading may have mended what the file has wrong
+                return self.worker.load(self.file[1], config=_CONFIG)
+        return self.worker.load(model, config=_CONFIG)
 
-    def _note(self, text: str) -> None:
-        if text not in self.notes:
-            self.notes.append(text)
+    def _feeds(self, reference: RemoteSession, rewritten: RemoteSession) -> Iterable[Feed]:
+        """The user's feeds, or random ones that fit both and on which the original runs.
 
-    def _probe(self, session: RemoteSession) -> Feeds | None:
-        """Random feeds on which the model runs; larger ones are not tried once the limits were reached."""
-        reason = ""
+        Raises:
+            CalibrationError: an input is no tensor.
+            RuntimeRefused: the original runs on no random feed.
+            ResourceError: one of them reached the limits; larger ones are not tried.
+        """
+        if self.feeds is not None:
+            return itertools.islice(self.feeds, self.samples)
+        refusal = RuntimeRefused("its inputs are too large")
 
         def accepts(feed: Feed) -> bool:
-            nonlocal reason
+            nonlocal refusal
             try:
-                session.run(feed)
+                reference.run(feed)
             except RuntimeRefused as error:
-                reason = error.what
+                refusal = error
                 return False
             return True
 
-        try:
-            feeds = probe_random_feeds(session.inputs, accepts, self.samples, self.seed)
-        except (ResourceError, CalibrationError) as error:
-            feeds, reason = None, error.what
+        feeds = probe_random_feeds(rewritten.inputs, accepts, self.random_samples, self.seed)
         if feeds is None:
-            self._note(f"not verified: the model runs on no random input that was tried: {reason}")
+            raise refusal
         return feeds
+
+    def _note(self, reason: str) -> None:
+        text = f"not verified: {reason}"
+        if text not in self.notes:
+            self.notes.append(text)
