@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name = f"{package['package']} {package['version']}"
         try:
             print(f"{name}: fetched {lay_out(package, given.root)} of {len(package['files'])}", flush=True)
-        except (subprocess.CalledProcessError, ValueError, KeyError) as error:
+        except (subprocess.CalledProcessError, zipfile.BadZipFile, OSError, ValueError, KeyError) as error:
             failed += 1
             print(f"{name}: FAILED: {error}", flush=True)
     if given.minilm and not (given.root / "models/minilm_fp32_dynamo.onnx").is_file():
