@@ -18,6 +18,7 @@ from onnxslim.model import edit
 from onnxslim.ops.registry import is_dequantize
 from onnxslim.passes.base import Pass, Promise
 from onnxslim.reconstruct.affine import affine_uint8, bias_int32, least_weight_scale
+from onnxslim.reconstruct.bias import rounding_shift
 from onnxslim.reconstruct.rounding import round_symmetric
 from onnxslim.runtime.kernels import executed
 from onnxslim.runtime.targets.placement import place
@@ -57,6 +58,8 @@ class QuantizeStatic(Pass):
     what follows is fused as before.  A bias added behind a MatMul becomes int32 too, since onnxruntime makes
     a Gemm of the two, which in integers takes no other bias.
 
+    ``correct_bias`` helps many convolutional networks and hurts some: decide by the error on held-out data.
+
     Needs opset 13 (see ``raise-opset``).  A model that is quantized already is left alone.
     """
 
@@ -65,6 +68,9 @@ class QuantizeStatic(Pass):
 
     calibration: Calibration | None = field(default=None, metadata={"help": "ranges of the activations"})
     method: Method = field(default="minmax", metadata={"help": "how a range is found in the calibration"})
+    correct_bias: bool = field(
+        default=False, metadata={"help": "add to each bias what rounding the weight takes on average"}
+    )
     target: str = field(default=DEFAULT_TARGET, metadata={"help": "what the integers are placed for"})
     exclude: str = field(default="", metadata={"help": "comma-separated globs of nodes to leave in float"})
     check: bool = field(default=True, metadata={"help": "look at the graph that the runtime builds"})
@@ -84,7 +90,7 @@ class QuantizeStatic(Pass):
         for node, why in reasons.items():
             self.decline(node.name or node.outputs[0].name or "", why)
         if units and self.calibration is not None:
-            _Quantizer(model.graph, shapes, self.calibration, self.method).insert(units)
+            _Quantizer(model.graph, shapes, self.calibration, self).insert(units)
         return ir.passes.PassResult(model, bool(units))
 
     def _refuses(self, model: ir.Model) -> str | None:
@@ -121,7 +127,7 @@ class QuantizeStatic(Pass):
         if not units or self.calibration is None:
             return {}
         names = [unit.output.name or "" for unit in units]
-        weights = _Quantizer(trial.graph, shapes, self.calibration, self.method).insert(units)
+        weights = _Quantizer(trial.graph, shapes, self.calibration, self).insert(units)
         built = executed(trial)
         return {  # an integer kernel has swallowed the conversion of its weight
             name: f"the runtime does not make {unit.fusion.kernel} of it"
@@ -133,9 +139,13 @@ class QuantizeStatic(Pass):
 class _Quantizer:
     """Puts the conversions around the units of one graph."""
 
-    def __init__(self, graph: ir.Graph, shapes: Shapes, calibration: Calibration, method: Method) -> None:
-        self._graph, self._shapes, self._calibration, self._method = graph, shapes, calibration, method
+    def __init__(
+        self, graph: ir.Graph, shapes: Shapes, calibration: Calibration, settings: QuantizeStatic
+    ) -> None:
+        self._graph, self._shapes = graph, shapes
+        self._calibration, self._settings = calibration, settings
         self._scales: dict[ir.Value, _Scale] = {}
+        self._names: dict[ir.Value, str] = {}
         self._zero_points: dict[int, ir.Value] = {}
         self._weights: dict[tuple[ir.Value, int], tuple[ir.Value, ir.Value, Array]] = {}
 
@@ -149,6 +159,7 @@ class _Quantizer:
                     readers.setdefault(value, []).append((unit.node, index))
         for unit in units:  # scales first: values are renamed below
             for value in (*unit.activations, unit.output):
+                self._names[value] = value.name or ""
                 if value in readers:
                     self._scale(value, produced)
         for value, uses in readers.items():
@@ -162,7 +173,7 @@ class _Quantizer:
                 self._scales[value] = self._scale(unit.activations[0], produced)
             else:
                 assert value.name is not None
-                scale, zero = affine_uint8(*self._calibration.range(value.name, self._method))
+                scale, zero = affine_uint8(*self._calibration.range(value.name, self._settings.method))
                 self._scales[value] = _Scale(
                     float(scale),
                     edit.add_initializer(self._graph, np.array(scale), f"{value.name}_scale"),
@@ -201,6 +212,8 @@ class _Quantizer:
         if use is not None:
             bias = edit.constant_value(use[0].inputs[use[1]])
         q, scale, numbers = self._weight(source, weight, axis, bias, activation)
+        if bias is not None and self._settings.correct_bias:
+            bias = bias + self._shift(unit, weight, q, numbers)
         restored = self._dequantized(unit.node, q, scale, axis, f"{source.name}_dequantized")
         unit.node.replace_input_with(unit.role.weight, restored)
         _drop(source)
@@ -241,6 +254,17 @@ class _Quantizer:
         if shared:
             self._weights[source, axis] = stored
         return stored
+
+    def _shift(self, unit: Unit, weight: Array, q: ir.Value, scales: Array) -> Array | float:
+        """What the bias of the unit has to make good."""
+        name = self._names[unit.activations[0]]
+        moments = self._calibration.moments(name) if name in self._calibration else None
+        integers, axis = edit.constant_value(q), unit.weight_axis
+        if moments is None or integers is None:
+            return 0.0
+        across = tuple(-1 if i == axis else 1 for i in range(weight.ndim))
+        shift = rounding_shift(weight, integers * scales.reshape(across), axis, moments.mean)
+        return 0.0 if shift is None else shift
 
     def _zeros(self, scale: ir.Value) -> ir.Value:
         assert scale.shape is not None

@@ -5,20 +5,28 @@ Each candidate is a list of passes over the simplified model.  Whatever a candid
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from onnxslim._ir import ir
 from onnxslim.calibration.calibrators import Method
 from onnxslim.calibration.store import Calibration
-from onnxslim.errors import OptionError
+from onnxslim.errors import ModelError, OptionError, ResourceError
+from onnxslim.measure.differences import Difference
 from onnxslim.passes.base import Pass
 from onnxslim.passes.pack_weights import PackWeights
 from onnxslim.passes.quantize_static import QuantizeStatic
 from onnxslim.passes.raise_opset import RaiseOpset
+from onnxslim.recipes.engine import run_steps
+from onnxslim.runtime.client import Worker, open_worker
 from onnxslim.runtime.targets.target import DEFAULT_TARGET, load_target
 
 __all__ = ["MODES", "Candidate", "candidates"]
+
+_log = logging.getLogger(__name__)
 
 _METHODS: tuple[Method, ...] = ("minmax", "mse")
 MODES = ("compress", "auto", "static", "dynamic", "weight-only")
@@ -43,6 +51,7 @@ def candidates(
     *,
     target: str | None = None,
     mode: str = "compress",
+    feeds: Sequence[Mapping[str, Any]] = (),
 ) -> list[Candidate]:
     """The ways to try on ``model``, the most promising first.
 
@@ -51,6 +60,7 @@ def candidates(
         calibration: of this model; without one there are no static candidates.
         target: what to place integers for; default this machine.
         mode: ``compress`` and ``auto`` try everything, the others one kind.
+        feeds: held-out feeds that decide how static ranges are found, and whether biases are corrected.
 
     Raises:
         OptionError: no such mode or target.
@@ -60,13 +70,48 @@ def candidates(
     name = load_target(target or DEFAULT_TARGET).name
     found: list[Candidate] = []
     if mode in ("compress", "auto", "static") and calibration is not None:
-        found += [
-            Candidate(
-                f"static int8, {method}",
-                (RaiseOpset(), QuantizeStatic(calibration, method=method, target=name), PackWeights()),
-            )
-            for method in _METHODS
-        ]
+        found.append(_static(model, QuantizeStatic(calibration, target=name), feeds))
     if mode in ("compress", "auto", "weight-only", "dynamic"):
         found.append(Candidate("packed weights", (PackWeights(),)))
     return found
+
+
+def _static(model: ir.Model, first: QuantizeStatic, feeds: Sequence[Mapping[str, Any]]) -> Candidate:
+    """Static quantization with the ranges and biases that leave the least noise on ``feeds``."""
+    best, sqnr = first, -math.inf
+    if feeds:
+        with open_worker() as worker:
+            reference = _outputs(worker, model, feeds)
+
+            def consider(option: QuantizeStatic) -> None:
+                nonlocal best, sqnr
+                try:
+                    outcome = run_steps(model, (RaiseOpset(), option)).model
+                    quality = _sqnr_db(reference, _outputs(worker, outcome, feeds))
+                except (ModelError, ResourceError) as error:  # the runtime refuses it: not this one
+                    _log.info("%s was not considered: %s", option.method, error.what)
+                    return
+                if quality > sqnr:
+                    best, sqnr = option, quality
+
+            for method in _log = logging.getLogger(__name__)
+
+_METHODS:
+                consider(replace(first, method=method))
+            consider(replace(best, correct_bias=True))
+    name = f"static int8, {best.method} ranges" + (", corrected biases" if best.correct_bias else "")
+    return Candidate(name, (RaiseOpset(), best, PackWeights()))
+
+
+def _outputs(worker: Worker, model: ir.Model, feeds: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+    with worker.load(model) as session:
+        return [session.run(feed) for feed in feeds]
+
+
+def _sqnr_db(reference: Sequence[Sequence[Any]], found: Sequence[Sequence[Any]]) -> float:
+    """Of the noisiest output, over all feeds."""
+    differences = [Difference() for _ in reference[0]]
+    for expected, row in zip(reference, found, strict=True):
+        for difference, one, other in zip(differences, expected, row, strict=True):
+            difference.add(one, other)
+    return min(difference.sqnr_db for difference in differences)

@@ -40,6 +40,7 @@ __all__ = ["Request", "search_best"]
 
 _HELD_OUT_LIMIT = 64  # feeds that judge a candidate; more would cost more time than they teach
 _LATENCY_FEEDS = 4
+_CHOICE_FEEDS = 16  # held-out feeds that decide details of a candidate
 _UNCHANGED = "nothing improved the model inside the budget; it is returned unchanged"
 
 
@@ -117,7 +118,9 @@ def search_best(
             deadline=begun + request.seconds,
             progress=progress,
         )
-        options = candidates(base.model, calibration, target=request.target, mode=request.mode)
+        options = candidates(
+            base.model, calibration, target=request.target, mode=request.mode, feeds=held_out[:_CHOICE_FEEDS]
+        )
         if request.mode == "compress":
             options.append(Candidate("simplified only", ()))
         best, trials = search.run(base.model, options, request.overrides)
