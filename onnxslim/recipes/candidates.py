@@ -94,9 +94,7 @@ def _static(model: ir.Model, first: QuantizeStatic, feeds: Sequence[Mapping[str,
                 if quality > sqnr:
                     best, sqnr = option, quality
 
-            for method in _log = logging.getLogger(__name__)
-
-_METHODS:
+            for method in _METHODS:
                 consider(replace(first, method=method))
             consider(replace(best, correct_bias=True))
     name = f"static int8, {best.method} ranges" + (", corrected biases" if best.correct_bias else "")
