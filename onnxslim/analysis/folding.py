@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from onnxslim._ir import ir
 from onnxslim.model.sizes import tensor_size
 
-__all__ = ["FoldPlan", "plan"]
+__all__ = ["FoldPlan", "dims_size", "plan"]
 
 _SMALL = 1024  # bytes: results this small may be paid by what others have saved
 _REACH = 2_000  # nodes looked at to pay for one result; what lies further is not counted in its favour
@@ -39,7 +39,7 @@ def plan(candidates: Sequence[ir.Node], sizes: Mapping[ir.Value, int]) -> FoldPl
     """Choose among ``candidates``, constant nodes in topological order, those that pay.
 
     Args:
-        sizes: the bytes of each of their outputs.
+        sizes: the bytes of each of their outputs, :func:`dims_size` included.
 
     Consumers are decided before producers, so where the last node of a chain would grow the file, a shorter
     chain may still pay.  Nodes that do not pay alone, but read the same initializer, are tried together: the
@@ -148,11 +148,15 @@ def _elements(value: ir.Value) -> int:
     return 0 if value.const_value is None else int(value.const_value.size)
 
 
+def dims_size(dims: Iterable[int]) -> int:
+    """Bytes that the dimensions of a stored tensor take."""
+    return sum(1 + max(1, (dim.bit_length() + 6) // 7) for dim in dims)
+
+
 def _cost(value: ir.Value, size: int) -> int:
-    """Bytes of an initializer's message, at most (dimensions beyond 2 million aside)."""
-    rank = value.shape.rank() if value.shape is not None else 8
+    """Bytes of an initializer's message: content and dimensions, name, type, tags and lengths."""
     lengths = 2 * ((size + 64).bit_length() // 7 + 1)
-    return size + len((value.name or "").encode()) + 4 * rank + lengths + 6
+    return size + len((value.name or "").encode()) + lengths + 6
 
 
 def _node_size(node: ir.Node) -> int:

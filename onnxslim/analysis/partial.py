@@ -91,7 +91,8 @@ class PartialValues:
         inputs = [None if value is None else self._array(value) for value in node.inputs]
         if any(a is None and v is not None for a, v in zip(inputs, node.inputs, strict=True)):
             return None
-        if spec.output_bytes is not None and (spec.output_bytes(node, inputs) or 0) > 8 * _MOST:
+        size = None if spec.output_bytes is None else spec.output_bytes(node, inputs)
+        if size is None or size > 8 * _MOST:
             return None
         masks = [None if a is None else _unknown(a) for a in inputs]
         unknown = {i for i, mask in enumerate(masks) if mask is not None and mask.any()}

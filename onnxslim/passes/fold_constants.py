@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from onnxslim._ir import ir
 from onnxslim.analysis import folding
-from onnxslim.analysis.facts import Known
+from onnxslim.analysis.facts import forget_facts, known_facts
 from onnxslim.analysis.partial import PartialValues
 from onnxslim.model import edit
 from onnxslim.ops.branches import taken_branch
@@ -77,7 +77,8 @@ class FoldConstants(Pass):
                 if not plan.removed:
                     break
                 _apply(plan, contents, finder.scope_of)
-                modified = True  # and shapes may be known better now
+                modified = True
+                forget_facts(model)  # shapes may be known better now
             for node, excess in plan.declined.items():
                 finder.declined[node] = f"its result would make the file {excess:,} bytes larger"
             for node, reason in (finder.declined | failed).items():
@@ -111,7 +112,7 @@ class _Finder:
         self.scope_of: dict[ir.Node, edit.Scope] = {}  # the constant nodes, in topological order
         self.sizes: dict[ir.Value, int] = {}
         self.known: dict[ir.Value, Array] = {}
-        self.facts = Known(model)
+        self.facts = known_facts(model)
         self.partial = PartialValues(self.facts.shape)
 
     def visit(self, scope: edit.Scope) -> None:
@@ -156,7 +157,9 @@ class _Finder:
         if not spec.data_movement and any(self.facts.dtype(value) in _SHORT for value in outputs):
             self.declined[node] = _KEPT_LONGER
             return False
-        sizes = [size] if len(outputs) == 1 and size is not None else [self._size(v) for v in outputs]
+        sizes = [self._size(value) for value in outputs]
+        if len(outputs) == 1 and sizes[0] is None:
+            sizes = [None if size is None else size + folding.dims_size([1] * 8)]  # bounds both
         known = [size for size in sizes if size is not None]
         if len(known) < len(outputs):
             self.declined[node] = "the size of its result is not known before it is computed"
@@ -199,7 +202,7 @@ class _Finder:
     def _note(self, node: ir.Node, contents: Sequence[Array]) -> bool:
         for value, content in zip(node.outputs, contents, strict=False):
             self.known[value] = content
-            self.sizes[value] = _nbytes(content)
+            self.sizes[value] = _nbytes(content) + folding.dims_size(content.shape)
         return True
 
     def _is_known(self, value: ir.Value) -> bool:
@@ -212,12 +215,14 @@ class _Finder:
         return content if content is not None else edit.constant_value(value)
 
     def _size(self, value: ir.Value) -> int | None:
-        """Bytes of a result that has not been computed, from its inferred shape."""
+        """Bytes of a result that has not been computed, and of its dimensions, from its inferred shape."""
         dims, dtype = self.facts.shape(value), self.facts.dtype(value)
         if dims is None or dtype is None or dtype == ir.DataType.STRING:
             return None
         known = [d for d in dims if isinstance(d, int)]
-        return math.ceil(math.prod(known) * dtype.itemsize) if len(known) == len(dims) else None
+        if len(known) < len(dims):
+            return None
+        return math.ceil(math.prod(known) * dtype.itemsize) + folding.dims_size(known)
 
     def _live_subgraphs(self, node: ir.Node) -> Iterator[ir.Graph]:
         """The subgraphs of ``node`` that may run: not the branch that a constant condition excludes."""
