@@ -25,7 +25,7 @@ from onnxslim.model.files import parse, read
 from onnxslim.model.hashing import file_digest, is_external
 from onnxslim.model.limits import Limits
 from onnxslim.model.protos import inlined, map_tensors, node_count, tensors_of
-from onnxslim.model.sizes import serialized_size, tensor_size
+from onnxslim.model.sizes import serialized_size, weight_bytes
 from onnxslim.model.validate import validate
 
 __all__ = ["FileInfo", "ModelLike", "file_info", "load", "save", "serialized_size", "to_proto"]
@@ -101,8 +101,7 @@ def _message(model: ir.Model) -> onnx.ModelProto:
 
 def _too_large(model: ir.Model) -> bool:
     """Whether one message cannot hold the model; small models are told by their weights alone."""
-    weights = sum(map(tensor_size, tensors_of(model)))
-    return weights > _PROTO_LIMIT // 2 and serialized_size(model) > _PROTO_LIMIT
+    return weight_bytes(model) > _PROTO_LIMIT // 2 and serialized_size(model) > _PROTO_LIMIT
 
 
 def save(

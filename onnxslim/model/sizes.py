@@ -5,8 +5,14 @@ from __future__ import annotations
 import onnx
 
 from onnxslim._ir import ir
+from onnxslim.model.protos import tensors_of
 
-__all__ = ["serialized_size", "tensor_size"]
+__all__ = ["serialized_size", "tensor_size", "weight_bytes"]
+
+
+def weight_bytes(model: ir.Model) -> int:
+    """Bytes of all tensors, in attributes too; for what need not be exact, since it costs a third."""
+    return sum(tensor_size(tensor) for tensor in tensors_of(model))
 
 
 def serialized_size(model: ir.Model) -> int:
@@ -52,8 +58,8 @@ def _graph_size(graph: ir.Graph) -> int:
 
 def tensor_size(tensor: ir.TensorProtocol) -> int:
     """Bytes of a tensor's message with its content inside."""
-    if type(tensor) is ir.serde.TensorProtoTensor and not tensor.raw.HasField("raw_data"):
-        return int(tensor.raw.ByteSize())  # typed data may be smaller or larger than raw
+    if type(tensor) is ir.serde.TensorProtoTensor:  # typed data may be smaller or larger than raw
+        return int(tensor.raw.ByteSize())
     header = onnx.TensorProto(
         name=tensor.name or "",
         doc_string=tensor.doc_string or "",

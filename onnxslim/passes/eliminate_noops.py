@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from onnxslim._ir import ir
-from onnxslim.analysis.facts import Known
+from onnxslim.analysis.facts import known_facts
 from onnxslim.model import edit
 from onnxslim.ops.registry import spec_of
 from onnxslim.ops.spec import Facts
@@ -35,7 +35,7 @@ class EliminateNoops(Pass):
     name: ClassVar[str] = "eliminate-noops"
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        facts = Known(model)
+        facts = known_facts(model)
         modified = False
         for scope in edit.scopes(model):
             for node in scope:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from onnxslim._ir import ir
+from onnxslim.analysis.facts import forget_facts, sharing_facts
 from onnxslim.errors import OnnxSlimError, PassError, VerificationError
 from onnxslim.model import edit
 from onnxslim.passes.base import Decline, Pass, Promise, collect_declines
@@ -123,7 +124,7 @@ def _run_segment(
         # made anew: what an earlier attempt did does not count
         ledger = _Ledger(original, _flatten(steps), excluded)
         try:
-            with collect_declines() as log:
+            with collect_declines() as log, sharing_facts():
                 model, events = _apply(original, steps, excluded, ledger)
         except _BrokenPassError as broken:
             excluded[id(broken.culprit)] = broken.reason
@@ -162,6 +163,7 @@ def _apply(
             return False
         if not _run_pass(p, model, ledger):
             return False
+        forget_facts(model)
         events.append(p)
         return True
 
@@ -251,7 +253,8 @@ def _bisect(
     """The pass whose application first makes the outputs differ; None when the bare copy already does."""
 
     def differs(count: int) -> bool:
-        model, _ = _apply(original, steps, excluded, stop_after=count)
+        with sharing_facts():
+            model, _ = _apply(original, steps, excluded, stop_after=count)
         promise = Promise.weakest([p.promise for p in events[:count]])
         return verifier(original, model, promise) is not None
 

@@ -13,7 +13,7 @@ from onnxslim._ir import ir
 from onnxslim.calibration.data import probe_random_feeds
 from onnxslim.errors import CalibrationError, ResourceError
 from onnxslim.measure.verify import Verification, compare_sessions, unverifiable_outputs
-from onnxslim.model.io import serialized_size
+from onnxslim.model.sizes import weight_bytes
 from onnxslim.passes.base import Promise
 from onnxslim.runtime.client import RemoteSession, Worker
 from onnxslim.runtime.errors import RuntimeRefused
@@ -32,7 +32,7 @@ class WorkerLimits(TypedDict):
 
 def worker_limits(model: ir.Model) -> WorkerLimits:
     """How much memory and time a model of its size may take to be verified; a small bomb gets little."""
-    size = serialized_size(model)
+    size = weight_bytes(model)
     return {"budget_bytes": (640 << 20) + 8 * size, "wall_s": round(5 + size / 20e6, 1)}
 
 
@@ -68,7 +68,7 @@ class Prover:
     def __call__(self, original: ir.Model, candidate: ir.Model, promise: Promise) -> str | None:
         """None when the promise holds or nothing can be said (see ``notes``), else what differs."""
         self.last = None
-        size = serialized_size(original)
+        size = weight_bytes(original)
         if size > self.limit_bytes:
             self._note(
                 f"the model has {size / 1e9:.1f} GB, more than --verify-limit "

@@ -16,6 +16,7 @@ from onnxslim._ir import ir
 from onnxslim.errors import ModelError
 from onnxslim.model import io
 from onnxslim.model.protos import graphs_of, tensors_of
+from onnxslim.model.sizes import weight_bytes
 
 __all__ = ["Payload", "RunnableModel", "payload_of"]
 
@@ -82,7 +83,7 @@ def _external_bytes(path: Path) -> int:
 
 @contextlib.contextmanager
 def _of_ir(model: ir.Model) -> Iterator[Payload]:
-    size = io.serialized_size(model)
+    size = weight_bytes(model)
     external = [tensor for tensor in tensors_of(model) if isinstance(tensor, ir.ExternalTensor)]
     folders = {str(Path(tensor.base_dir).resolve()) for tensor in external}
     if len(folders) <= 1 and size - sum(tensor.nbytes for tensor in external) <= _LARGE:
