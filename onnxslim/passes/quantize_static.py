@@ -107,9 +107,10 @@ class QuantizeStatic(Pass):
         self, model: ir.Model, refused: Mapping[str, str]
     ) -> tuple[list[Unit], dict[ir.Node, str], Shapes]:
         target, shapes = load_target(self.target), infer(model)
+        excluded = [glob.strip() for glob in self.exclude.split(",") if glob.strip()]
 
         def refuse(unit: Unit) -> str | None:
-            if any(fnmatchcase(unit.node.name or "", glob.strip()) for glob in self.exclude.split(",")):
+            if any(fnmatchcase(unit.node.name or "", glob) for glob in excluded):
                 return "excluded by name"
             if (known := refused.get(unit.output.name or "")) is not None:
                 return known
