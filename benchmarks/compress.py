@@ -72,9 +72,11 @@ class Row:
     @property
     def faults(self) -> tuple[str, ...]:
         """In what the result is worse than was promised."""
+        low, high = self.interval
         worse = {
             "larger": self.result.bytes > self.original.bytes,
-            "slower": self.interval[1] > NOT_SLOWER,
+            "slower": low > NOT_SLOWER,
+            "perhaps slower": low <= NOT_SLOWER < high,
             "lost": self.before.value - self.after.value > self.max_drop + 1e-9,
         }
         return tuple(name for name, true in worse.items() if true)
