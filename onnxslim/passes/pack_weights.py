@@ -15,7 +15,7 @@ from onnxslim.errors import OptionError
 from onnxslim.model import edit
 from onnxslim.ops.registry import is_constant, is_dequantize, is_quantize
 from onnxslim.passes.base import Pass, Promise
-from onnxslim.reconstruct.rounding import Rounded, round_best, sqnr_db
+from onnxslim.reconstruct.rounding import Rounded, round_best, round_symmetric, sqnr_db
 
 __all__ = ["PackWeights"]
 
@@ -23,6 +23,7 @@ Array = npt.NDArray[Any]
 
 _MIN_OPSET = 7  # arithmetic broadcasts since then
 _NODE_BYTES = 160  # what the decoding nodes and the second tensor cost in the file, names aside
+_CLEARLY_DB = 6.0
 _LOOKUP_BYTES = 1 << 20  # tables of this size and above are looked up before they are decoded
 
 
@@ -93,7 +94,7 @@ class PackWeights(Pass):
             self.decline(name, "the weight is not finite")
             return False
         lookup = weight.nbytes >= _LOOKUP_BYTES and all(_is_row_lookup(*use) for use in users)
-        rounded = round_best(weight, iter([(0,), tuple(range(1, weight.ndim))]) if lookup else None)
+        rounded = _round_rows(weight) if lookup else round_best(weight)
         decoded = rounded.decode()
         quality = sqnr_db(weight, decoded)
         if not np.isfinite(decoded).all() or quality < self.min_sqnr_db:
@@ -118,6 +119,15 @@ def _constants(scope: edit.Scope) -> Iterator[ir.Value]:
     for node in scope:
         if is_constant(node):
             yield node.outputs[0]
+
+
+def _round_rows(weight: Array) -> Rounded:
+    """Scales that can be applied to single rows: one for each column, or for each row where that is clearly
+    better, since those have to be looked up too."""
+    columns = round_symmetric(weight, tuple(range(1, weight.ndim)))
+    rows = round_symmetric(weight, (0,))
+    gain = sqnr_db(weight, rows.decode()) - sqnr_db(weight, columns.decode())
+    return rows if gain > _CLEARLY_DB else columns
 
 
 def _is_row_lookup(user: ir.Node, index: int) -> bool:

@@ -67,20 +67,18 @@ def round_symmetric(weight: Array, axes: tuple[int, ...] = (), at_least: Array |
     return Rounded(q, scale)
 
 
-def round_best(weight: Array, choices: Iterator[tuple[int, ...]] | None = None) -> Rounded:
-    """Round with the axes that leave the smallest squared error.
+def round_best(weight: Array) -> Rounded:
+    """Round with the axes, none to two, whose scales are few and leave the smallest squared error.
 
     Args:
         weight: finite floats.
-        choices: sets of axes to try; by default each axis, and each pair, whose scales are few against the
-            weight.
 
     Example:
         >>> round_best(np.array([[1e3, 5e2], [1.0, 0.6]]), iter([(0,)])).scale.shape
         (2, 1)
     """
     best, least = round_symmetric(weight), math.inf
-    for axes in choices if choices is not None else _few_scales(weight.shape):
+    for axes in _few_scales(weight.shape):
         rounded = round_symmetric(weight, axes)
         error = float(np.square(rounded.decode() - weight).sum(dtype=np.float64))
         if error < least:
