@@ -107,7 +107,15 @@ def search_best(
         labels = parts.held_out.spread(_HELD_OUT_LIMIT).labels
         search = Search(
             file,
-            Judge(worker, original, held_out, labels, request.drop, request.output),
+            Judge(
+                worker,
+                original,
+                held_out,
+                labels,
+                request.drop,
+                request.output,
+                unseen=_is_function(request.metric),
+            ),
             folder,
             held_out[:_LATENCY_FEEDS],
             request.objective,
@@ -171,6 +179,10 @@ def _finish(
     return Result(best.model, report)
 
 
+def _is_function(metric: str | None) -> bool:
+    return metric is not None and ":" in metric
+
+
 def _latency(measured: Bench) -> dict[str, Any]:
     return {
         "verdict": measured.verdict,
@@ -186,11 +198,10 @@ def _latency(measured: Bench) -> dict[str, Any]:
 
 def _split(data: Any, test: Any, request: Request, model: ir.Model, options: Mapping[str, Any]) -> _Data:
     feeds = open_feeds(data, model, seed=request.seed, **options)
-    scored_by_function = request.metric is not None and ":" in request.metric
     tested: Feeds | None = None
     if test is not None:
         tested = open_feeds(test, model, seed=request.seed)
-    elif not scored_by_function:
+    elif not _is_function(request.metric):
         if len(feeds) < 4:
             raise CalibrationError(
                 f"{len(feeds)} feeds are too few to calibrate, select and test on",

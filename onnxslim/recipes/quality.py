@@ -21,6 +21,9 @@ __all__ = ["Judge", "Score"]
 # Metrics saturate: an embedding at 5 dB may still rank sentences well on a small test.  Below this ratio of
 # signal to noise a candidate is not believed, whatever its score.
 MIN_SQNR_DB = 10.0
+# A budget in the units of a function that only the winner meets says nothing about cosines; then outputs
+# that are no classes must be this near to the original's.
+MIN_SQNR_UNSEEN_DB = 15.0
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,9 @@ class Score:
 class Judge:
     """Scores models on feeds that nothing was fitted to; the original runs once.
 
+    Labels are compared with the classes of the output; without labels, classes with the original's classes
+    where the output holds probabilities, else the output with the original's by its cosine.
+
     Args:
         worker: where the models run.
         original: what candidates are compared with.
@@ -45,9 +51,10 @@ class Judge:
         labels: one array per feed, or None.
         drop: what a candidate may lose.
         output: the output that decides; default the first.
+        unseen: the budget is in units of a metric that is not known here.
 
     Raises:
-        CalibrationError: the original does not run on the feeds.
+        CalibrationError: the original does not run on the feeds, or the labels do not fit the output.
         OptionError: there is no output of that name.
     """
 
@@ -59,6 +66,8 @@ class Judge:
         labels: Sequence[Any] | None,
         drop: Drop,
         output: str | None = None,
+        *,
+        unseen: bool = False,
     ) -> None:
         self._worker, self._feeds, self._labels, self._drop = worker, feeds, labels, drop
         names = [value.name for value in original.graph.outputs]
@@ -69,54 +78,68 @@ class Judge:
             self._reference = self._run(original)
         except (RuntimeRefused, ResourceError) as error:
             raise CalibrationError(f"the model does not run on the data: {error.what}") from error
+        decisive = [row[self._output] for row in self._reference]
+        numeric = all(isinstance(out, np.ndarray) and out.dtype.kind in "biuf" for out in decisive)
+        if labels is not None:
+            if not numeric or any(
+                np.ndim(out) == 0 or out[..., 0].size != np.size(y)
+                for out, y in zip(decisive, labels, strict=True)
+            ):
+                raise CalibrationError(
+                    "the labels do not fit the output: one is needed per row of classes",
+                    where=f"output {names[self._output]}",
+                    hint="name the output of the classes",
+                )
+            self._kind = "top1"
+        elif numeric and all(map(is_class_like, decisive)):
+            self._kind = "agreement"
+        else:
+            self._kind = "cosine" if numeric else "none"
+        self._min_sqnr_db = MIN_SQNR_UNSEEN_DB if unseen and self._kind == "cosine" else MIN_SQNR_DB
+        self._bound = not (unseen and self._kind == "cosine")
 
     def score(self, model: ir.Model) -> Score:
         """Run the candidate; a model that does not run is rejected, not an error."""
-        kind = "top1" if self._labels is not None else "agreement"
         try:
             results = self._run(model)
         except (RuntimeRefused, ResourceError) as error:
-            return Score(kind, 1.0, 0.0, 0, -np.inf, f"does not run: {error.what}")
-        noise = self._sqnr_db(results)
-        before, _ = self._value(self._reference)
-        after, n = self._value(results)
+            return Score(self._kind, 1.0, 0.0, 0, -np.inf, f"does not run: {error.what}")
+        differences = self._differences(results)
+        mismatch = next((difference.mismatch for difference in differences if difference.mismatch), None)
+        if mismatch is not None:
+            return Score(self._kind, 1.0, 0.0, 0, -np.inf, f"its outputs are of another kind: {mismatch}")
+        noise = min((difference.sqnr_db for difference in differences), default=np.inf)
+        before, n, _ = self._value(self._reference)
+        after, n, resolution = self._value(results)
         rejected = None
-        # n samples cannot resolve less than one of them
-        if after < self._drop.floor(before) - 1 / max(n, 1) and not self._drop.allows(before, after):
-            rejected = (
-                f"{kind} {after:.4f} on {n} held-out samples, more than {self._drop} below {before:.4f}"
-            )
-        elif noise < MIN_SQNR_DB:
-            rejected = f"too noisy: {noise:.1f} dB on an output, below {MIN_SQNR_DB:g} dB"
-        return Score(kind, before, after, n, float(noise), rejected)
+        if self._bound and not self._drop.allows(before, after + resolution):
+            rejected = f"{self._kind} {after:.4f} on {n} held-out feeds, more than {self._drop} lost"
+        elif noise < self._min_sqnr_db:
+            rejected = f"too noisy: {noise:.1f} dB on an output, below {self._min_sqnr_db:g} dB"
+        return Score(self._kind, before, after, n, float(noise), rejected)
 
     def _run(self, model: ir.Model) -> list[list[Any]]:
         with self._worker.load(model, optimize="all") as session:
             return [session.run(feed) for feed in self._feeds]
 
-    def _sqnr_db(self, results: Sequence[Sequence[Any]]) -> float:
-        """Signal to noise of the worst output, over all feeds."""
+    def _differences(self, results: Sequence[Sequence[Any]]) -> list[Difference]:
+        """How far each output is from the original's, over all feeds."""
         differences = [Difference() for _ in results[0]]
         for reference, row in zip(self._reference, results, strict=True):
             for difference, one, other in zip(differences, reference, row, strict=True):
                 difference.add(one, other)
-        return min((difference.sqnr_db for difference in differences), default=np.inf)
+        return differences
 
-    def _value(self, results: Sequence[Sequence[Any]]) -> tuple[float, int]:
-        """The score and the number of things counted (of mean cosines: none is lost to resolution)."""
-        outputs = [np.asarray(row[self._output]) for row in results]
-        if self._labels is not None:
-            hits = np.concatenate(
-                [
-                    (out.argmax(-1).ravel() == np.ravel(y))
-                    for out, y in zip(outputs, self._labels, strict=True)
-                ]
-            )
-            return float(hits.mean()), hits.size
-        reference = [np.asarray(row[self._output]) for row in self._reference]
-        if all(map(is_class_like, reference)):
-            same = np.concatenate(
-                [(a.argmax(-1) == b.argmax(-1)).ravel() for a, b in zip(reference, outputs, strict=True)]
-            )
-            return float(same.mean()), same.size
-        return float(np.mean([cosine(a, b) for a, b in zip(reference, outputs, strict=True)])), 10**9
+    def _value(self, results: Sequence[Sequence[Any]]) -> tuple[float, int, float]:
+        """The score, how many things it counts, and the least difference that so many can show."""
+        outputs = [row[self._output] for row in results]
+        reference = [row[self._output] for row in self._reference]
+        if self._kind == "none":
+            return 1.0, len(outputs), 0.0
+        if self._kind == "cosine":
+            cosines = [cosine(a, b) for a, b in zip(reference, outputs, strict=True)]
+            return float(np.mean(cosines)), len(cosines), 0.0
+        wanted = self._labels if self._labels is not None else [a.argmax(-1) for a in reference]
+        pairs = zip(outputs, wanted, strict=True)
+        hits = np.concatenate([out.argmax(-1).ravel() == np.ravel(y) for out, y in pairs])
+        return float(hits.mean()), hits.size, 1 / hits.size
