@@ -85,6 +85,7 @@ def serialized(model: ir.Model) -> onnx.ModelProto:
     it is taken out again, so that a file does not grow by a round trip.
     """
     proto = ir.to_proto(model)
+    proto.graph.SetInParent()  # an empty graph is one, too
     for graph in graphs_of(proto):
         _strip_initializer_info(graph)
     restore(proto, model)

@@ -12,7 +12,15 @@ from onnxslim.model.limits import Limits
 from onnxslim.model.tensors import RE_EXPORT, shown
 from onnxslim.model.values import check_text
 
-__all__ = ["Body", "FunctionId", "check_expansion", "check_opsets", "function_id", "normal_domain"]
+__all__ = [
+    "Body",
+    "FunctionId",
+    "check_expansion",
+    "check_node_count",
+    "check_opsets",
+    "function_id",
+    "normal_domain",
+]
 
 FunctionId = tuple[str, str, str]
 
@@ -39,7 +47,7 @@ def check_opsets(imports: Iterable[onnx.OperatorSetIdProto], where: str) -> None
     """Refuse a model or function without operator sets, or with one in two versions."""
     versions: dict[str, int] = {}
     for entry in imports:
-        check_text(entry.domain, where)
+        check_text(where, entry.domain)
         domain = normal_domain(entry.domain)
         if not 0 < entry.version < 1 << 31:
             raise ModelError(
@@ -75,7 +83,11 @@ def check_expansion(main: Body, functions: Mapping[FunctionId, Body], limits: Li
     for name, body in functions.items():
         if name not in sizes:
             sizes[name] = size(body, (name,))
-    total = size(main, ())
-    if total > limits.max_nodes:
-        what = f"the model has {total:,} nodes, the limit is {limits.max_nodes:,}"
+    check_node_count(size(main, ()), limits, where)
+
+
+def check_node_count(count: int, limits: Limits, where: str) -> None:
+    """Refuse more than ``limits.max_nodes`` nodes."""
+    if count > limits.max_nodes:
+        what = f"the model has {count:,} nodes, the limit is {limits.max_nodes:,}"
         raise ResourceError(what, where=where, hint="load(limits=Limits(max_nodes=...)) raises the limit")

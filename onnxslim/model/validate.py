@@ -16,11 +16,19 @@ from typing import Any
 import onnx
 
 from onnxslim.errors import ModelError, ResourceError
-from onnxslim.model.calls import Body, FunctionId, check_expansion, check_opsets, function_id, normal_domain
+from onnxslim.model.calls import (
+    Body,
+    FunctionId,
+    check_expansion,
+    check_node_count,
+    check_opsets,
+    function_id,
+    normal_domain,
+)
 from onnxslim.model.external import ExternalFiles
 from onnxslim.model.limits import Limits
 from onnxslim.model.tensors import RE_EXPORT, check_tensor, shown
-from onnxslim.model.values import check_name, check_text, check_type
+from onnxslim.model.values import check_entries, check_name, check_text, check_type
 
 __all__ = ["Findings", "validate"]
 
@@ -60,9 +68,8 @@ def validate(proto: onnx.ModelProto, limits: Limits, files: ExternalFiles, where
     if proto.ir_version < 3 and not proto.opset_import:  # operator sets came with IR version 3
         proto.opset_import.add(version=1)
     check_opsets(proto.opset_import, where)
-    for entry in proto.metadata_props:
-        check_text(entry.key, where)
-        check_text(entry.value, where)
+    check_text(where, proto.producer_name, proto.producer_version, proto.domain, proto.doc_string)
+    check_entries(proto.metadata_props, where)
     functions = {function_id(function): Body() for function in proto.functions}
     if len(functions) != len(proto.functions):
         raise ModelError("two functions have the same domain, name and overload", where=where, hint=RE_EXPORT)
@@ -121,8 +128,11 @@ class _Checker:
         if graph.sparse_initializer:
             hint = "export the weights as dense tensors"
             raise ModelError("the model has sparse initializers", where=where, hint=hint)
-        check_text(graph.name, where)
-        check_text(graph.doc_string, where)
+        check_text(where, graph.name, graph.doc_string)
+        check_entries(graph.metadata_props, where)
+        for annotation in graph.quantization_annotation:
+            check_text(where, annotation.tensor_name)
+            check_entries(annotation.quant_parameter_tensor_names, where)
         self._count(where, graph.input, graph.output, graph.initializer, graph.value_info)
         scope = _Scope()
         for info in graph.input:
@@ -139,7 +149,8 @@ class _Checker:
             self._tensor(tensor, where)
         for info in (*graph.input, *graph.value_info, *graph.output):
             check_name(info.name, "value", where)
-            check_text(info.doc_string, where)
+            check_text(where, info.doc_string)
+            check_entries(info.metadata_props, where)
             self.opaque |= check_type(info.type, f"{where}, value {shown(info.name)}")
         self._nodes(graph.node, scope, outer, where)
         self._check_outputs((info.name for info in graph.output), scope, where)
@@ -147,14 +158,16 @@ class _Checker:
     def function(self, function: onnx.FunctionProto, where: str) -> None:
         where = f"{where}, function {shown(function.name)}"
         check_name(function.name, "function", where)
-        check_text(function.domain, where)
-        check_text(function.doc_string, where)
+        check_text(where, function.domain, function.overload, function.doc_string, *function.attribute)
+        check_entries(function.metadata_props, where)
         check_opsets(function.opset_import, where)
         self._count(where, function.input, function.output, function.value_info)
         scope = _Scope()
         for name in function.input:
             self._define(name, scope, "function input", where)
         for info in function.value_info:
+            check_text(where, info.name, info.doc_string)
+            check_entries(info.metadata_props, where)
             check_type(info.type, f"{where}, value {shown(info.name)}")
         self.in_function = True
         self._attributes(function.attribute_proto, (scope,), where)
@@ -165,6 +178,7 @@ class _Checker:
     def _nodes(self, nodes: Sequence[onnx.NodeProto], scope: _Scope, outer: _Scopes, where: str) -> None:
         self._count(where, nodes)
         self.body.nodes += len(nodes)
+        check_node_count(self.body.nodes, self.limits, where)  # before the long way through them
         scope.visible = set(scope.every)  # inputs and initializers
         for node in nodes:
             for name in node.output:
@@ -184,8 +198,8 @@ class _Checker:
         check_name(node.op_type, "operator", where)
         if node.name:
             check_name(node.name, "node", where)
-        check_text(node.domain, where)
-        check_text(node.doc_string, where)
+        check_text(where, node.domain, node.overload, node.doc_string)
+        check_entries(node.metadata_props, where)
         domain = normal_domain(node.domain)
         identifier = (domain, node.op_type, node.overload)
         if identifier in self.functions:
@@ -211,6 +225,7 @@ class _Checker:
                     f"the attribute {shown(attribute.name)} stands twice", where=where, hint=RE_EXPORT
                 )
             names.add(attribute.name)
+            check_text(where, attribute.doc_string, attribute.ref_attr_name)
             if attribute.ref_attr_name:
                 if not self.in_function:
                     what = f"the attribute {shown(attribute.name)} refers to a function's, outside of any"
@@ -226,6 +241,8 @@ class _Checker:
             self._tensor(attribute.t, where)
         elif kind == onnx.AttributeProto.GRAPH:
             self.graph(attribute.g, scopes, where)
+        elif kind in (onnx.AttributeProto.SPARSE_TENSOR, onnx.AttributeProto.SPARSE_TENSORS):
+            self.opaque = True
         elif kind == onnx.AttributeProto.TYPE_PROTO:
             check_type(attribute.tp, where)
         for tensor in attribute.tensors:
@@ -234,13 +251,13 @@ class _Checker:
             self.graph(graph, scopes, where)
         for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
             if sparse.HasField("values"):
-                self.opaque = True
                 self._tensor(sparse.values, where)
                 self._tensor(sparse.indices, where)
 
     def _tensor(self, tensor: onnx.TensorProto, where: str) -> None:
         check_tensor(tensor, where)
-        check_text(tensor.doc_string, where)
+        check_text(where, tensor.name, tensor.doc_string)
+        check_entries(tensor.metadata_props, where)
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             self.files.check(tensor, where)
 

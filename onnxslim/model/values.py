@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import onnx
 
 from onnxslim.errors import ModelError
 from onnxslim.model.tensors import RE_EXPORT, known_type, shown
 
-__all__ = ["check_name", "check_text", "check_type"]
+__all__ = ["check_entries", "check_name", "check_text", "check_type"]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _MAX_NAME = 4096
 _MAX_DEPTH = 16
 
 
-def check_text(text: str | bytes, where: str) -> None:
+def check_text(where: str, *texts: str | bytes) -> None:
     """Refuse invalid UTF-8, which protobuf hands out as bytes."""
-    if isinstance(text, bytes):
-        raise ModelError(f"{shown(text)} is not valid UTF-8", where=where, hint=RE_EXPORT)
+    for text in texts:
+        if isinstance(text, bytes):
+            raise ModelError(f"{shown(text)} is not valid UTF-8", where=where, hint=RE_EXPORT)
+
+
+def check_entries(entries: Iterable[onnx.StringStringEntryProto], where: str) -> None:
+    """The same for metadata."""
+    for entry in entries:
+        check_text(where, entry.key, entry.value)
 
 
 def check_name(name: str | bytes, what: str, where: str) -> None:
@@ -28,7 +36,7 @@ def check_name(name: str | bytes, what: str, where: str) -> None:
     Spec: https://github.com/onnx/onnx/blob/main/docs/IR.md#names-within-a-graph (which asks for C
     identifiers; no exporter keeps to that)
     """
-    check_text(name, where)
+    check_text(where, name)
     if not name:
         raise ModelError(f"the name of the {what} is empty", where=where, hint=RE_EXPORT)
     if len(name) > _MAX_NAME:
@@ -48,6 +56,7 @@ def check_type(kind: onnx.TypeProto, where: str, depth: int = 0) -> bool:
     """
     if depth > _MAX_DEPTH:
         raise ModelError(f"a type nests deeper than {_MAX_DEPTH}", where=where, hint=RE_EXPORT)
+    check_text(where, kind.denotation)
     form = kind.WhichOneof("value")
     if form in ("tensor_type", "sparse_tensor_type"):
         tensor = getattr(kind, form)
@@ -58,10 +67,13 @@ def check_type(kind: onnx.TypeProto, where: str, depth: int = 0) -> bool:
                 raise ModelError(f"negative dimension {dim.dim_value}", where=where, hint=RE_EXPORT)
             if dim.dim_value == -1:
                 dim.ClearField("dim_value")
-            elif dim.dim_param:
-                check_text(dim.dim_param, where)
+            else:
+                check_text(where, dim.dim_param, dim.denotation)
     elif form in ("sequence_type", "optional_type"):
-        return check_type(getattr(kind, form).elem_type, where, depth + 1)
+        element = getattr(kind, form).elem_type
+        if element.WhichOneof("value") is None:
+            raise ModelError("a sequence or optional has no element type", where=where, hint=RE_EXPORT)
+        return check_type(element, where, depth + 1)
     elif form == "map_type":
         check_type(kind.map_type.value_type, where, depth + 1)
         return True

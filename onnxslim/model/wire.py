@@ -21,7 +21,7 @@ __all__ = ["check_unfolding"]
 
 _SMALL = 4 << 20  # whole files up to here unfold to 200 MB at most
 _LEAF = 1 << 10  # a message up to this size is not looked into, but counted as if full of empty ones
-_MESSAGES_PER_NODE = 25  # attributes, value infos and their parts
+_MESSAGES_PER_NODE = 15  # attributes, value infos and their parts
 
 
 def check_unfolding(content: bytes, where: str, limits: Limits) -> None:
@@ -82,7 +82,10 @@ def _message_fields(kind: Descriptor) -> dict[int, Descriptor]:
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
+    value, shift = data[position], 0
+    if value < 0x80:  # nearly all are that short
+        return value, position + 1
+    value = 0
     while True:
         byte = data[position]
         position += 1

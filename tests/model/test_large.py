@@ -177,6 +177,59 @@ def test_full_disk(external: bool, small: Path, tmp_path: Path) -> None:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)  # this process still maps a file
 
 
+def test_interrupted(small: Path, tmp_path: Path) -> None:
+    """Ctrl-C while saving leaves the old file, and nothing beside it."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    loop = _script("""
+        save(models[0], path, force=True)
+        print("ready", flush=True)
+        while True:
+            save(models[0], path, force=True)
+    """)
+    for delay in (0.02, 0.05, 0.1, 0.2):
+        command = [sys.executable, "-c", loop, str(small), str(folder / "m.onnx")]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as process:
+            assert process.stdout is not None and process.stdout.readline() == "ready\n"
+            time.sleep(delay)
+            process.send_signal(signal.SIGINT)
+        assert [path.name for path in folder.iterdir()] == ["m.onnx"]
+        assert _fill(folder / "m.onnx") == 1.0
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_command_line_meets_a_file_size_limit(external: bool, small: Path, tmp_path: Path) -> None:
+    """An error of three lines, exit code 2, the old output as it was."""
+    subprocess.run(
+        [sys.executable, "-c", _script("save(models[0], path)"), str(small), str(tmp_path / "large.onnx")],
+        check=True,
+    )
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "m.onnx").write_bytes(b"precious")
+    limited = f"""
+        import resource, sys
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8 << 20, 8 << 20))
+        from onnxslim.cli import main
+        sys.argv = ["onnxslim", "simplify", *sys.argv[1:], "--force", *{["--external-data"] * external}]
+        sys.exit(main())
+    """
+    command = [
+        sys.executable,
+        "-c",
+        textwrap.dedent(limited),
+        str(tmp_path / "large.onnx"),
+        str(folder / "m.onnx"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 3, done.stderr
+    assert "File too large" in done.stderr
+    assert [path.name for path in folder.iterdir()] == ["m.onnx"]
+    assert (folder / "m.onnx").read_bytes() == b"precious"
+
+
 def _assert_refused_and_whole(body: str, small: Path, folder: Path, reason: str) -> None:
     command = [sys.executable, "-c", body, str(small), str(folder / "m.onnx")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
