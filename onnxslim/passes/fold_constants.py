@@ -16,7 +16,7 @@ from onnxslim.analysis.facts import forget_facts, known_facts
 from onnxslim.analysis.partial import PartialValues
 from onnxslim.model import edit
 from onnxslim.ops.branches import taken_branch
-from onnxslim.ops.registry import spec_of
+from onnxslim.ops.registry import is_constant, spec_of
 from onnxslim.ops.spec import Declined, OpSpec
 from onnxslim.passes.base import Pass
 from onnxslim.runtime.evaluate import EvaluationError, evaluate
@@ -125,10 +125,11 @@ class _Finder:
 
     def _is_constant(self, node: ir.Node, scope: edit.Scope) -> bool:
         """Whether ``node`` yields the same in every run and may be computed; notes the sizes."""
-        in_function = isinstance(scope, ir.Function)
-        constant = None if in_function else edit.constant_value(node.outputs[0]) if node.outputs else None
-        if constant is not None:
-            return self._note(node, [constant])
+        if is_constant(node):
+            if isinstance(scope, ir.Function):
+                return False  # a function has no initializers
+            if (content := edit.constant_value(node.outputs[0])) is not None:
+                return self._note(node, [content])
         spec = spec_of(node)
         if spec is None or not spec.foldable or node in self.failed or any(edit.subgraphs(node)):
             return False

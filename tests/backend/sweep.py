@@ -12,9 +12,11 @@ import numpy as np
 import onnx
 
 import onnxslim
+from onnxslim._ir import ir
 from onnxslim.errors import OnnxSlimError
+from onnxslim.model import edit
 from onnxslim.model.io import load
-from onnxslim.ops.registry import is_random
+from onnxslim.ops.registry import is_random, spec_of
 from onnxslim.runtime.client import Worker
 from tests.backend.cases import Case
 from tests.models import bit_equal
@@ -55,7 +57,16 @@ def judge(case: Case, worker: Worker) -> Verdict:
         except OnnxSlimError as error:
             return Verdict(case.name, "wrong", f"does not run: {error.what}")
     nodes = (len(case.model.graph.node), len(result.model.graph))
-    declined = tuple(entry.reason for entry in result.report.declined)
+    declined = {entry.node: entry.reason for entry in result.report.declined}
+    left = [
+        node
+        for node in result.model.graph
+        if _could_fold(node) and (node.name or node.op_type) not in declined
+    ]
+    if left:
+        return Verdict(
+            case.name, "wrong", f"{left[0].op_type} is constant, and was neither folded nor declined"
+        )
     original = load(case.model)
     if any(is_random(node, original) for node in original.graph.all_nodes()):
         return Verdict(case.name, "random", nodes=nodes)
@@ -63,7 +74,14 @@ def judge(case: Case, worker: Worker) -> Verdict:
     for name, a, b in zip((o.name for o in case.model.graph.output), expected, actual, strict=True):
         if not (_close(a, b) if close else bit_equal(a, b)):
             return Verdict(case.name, "wrong", f"output {name} differs", nodes)
-    return Verdict(case.name, "equal", "", nodes, declined)
+    return Verdict(case.name, "equal", "", nodes, tuple(declined.values()))
+
+
+def _could_fold(node: ir.Node) -> bool:
+    spec = spec_of(node)
+    if spec is None or not spec.foldable or any(edit.subgraphs(node)):
+        return False
+    return all(value is None or edit.constant_value(value) is not None for value in node.inputs)
 
 
 def _outputs(model: bytes | str, feed: dict[str, Any], worker: Worker) -> list[Any]:

@@ -27,7 +27,8 @@ outer (a) => (b) { c = local.inner<scale = 2.0>(a)  b = Relu(c) }
 <domain: "local", opset_import: ["" : 17]>
 inner <scale>(a) => (b) {
     k = Constant<value_float: float = @scale>()  one = Constant<value = float {1}>()
-    i = Identity(a)  e = Exp(one)  f = Exp(one)  s = Add(e, f)  m = Mul(i, k)  unread = Neg(i)  b = Mul(m, s) }
+    i = Identity(a)
+    e = Exp(one)  f = Exp(one)  s = Add(e, f)  m = Mul(i, k)  unread = Neg(i)  b = Mul(m, s) }
 <domain: "local", opset_import: ["" : 17]>
 unused (a) => (b) { b = Neg(a) }"""
 

@@ -110,4 +110,4 @@ def test_most_graphs_are_changed_by_some_pass() -> None:
         for name, graph in GRAPHS.items()
         if not any(cls()(ir.from_proto(build(graph))).modified for cls in PASSES)
     }
-    assert len(unchanged) <= len(GRAPHS) // 4, unchanged
+    assert len(unchanged) <= len(GRAPHS) // 3, unchanged
