@@ -109,14 +109,15 @@ class Search:
                 trials.append(Trial(candidate.name, rejected="not tried: --time was used up"))
                 continue
             self.progress(f"candidate {number} of {len(candidates)}: {candidate.name}")
-            trials.append(self._try(base, candidate.name, apply_overrides(candidate.passes, overrides)))
+            steps = apply_overrides(candidate.passes, overrides)
+            trials.append(self._try(base, candidate.name, steps, trials))
         for trial in self._ranking(trials):
             self.progress(f"measuring {trial.name}")
             if self._confirm(trial):
                 return trial, trials
         return None, trials
 
-    def _try(self, base: ir.Model, name: str, steps: Sequence[Step]) -> Trial:
+    def _try(self, base: ir.Model, name: str, steps: Sequence[Step], earlier: Sequence[Trial]) -> Trial:
         trial = Trial(name)
         try:
             outcome = run_steps(base, steps)
@@ -127,6 +128,11 @@ class Search:
                 return trial
             path = self.folder / f"{len(list(self.folder.iterdir()))}.onnx"
             trial.file = save(outcome.model, path)
+            twin = next((t for t in earlier if t.file and t.file.sha256 == trial.file.sha256), None)
+            if twin is not None:  # candidates come most elaborate first: the simpler one gets the credit
+                trial.score, trial.bench, trial.rejected = twin.score, twin.bench, twin.rejected
+                twin.rejected = f"gives the same file as {name}"
+                return trial
             trial.rejected = self._reject_size(trial.file)
             if trial.rejected is None:
                 trial.score = self.judge.score(outcome.model)

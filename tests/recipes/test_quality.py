@@ -1,0 +1,90 @@
+"""The judge against numbers computed by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from onnxslim._ir import ir
+from onnxslim.errors import CalibrationError, OptionError
+from onnxslim.recipes.budget import parse_drop
+from onnxslim.recipes.quality import Judge
+from onnxslim.runtime.client import Worker, open_worker
+from tests import models
+
+SOFTMAX = "g (float[n, 3] x) => (float[n, 3] y) { y = Softmax(x) }"
+FEEDS = [{"x": np.eye(3, dtype=np.float32)[[k % 3]] * 2} for k in range(12)]
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Worker]:
+    with open_worker() as running:
+        yield running
+
+
+def scaled(factor: float) -> ir.Model:
+    return models.model(
+        f"g (float[n, 3] x) => (float[n, 3] y) {{ f = Constant<value_float={factor}>() y = Mul(x, f) }}"
+    )
+
+
+def test_labels_decide_where_there_are_some(worker: Worker) -> None:
+    labels = [np.array([k % 3]) for k in range(12)]
+    judge = Judge(worker, models.model(SOFTMAX), FEEDS, labels, parse_drop("10%"))
+    wrong = models.model("g (float[n, 3] x) => (float[n, 3] y) { m = Neg(x) y = Softmax(m) }")
+    score = judge.score(wrong)
+    assert (score.name, score.before, score.after, score.n) == ("top1", 1.0, 0.0, 12)
+    assert score.rejected is not None
+    assert "top1" in score.rejected
+    assert judge.score(models.model(SOFTMAX)).rejected is None
+
+
+def test_without_labels_probabilities_are_compared_as_classes(worker: Worker) -> None:
+    judge = Judge(worker, models.model(SOFTMAX), FEEDS, None, parse_drop("1%"))
+    sharper = models.model(
+        """g (float[n, 3] x) => (float[n, 3] y) {
+            f = Constant<value_float=1.1>() m = Mul(x, f) y = Softmax(m) }"""
+    )
+    score = judge.score(sharper)
+    assert (score.name, score.after, score.rejected) == ("agreement", 1.0, None)
+    x = 2 * np.eye(3)[0]
+    expected, got = (np.exp(k * x) / np.exp(k * x).sum() for k in (1.0, 1.1))
+    noise = ((expected - got) ** 2).sum()
+    assert score.sqnr_db == pytest.approx(10 * np.log10((expected**2).sum() / noise), abs=1e-3)
+
+
+def test_other_outputs_are_compared_by_cosine_and_noise(worker: Worker) -> None:
+    judge = Judge(worker, scaled(1.0), FEEDS, None, parse_drop("1%"))
+    assert judge.score(scaled(0.9)).name == "cosine"
+    assert judge.score(scaled(0.9)).rejected is None  # same direction, 20 dB
+    noisy = judge.score(scaled(0.5))
+    assert noisy.sqnr_db == pytest.approx(6.02, abs=0.01)
+    assert noisy.rejected is not None
+    assert "too noisy" in noisy.rejected
+
+
+def test_a_budget_in_unknown_units_is_not_held_against_cosines(worker: Worker) -> None:
+    strict = Judge(worker, scaled(1.0), FEEDS, None, parse_drop("0"), unseen=True)
+    assert strict.score(scaled(0.9)).rejected is None
+    rejected = strict.score(scaled(0.8)).rejected  # 14 dB
+    assert rejected is not None
+    assert "15 dB" in rejected
+
+
+def test_a_candidate_of_another_kind_is_rejected(worker: Worker) -> None:
+    judge = Judge(worker, scaled(1.0), FEEDS, None, parse_drop("1%"))
+    other = models.model("g (float[n, 3] x) => (double[n, 3] y) { y = Cast<to=11>(x) }")
+    rejected = judge.score(other).rejected
+    assert rejected is not None
+    assert "another kind" in rejected
+
+
+def test_what_cannot_be_judged_is_named(worker: Worker) -> None:
+    with pytest.raises(OptionError, match="no output 'z'"):
+        Judge(worker, scaled(1.0), FEEDS, None, parse_drop("1%"), "z")
+    with pytest.raises(CalibrationError, match="labels do not fit"):
+        Judge(worker, scaled(1.0), FEEDS, [np.zeros(2)] * 12, parse_drop("1%"))
+    with pytest.raises(CalibrationError, match="does not run on the data"):
+        Judge(worker, scaled(1.0), [{"x": np.zeros((1, 4), np.float32)}], None, parse_drop("1%"))

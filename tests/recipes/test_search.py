@@ -1,0 +1,157 @@
+"""The search keeps what pays, and says of every other candidate why not; times are made up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from onnxslim._ir import ir
+from onnxslim.model import edit
+from onnxslim.model.io import save
+from onnxslim.passes.base import Pass, Promise
+from onnxslim.recipes import search as search_module
+from onnxslim.recipes.budget import parse_latency_target, parse_size_target
+from onnxslim.recipes.candidates import Candidate
+from onnxslim.recipes.quality import Score
+from onnxslim.recipes.search import Search
+
+
+@dataclass(frozen=True)
+class Resize(Pass):
+    """Makes the model's only weight ``count`` numbers long (stands for a compression)."""
+
+    name: ClassVar[str] = "resize-weight"
+    promise: ClassVar[Promise] = Promise.LOSSY
+    count: int = 100
+    error: bool = False
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        if self.error:
+            raise ValueError("broken")
+        edit.replace_initializer(model.graph.initializers["w"], np.ones(self.count, np.float32))
+        return ir.passes.PassResult(model, True)
+
+
+@pytest.fixture
+def base() -> ir.Model:
+    x = ir.Value(name="x", shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.FLOAT))
+    graph = ir.Graph([x], [], nodes=[], opset_imports={"": 17}, name="g")
+    weight = edit.add_initializer(graph, np.ones(100, np.float32), "w")
+    node = ir.node("Add", [x, weight])
+    node.outputs[0].name = "y"
+    graph.append(node)
+    graph.outputs.append(node.outputs[0])
+    return ir.Model(graph, ir_version=8)
+
+
+class FakeJudge:
+    def __init__(self, rejected_above: int = 10**9) -> None:
+        self.rejected_above = rejected_above
+
+    def score(self, model: ir.Model) -> Score:
+        size = model.graph.initializers["w"].const_value
+        assert size is not None
+        rejected = "too noisy" if size.size > self.rejected_above else None
+        return Score("top1", 1.0, 1.0, 10, 40.0, rejected)
+
+
+def make(tmp_path: Path, base: ir.Model, judge: Any = None, **options: Any) -> Search:
+    folder = tmp_path / "tried"
+    folder.mkdir()
+    file = save(base, tmp_path / "original.onnx")
+    return Search(file, judge or FakeJudge(), folder, [], **options)
+
+
+def times(monkeypatch: pytest.MonkeyPatch, by_bytes: dict[int, tuple[float, float]]) -> list[float]:
+    """The file with n numbers in its weight takes ``by_bytes[n]``: a ratio, and half of its interval."""
+    budgets: list[float] = []
+
+    def bench(a: str, b: str, *, budget_s: float, **_: Any) -> Any:
+        budgets.append(budget_s)
+        count = (Path(b).stat().st_size - 80) // 4
+        ratio, half = by_bytes[min(by_bytes, key=lambda n: abs(n - count))]
+        verdict = "slower" if ratio - half > 1.02 else "faster" if ratio + half < 0.98 else "equal"
+        return SimpleNamespace(
+            ratio=ratio, interval=(ratio - half, ratio + half), verdict=verdict, seconds_b=ratio
+        )
+
+    monkeypatch.setattr(search_module, "bench", bench)
+    return budgets
+
+
+def test_the_lowest_time_times_bytes_wins(
+    tmp_path: Path, base: ir.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times(monkeypatch, {20: (0.9, 0.01), 60: (0.5, 0.01)})
+    wanted = [Candidate("small", (Resize(20),)), Candidate("fast", (Resize(60),))]
+    best, trials = make(tmp_path, base).run(base, wanted)
+    assert best is trials[0]
+
+
+def test_the_objective_decides(tmp_path: Path, base: ir.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    times(monkeypatch, {20: (0.9, 0.01), 60: (0.5, 0.01)})
+    wanted = [Candidate("small", (Resize(20),)), Candidate("fast", (Resize(60),))]
+    best, _ = make(tmp_path, base, objective="latency").run(base, wanted)
+    assert best is not None
+    assert best.name == "fast"
+
+
+def test_what_does_not_pay_is_rejected_with_its_reason(
+    tmp_path: Path, base: ir.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budgets = times(monkeypatch, {10: (1.3, 0.01), 30: (1.01, 0.05), 50: (0.99, 0.01)})
+    wanted = [
+        Candidate("slow", (Resize(10),)),
+        Candidate("unsure", (Resize(30),)),
+        Candidate("larger", (Resize(200),)),
+        Candidate("noisy", (Resize(80),)),
+        Candidate("broken", (Resize(5, error=True),)),
+        Candidate("fair", (Resize(50),)),
+    ]
+    search = make(tmp_path, base, FakeJudge(70), screen_s=1, final_s=3)
+    best, trials = search.run(base, wanted)
+    assert best is not None
+    assert best.name == "fair"
+    reasons = {trial.name: trial.rejected or "" for trial in trials}
+    assert "slower" in reasons["slow"]
+    assert "not shown not to be" in reasons["unsure"]
+    assert "larger than the original" in reasons["larger"]
+    assert reasons["noisy"] == "too noisy"
+    assert "broken" in reasons["broken"]
+    assert budgets == [1, 1, 1, 3, 6, 3], "the unsure one is measured longer, and once more"
+
+
+def test_targets_reject(tmp_path: Path, base: ir.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    times(monkeypatch, {20: (0.9, 0.01), 60: (0.5, 0.01)})
+    wanted = [Candidate("small", (Resize(20),)), Candidate("fast", (Resize(60),))]
+    options = {"latency": parse_latency_target("0.7x"), "size": parse_size_target("0.5x")}
+    best, trials = make(tmp_path, base, **options).run(base, wanted)
+    assert best is None
+    assert "misses the target latency" in (trials[0].rejected or "")
+    assert "miss the target size" in (trials[1].rejected or "")
+
+
+def test_of_equal_files_the_simpler_candidate_counts(
+    tmp_path: Path, base: ir.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budgets = times(monkeypatch, {20: (0.5, 0.01)})
+    wanted = [Candidate("elaborate", (Resize(20), Resize(20))), Candidate("simple", (Resize(20),))]
+    best, trials = make(tmp_path, base, screen_s=1, final_s=3).run(base, wanted)
+    assert best is trials[1]
+    assert trials[0].rejected == "gives the same file as simple"
+    assert budgets == [1, 3], "one file is measured once"
+
+
+def test_no_candidate_is_begun_after_the_deadline(
+    tmp_path: Path, base: ir.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times(monkeypatch, {20: (0.5, 0.01)})
+    wanted = [Candidate("first", (Resize(20),)), Candidate("second", (Resize(30),))]
+    best, trials = make(tmp_path, base, deadline=0.0).run(base, wanted)
+    assert best is trials[0]
+    assert "--time was used up" in (trials[1].rejected or "")
