@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 import click
@@ -37,6 +39,8 @@ def command(
     shared, own = options.split_rewrite({**given, "output": output or out})
 
     def work(path: str, progress: Any) -> Any:
+        if "numpy" not in sys.modules:  # its BLAS would start a thread per core, and has nothing to do here
+            os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         from onnxslim.recipes.api import simplify
 
         progress("simplifying")
