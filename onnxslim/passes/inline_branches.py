@@ -18,7 +18,7 @@ __all__ = ["InlineBranches"]
 class InlineBranches(Pass):
     """Put the nodes of the branch that is always taken in the place of an If; the other branch goes away.
 
-    Values keep their names unless another scope of the model uses the same name.
+    Values and nodes keep their names unless another scope of the model uses the same name.
 
     Example:
         >>> import onnx.parser
@@ -35,6 +35,7 @@ class InlineBranches(Pass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         names: Counter[str] = Counter()
+        nodes: Counter[str] = Counter()
         modified = False
         work: list[edit.Scope] = [model.graph, *model.functions.values()]
         while work:
@@ -48,6 +49,9 @@ class InlineBranches(Pass):
                     continue
                 if not names:
                     names.update(name for other in edit.scopes(model) for name in edit.value_names(other))
+                    nodes.update(inner.name for other in edit.scopes(model) for inner in other if inner.name)
+                for inner in branch:
+                    _make_node_unique(inner, nodes)
                 _inline(scope, node, branch, names)
                 modified = inlined = True
             if inlined:
@@ -83,3 +87,15 @@ def _make_unique(scope: edit.Scope, value: ir.Value, names: Counter[str]) -> Non
     if value.name and names[value.name] > 1:
         names[value.name] -= 1
         value.name = edit.unique_name(scope, value.name)
+
+
+def _make_node_unique(node: ir.Node, names: Counter[str]) -> None:
+    """onnxruntime refuses two nodes of one name in a graph, though not in different scopes."""
+    if not node.name or names[node.name] <= 1:
+        return
+    names[node.name] -= 1
+    count = 1
+    while names[f"{node.name}_{count}"]:
+        count += 1
+    node.name = f"{node.name}_{count}"
+    names[node.name] += 1

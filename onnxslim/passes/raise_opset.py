@@ -76,6 +76,7 @@ class RaiseOpset(Pass):
             edit.replace_initializer(slim.graph.initializers[name], ir.TensorProtoTensor(hollow))
         proto = ir.to_proto(slim)
         converted = ir.from_proto(onnx.version_converter.convert_version(proto, self.opset))
+        converted.graph.meta.update(model.graph.meta)  # what onnx_ir cannot hold is carried there
         for name, weight in weights.items():
             edit.replace_initializer(converted.graph.initializers[name], weight)
         inputs = [value.name for value in converted.graph.inputs]

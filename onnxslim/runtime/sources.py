@@ -15,6 +15,8 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnxslim._ir import ir
 from onnxslim.errors import ModelError
 from onnxslim.model import io
+from onnxslim.model.build import serialized
+from onnxslim.model.hashing import is_external
 from onnxslim.model.protos import graphs_of, tensors_of
 from onnxslim.model.sizes import weight_bytes
 
@@ -84,11 +86,11 @@ def _external_bytes(path: Path) -> int:
 @contextlib.contextmanager
 def _of_ir(model: ir.Model) -> Iterator[Payload]:
     size = weight_bytes(model)
-    external = [tensor for tensor in tensors_of(model) if isinstance(tensor, ir.ExternalTensor)]
+    external = [tensor for tensor in tensors_of(model) if is_external(tensor)]
     folders = {str(Path(tensor.base_dir).resolve()) for tensor in external}
     if len(folders) <= 1 and size - sum(tensor.nbytes for tensor in external) <= _LARGE:
         config = {_FOLDER: folders.pop()} if folders else {}
-        yield Payload(ir.to_proto(model).SerializeToString(), size, config)
+        yield Payload(serialized(model).SerializeToString(), size, config)
         return
     with tempfile.TemporaryDirectory(prefix="onnxslim-") as name:
         path = Path(name) / "model.onnx"
