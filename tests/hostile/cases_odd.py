@@ -227,7 +227,7 @@ def constants_in_every_form(folder: Path) -> onnx.ModelProto:
 
 @kept
 def sparse_constant(folder: Path) -> onnx.ModelProto:
-    model = proto("g (float[4] x) => (float[4] y) { k = Constant() y = Add(x, k) }")
+    model = proto("g (float[4] x) => (float[4] y) { k = Constant() i = Identity(x) y = Add(i, k) }")
     sparse = onnx.SparseTensorProto(dims=[4])
     sparse.values.CopyFrom(helper.make_tensor("v", TensorProto.FLOAT, [2], [5.0, -6.0]))
     sparse.indices.CopyFrom(helper.make_tensor("i", TensorProto.INT64, [2], [0, 3]))
@@ -301,6 +301,15 @@ def branch_on_a_constant(folder: Path) -> onnx.ModelProto:
         t = Abs(x)
         y = If (c) <then_branch = p () => (float[2] u) { a = Neg(t) u = Exp(a) },
                     else_branch = q () => (float[2] v) { a = Relu(x) v = Sqrt(a) }>
+    }""")
+
+
+@kept
+def branch_whose_node_names_are_the_outer_ones(folder: Path) -> onnx.ModelProto:
+    return proto("""g (float[2] x) => (float[2] y) <bool c = {1}> {
+        [one] t = Abs(x)
+        [two] y = If (c) <then_branch = p () => (float[2] u) { [one] a = Neg(t) [two] u = Exp(a) },
+                          else_branch = q () => (float[2] v) { [one] v = Relu(x) }>
     }""")
 
 
