@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import Any
@@ -43,6 +44,7 @@ def command(
             os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         from onnxslim.recipes.api import simplify
 
+        gc.freeze()  # what the imports have made stays; the collector need not go through it again and again
         progress("simplifying")
         return simplify(path, verify=not no_verify, options=set_options, **own)
 
