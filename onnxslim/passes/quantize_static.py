@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from onnxslim._ir import ir
 from onnxslim.analysis.shapes import Shapes, infer
-from onnxslim.calibration.calibrators import Method
+from onnxslim.calibration.calibrators import Method, quantization_error
 from onnxslim.calibration.store import Calibration
 from onnxslim.model import edit
 from onnxslim.ops.registry import is_dequantize
@@ -60,6 +61,8 @@ class QuantizeStatic(Pass):
 
     ``correct_bias`` helps many convolutional networks and hurts some: decide by the error on held-out data.
 
+    ``min_sqnr_db`` leaves out the few activations with outliers (transformers have some) for accuracy.
+
     Needs opset 13 (see ``raise-opset``).  A model that is quantized already is left alone.
     """
 
@@ -70,6 +73,10 @@ class QuantizeStatic(Pass):
     method: Method = field(default="minmax", metadata={"help": "how a range is found in the calibration"})
     correct_bias: bool = field(
         default=False, metadata={"help": "add to each bias what rounding the weight takes on average"}
+    )
+    min_sqnr_db: float = field(
+        default=0.0,
+        metadata={"help": "leave a node in float when rounding an activation is noisier than this"},
     )
     target: str = field(default=DEFAULT_TARGET, metadata={"help": "what the integers are placed for"})
     exclude: str = field(default="", metadata={"help": "comma-separated globs of nodes to leave in float"})
@@ -116,11 +123,28 @@ class QuantizeStatic(Pass):
                 return known
             values = [*unit.activations, *([unit.output] if unit.fusion.output != "float" else [])]
             missing = [v.name for v in values if self.calibration is None or v.name not in self.calibration]
-            return f"{missing[0]} was not calibrated" if missing else None
+            if missing:
+                return f"{missing[0]} was not calibrated"
+            noisiest = min((self._sqnr_db(value.name or "") for value in values), default=math.inf)
+            if noisiest < self.min_sqnr_db:
+                return f"rounding its activations leaves {noisiest:.0f} dB, below {self.min_sqnr_db:g}"
+            return None
 
         units, unfit = find_units(model.graph, target, refuse)
         placement = place(units, target, shapes)
         return list(placement.units), {**unfit, **placement.reasons}, shapes
+
+    def _sqnr_db(self, name: str) -> float:
+        """Signal against rounding noise of one activation, as it was calibrated."""
+        if not self.min_sqnr_db or self.calibration is None:
+            return math.inf
+        histogram = self.calibration.histogram(name)
+        low, high = self.calibration.range(name, self.method)
+        if not histogram.total:
+            return math.inf
+        noise = quantization_error(histogram, low, high)
+        signal = float((histogram.counts * histogram.centres**2).sum() / histogram.total)
+        return 10 * math.log10(signal / noise) if signal and noise else math.inf
 
     def _missed(self, trial: ir.Model, refused: Mapping[str, str]) -> dict[str, str]:
         """Outputs of the units that the runtime computes in float after all; ``trial`` is spent."""

@@ -28,6 +28,7 @@ __all__ = ["MODES", "Candidate", "candidates"]
 
 _log = logging.getLogger(__name__)
 
+_OUTLIERS_DB = 23.0  # activations noisier than this in 8 bits have outliers; most have 30 to 45
 _METHODS: tuple[Method, ...] = ("minmax", "mse")
 MODES = ("compress", "auto", "static", "dynamic", "weight-only")
 
@@ -70,14 +71,34 @@ def candidates(
     name = load_target(target or DEFAULT_TARGET).name
     found: list[Candidate] = []
     if mode in ("compress", "auto", "static") and calibration is not None:
-        found.append(_static(model, QuantizeStatic(calibration, target=name), feeds))
+        best = _least_noise(model, QuantizeStatic(calibration, target=name), feeds)
+        found.append(_static(best))
+        careful = replace(best, min_sqnr_db=_OUTLIERS_DB)
+        if _node_count(model, careful) != _node_count(model, best):
+            found.append(_static(careful))
     if mode in ("compress", "auto", "weight-only", "dynamic"):
         found.append(Candidate("packed weights", (PackWeights(),)))
     return found
 
 
-def _static(model: ir.Model, first: QuantizeStatic, feeds: Sequence[Mapping[str, Any]]) -> Candidate:
-    """Static quantization with the ranges and biases that leave the least noise on ``feeds``."""
+def _static(quantize: QuantizeStatic) -> Candidate:
+    name = f"static int8, {quantize.method} ranges"
+    if quantize.correct_bias:
+        name += ", corrected biases"
+    if quantize.min_sqnr_db:
+        name += ", outliers in float"
+    return Candidate(name, (RaiseOpset(), quantize, PackWeights()))
+
+
+def _node_count(model: ir.Model, quantize: QuantizeStatic) -> int:
+    """How many nodes there are with it: the fewer, the less is quantized."""
+    return run_steps(model, (RaiseOpset(), replace(quantize, check=False))).model.graph.num_nodes()
+
+
+def _least_noise(
+    model: ir.Model, first: QuantizeStatic, feeds: Sequence[Mapping[str, Any]]
+) -> QuantizeStatic:
+    """The ranges and biases that leave the least noise on ``feeds``."""
     best, sqnr = first, -math.inf
     if feeds:
         with open_worker() as worker:
@@ -97,8 +118,7 @@ def _static(model: ir.Model, first: QuantizeStatic, feeds: Sequence[Mapping[str,
             for method in _METHODS:
                 consider(replace(first, method=method))
             consider(replace(best, correct_bias=True))
-    name = f"static int8, {best.method} ranges" + (", corrected biases" if best.correct_bias else "")
-    return Candidate(name, (RaiseOpset(), best, PackWeights()))
+    return best
 
 
 def _outputs(worker: Worker, model: ir.Model, feeds: Sequence[Mapping[str, Any]]) -> list[list[Any]]:

@@ -74,7 +74,7 @@ def round_best(weight: Array) -> Rounded:
         weight: finite floats.
 
     Example:
-        >>> round_best(np.array([[1e3, 5e2], [1.0, 0.6]]), iter([(0,)])).scale.shape
+        >>> round_best(np.outer([1e3, 1.0], np.linspace(1, 2, 32))).scale.shape
         (2, 1)
     """
     best, least = round_symmetric(weight), math.inf
