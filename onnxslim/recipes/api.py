@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["compare", "compress", "quantize", "run_recipe", "simplify"]
 
 Feeds = Iterable[Mapping[str, Any]]
+_RANDOM_SAMPLES = 32  # that judge a quantized model where there are no data
 Overrides = Mapping[str, Mapping[str, Any]]
 
 
@@ -192,6 +193,8 @@ def quantize(
         overrides=dict(options or {}),
     )
     chosen: DataLike = "random" if data is None else data
+    if data is None:
+        samples = samples or _RANDOM_SAMPLES
     data_options = {"samples": samples, "batch": batch, "images": images}
     return search_best(
         source if not isinstance(source, ir.Model) else model,

@@ -41,6 +41,7 @@ __all__ = ["Request", "search_best"]
 _HELD_OUT_LIMIT = 64  # feeds that judge a candidate; more would cost more time than they teach
 _LATENCY_FEEDS = 4
 _CHOICE_FEEDS = 16  # held-out feeds that decide details of a candidate
+_RANDOM = "the data were random: ranges and accuracy say little about real inputs"
 _UNCHANGED = "nothing improved the model inside the budget; it is returned unchanged"
 
 
@@ -70,6 +71,7 @@ class _Data:
     fit: Feeds
     held_out: Feeds
     test: Feeds | None
+    notes: tuple[str, ...] = ()
 
 
 def search_best(
@@ -153,7 +155,7 @@ def search_best(
             before=summary(original),
             environment=environment(),
             seeds={"data": request.seed},
-            notes=(*prover.notes, *parts.fit.notes, *(() if best else (_UNCHANGED,))),
+            notes=(*prover.notes, *parts.notes, *(() if best else (_UNCHANGED,))),
             metric={"name": metric.name, "before": before.value, "after": after.value, "n": after.n}
             | {"interval": after.interval},
             tried=tuple(t.to_dict(file) | {"kept": t is best} for t in trials),
@@ -209,4 +211,5 @@ def _split(data: Any, test: Any, request: Request, model: ir.Model, options: Map
             )
         feeds, tested = feeds.split(0.7, request.seed)
     fit, held_out = feeds.split(0.7, request.seed + 1)
-    return _Data(fit, held_out, tested)
+    notes = (*feeds.notes, _RANDOM) if feeds.is_random else feeds.notes
+    return _Data(fit, held_out, tested, notes)
