@@ -10,6 +10,7 @@ import pytest
 from onnxslim._ir import ir
 from onnxslim.calibration.runner import calibrate
 from onnxslim.calibration.store import Calibration
+from onnxslim.model import edit
 from onnxslim.passes.base import collect_declines
 from onnxslim.passes.quantize_static import QuantizeStatic
 from onnxslim.reconstruct.rounding import sqnr_db
@@ -193,3 +194,21 @@ def test_exclude_by_name() -> None:
         node.name = f"node_{number}"
     result, reasons = quantized(model, exclude="node_6, nothing*")
     assert executed(result).histogram["Conv"] == 1 and "excluded by name" in reasons
+
+
+def test_outliers_stay_in_float() -> None:
+    model = built(
+        """g (float[64,384] x) => (float[64,384] y, float[64,384] m)
+        { c = Mul(x, s)  m = MatMul(x, w)  y = MatMul(c, w) }""",
+        w=(384, 384),
+        s=(384,),
+    )
+    scale = np.full(384, 1.0, np.float32)
+    scale[0] = 300.0  # one channel that makes the steps of all others coarse
+    edit.replace_initializer(model.graph.initializers["s"], scale)
+    everything, _ = quantized(model, check=False)
+    careful, reasons = quantized(model, min_sqnr_db=30.0)
+    assert executed(everything).histogram["MatMulIntegerToFloat"] == 2
+    assert executed(careful).histogram["MatMulIntegerToFloat"] == 1
+    assert any("rounding its activations leaves" in reason for reason in reasons)
+    assert quality(model, careful) > quality(model, everything)

@@ -1,0 +1,59 @@
+"""Candidates: what is proposed for which model and mode."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx.numpy_helper
+import pytest
+
+from onnxslim._ir import ir
+from onnxslim.calibration.runner import calibrate
+from onnxslim.errors import OptionError
+from onnxslim.model.io import serialized_size
+from onnxslim.recipes.candidates import candidates
+from onnxslim.recipes.engine import run_steps
+from tests.models import proto
+
+
+def convolutions() -> ir.Model:
+    source = proto(
+        """g (float[1,32,28,28] x) => (float[1,64,28,28] y) {
+            a = Conv <pads=[1,1,1,1]> (x, w1)  r = Relu(a)  y = Conv <pads=[1,1,1,1]> (r, w2) }""",
+        opset=11,
+    )
+    rng = np.random.default_rng(0)
+    for name, shape in (("w1", (64, 32, 3, 3)), ("w2", (64, 64, 3, 3))):
+        array = (rng.normal(size=shape) * 0.05).astype(np.float32)
+        source.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    return ir.from_proto(source)
+
+
+def feeds(count: int) -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(1)
+    return [{"x": rng.normal(size=(1, 32, 28, 28)).astype(np.float32)} for _ in range(count)]
+
+
+def test_each_candidate_shrinks_the_model() -> None:
+    model = convolutions()
+    proposed = candidates(model, calibrate(model, feeds(4)), feeds=feeds(2))
+    assert [c.name.partition(",")[0] for c in proposed] == ["static int8", "packed weights"]
+    for candidate in proposed:
+        result = run_steps(model, candidate.passes)
+        assert not [record for record in result.applied if record.rolled_back]
+        assert serialized_size(result.model) < 0.35 * serialized_size(model)
+
+
+def test_modes() -> None:
+    model = convolutions()
+    assert [c.name for c in candidates(model, None)] == ["packed weights"]
+    assert [c.name for c in candidates(model, None, mode="weight-only")] == ["packed weights"]
+    static = candidates(model, calibrate(model, feeds(2)), mode="static")
+    assert [c.name for c in static] == ["static int8, minmax ranges"]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"), [({"mode": "fast"}, "mode 'fast'"), ({"target": "x"}, "target 'x'")]
+)
+def test_unknown(option: dict[str, str], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        candidates(convolutions(), None, **option)
