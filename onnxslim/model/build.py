@@ -8,7 +8,7 @@ import onnx
 
 from onnxslim._ir import ir
 from onnxslim.errors import ModelError
-from onnxslim.model.edit import scopes
+from onnxslim.model.edit import know_names, scopes
 from onnxslim.model.hashing import is_external
 from onnxslim.model.opaque import hide, restore, stash
 from onnxslim.model.order import sort_model
@@ -49,6 +49,7 @@ def build(proto: onnx.ModelProto, findings: Findings, folder: Path | None, where
         for value in list(model.graph.inputs):
             if value.is_initializer():
                 model.graph.inputs.remove(value)
+    know_names(model)
     return model
 
 

@@ -8,6 +8,7 @@ scope.  These functions keep a model valid; a test bans the assignment elsewhere
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ __all__ = [
     "add_initializer",
     "can_replace",
     "constant_value",
+    "know_names",
     "remove_node",
     "replace_initializer",
     "replace_uses",
@@ -34,9 +36,7 @@ __all__ = [
 Array = npt.NDArray[Any]
 Scope = ir.Graph | ir.Function
 
-_NAMES = (
-    "onnxslim.names"  # under this key a graph's ``meta`` shares the set of all names ever used in its model
-)
+_NAMES = "onnxslim.names"  # key in a graph's ``meta``, for what all graphs of a model know about names
 
 
 def scopes(model: ir.Model) -> Iterator[Scope]:
@@ -64,9 +64,10 @@ def _nested(scope: Scope) -> Iterator[Scope]:
 def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
     """The graphs in a node's own attributes (branches and bodies), not those nested deeper."""
     for attribute in node.attributes.data.values():  # asked for at every turn: past the UserDict's own views
-        if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
+        kind = attribute.type
+        if kind == ir.AttributeType.GRAPH and not attribute.is_ref():
             yield attribute.as_graph()
-        elif attribute.type == ir.AttributeType.GRAPHS and not attribute.is_ref():
+        elif kind == ir.AttributeType.GRAPHS and not attribute.is_ref():
             yield from attribute.as_graphs()
 
 
@@ -93,29 +94,37 @@ def unique_name(owner: ir.Model | Scope, hint: str) -> str:
         >>> unique_name(graph, "x"), unique_name(graph, "x"), unique_name(graph, "y")
         ('x_1', 'x_2', 'y')
     """
-    used = _used_names(owner)
-    name, count = hint, 0
-    while not name or name in used:
-        count += 1
-        name = f"{hint}_{count}"
-    used.add(name)
-    return name
+    names = (owner.graph if isinstance(owner, ir.Model) else owner).meta.get(_NAMES) or know_names(owner)
+    return names.invent(hint)
 
 
-def _used_names(owner: ir.Model | Scope) -> set[str]:
-    root = owner.graph if isinstance(owner, ir.Model) else owner
-    known = root.meta.get(_NAMES)
-    if isinstance(known, set):
-        return known
+def know_names(owner: ir.Model | Scope) -> _Names:
+    """Collect the names of a model anew; done whenever a model is loaded."""
     everywhere = list(scopes(owner)) if isinstance(owner, ir.Model) else list(_nested(owner))
-    used: set[str] = set()
+    names = _Names()
     for scope in everywhere:
-        used.update(value_names(scope))
+        names.used.update(value_names(scope))
         for node in scope:  # a subgraph also sees what it uses from outside
-            used.update(value.name for value in node.inputs if value is not None and value.name)
-    for scope in everywhere:
-        scope.meta[_NAMES] = used
-    return used
+            names.used.update(value.name for value in node.inputs if value is not None and value.name)
+        scope.meta[_NAMES] = names
+    return names
+
+
+@dataclass
+class _Names:
+    """All names ever used in a model, and how far each hint has been counted."""
+
+    used: set[str] = field(default_factory=set)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def invent(self, hint: str) -> str:
+        name, count = hint, self.counts.get(hint, 0)
+        while not name or name in self.used:
+            count += 1
+            name = f"{hint}_{count}"
+        self.counts[hint] = count
+        self.used.add(name)
+        return name
 
 
 def tensor_from(array: Array, name: str) -> ir.TensorProtocol:

@@ -20,6 +20,7 @@ from onnxslim.errors import ModelError, ResourceError
 from onnxslim.model import writer
 from onnxslim.model.build import build, serialized
 from onnxslim.model.check import check, check_files
+from onnxslim.model.edit import know_names
 from onnxslim.model.external import ExternalFiles
 from onnxslim.model.files import parse, read
 from onnxslim.model.hashing import file_digest, is_external
@@ -78,6 +79,7 @@ def _adopted(source: ir.Model) -> ir.Model:
         raise ModelError("the ir.Model is not in order", where="ir.Model", hint=hint) from error
     check(model)
     check_files(model)
+    know_names(model)
     return model
 
 

@@ -13,7 +13,8 @@ import onnxslim
 from onnxslim._ir import ir
 from onnxslim.model import edit
 from onnxslim.model.check import check
-from tests.models import bit_equal, model, run
+from onnxslim.model.io import load
+from tests.models import bit_equal, model, proto, run
 
 X = np.array([-1.5, 2.0], np.float32)
 
@@ -166,3 +167,23 @@ def test_nobody_else_assigns_const_value() -> None:
         if isinstance(node, ast.Attribute) and node.attr == "const_value" and isinstance(node.ctx, ast.Store)
     ]
     assert guilty == []
+
+
+def test_many_names_of_one_hint_are_quick_to_invent() -> None:
+    nested = model("g (float[2] x) => (float[2] y) { y = Relu(x) }")
+    names = [
+        edit.unique_name(nested, "x") for _ in range(30_000)
+    ]  # counting anew each time would take minutes
+    assert names[-1] == "x_30000" and len(set(names)) == len(names)
+
+
+def test_an_inner_graph_of_a_loaded_model_knows_all_names() -> None:
+    loaded = load(
+        proto("""g (float[2] x, bool c) => (float[2] y) { far = Neg(x)
+            y = If (c) <then_branch = p () => (float[2] u) { u = Neg(x) },
+                        else_branch = q () => (float[2] v) { v = Abs(x) }>
+        }""")
+    )
+    inner = next(iter(edit.subgraphs(loaded.graph.node(1))))
+    assert edit.unique_name(inner, "far") == "far_1" and edit.unique_name(inner, "v") == "v_1"
+    assert edit.unique_name(load(loaded), "v") == "v_1", "names that came to nothing are free again"
