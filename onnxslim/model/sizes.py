@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx
 
 from onnxslim._ir import ir
+from onnxslim.model.edit import subgraphs
 from onnxslim.model.protos import tensors_of
 
 __all__ = ["serialized_size", "tensor_size", "weight_bytes"]
@@ -45,7 +46,7 @@ def _graph_size(graph: ir.Graph) -> int:
         if value.const_value is not None:
             total += _delimited(tensor_size(value.const_value))
     for node in graph:
-        total += _delimited(int(ir.serde.serialize_node(node).ByteSize()))
+        total += _delimited(int(ir.serde.serialize_node(node).ByteSize()) - _unsaved(node))
         for value in node.outputs:
             if (
                 not value.is_graph_output()
@@ -54,6 +55,17 @@ def _graph_size(graph: ir.Graph) -> int:
             ):
                 total += _delimited(int(ir.serde.serialize_value(value).ByteSize()))
     return total
+
+
+def _unsaved(node: ir.Node) -> int:
+    """Bytes that onnx_ir spends on types of initializers in its subgraphs, which saving omits."""
+    return sum(
+        _delimited(int(ir.serde.serialize_value(value).ByteSize()))
+        for graph in subgraphs(node)
+        for inner in (graph, *graph.subgraphs())
+        for value in inner.initializers.values()
+        if not value.is_graph_input()
+    )
 
 
 def tensor_size(tensor: ir.TensorProtocol) -> int:
