@@ -76,7 +76,8 @@ def _reads(node: ir.Node) -> Iterator[ir.Value]:
 
 def _remove_initializers(model: ir.Model) -> bool:
     modified = False
-    for graph in model.graphs():
+    for scope in edit.scopes(model):
+        graph = scope.graph if isinstance(scope, ir.Function) else scope
         for name, value in list(graph.initializers.items()):
             if not (value.uses() or value.is_graph_output() or value.is_graph_input()):
                 del graph.initializers[name]
@@ -85,6 +86,8 @@ def _remove_initializers(model: ir.Model) -> bool:
 
 
 def _remove_functions(model: ir.Model) -> bool:
+    if not model.functions:
+        return False
     called: set[ir.OperatorIdentifier] = set()
     work: list[ir.Graph | ir.Function] = [model.graph]
     while work:
