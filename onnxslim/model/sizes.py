@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import onnx
 
 from onnxslim._ir import ir
@@ -9,6 +11,8 @@ from onnxslim.model.edit import subgraphs
 from onnxslim.model.protos import tensors_of
 
 __all__ = ["serialized_size", "tensor_size", "weight_bytes"]
+
+_MANY = 1 << 12  # elements
 
 
 def weight_bytes(model: ir.Model) -> int:
@@ -70,11 +74,15 @@ def _unsaved(node: ir.Node) -> int:
 
 def tensor_size(tensor: ir.TensorProtocol) -> int:
     """Bytes of a tensor's message with its content inside."""
-    if type(tensor) is ir.serde.TensorProtoTensor:  # typed data may be smaller or larger than raw
-        return int(tensor.raw.ByteSize())
+    if type(tensor) is ir.serde.TensorProtoTensor and not (
+        tensor.raw.HasField("raw_data") and math.prod(tensor.raw.dims) > _MANY
+    ):
+        return int(
+            tensor.raw.ByteSize()
+        )  # quick, but it copies the content; typed data has a size of its own
     header = onnx.TensorProto(
-        name=tensor.name or "",
-        doc_string=tensor.doc_string or "",
+        name=tensor.name or None,
+        doc_string=tensor.doc_string or None,
         data_type=int(tensor.dtype),
         dims=tensor.shape.numpy(),
     )
