@@ -197,7 +197,8 @@ class _Finder:
                 if value is not None and content is not None:
                     given[value] = content
             wanted = [value for value in plan.stored if value in own]
-            found |= evaluate(remaining, given, wanted, opset_imports=opset_imports)
+            if wanted:  # else they are all dead
+                found |= evaluate(remaining, given, wanted, opset_imports=opset_imports)
         return found
 
     def _note(self, node: ir.Node, contents: Sequence[Array]) -> bool:
