@@ -17,6 +17,7 @@ __all__ = ["RaiseOpset"]
 
 _LARGE = 256  # elements; the converter looks into smaller tensors only (shapes, axes)
 _NEWEST = 24
+_IR_VERSION = 7  # of the release that brought opset 13
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class RaiseOpset(Pass):
             return ir.passes.PassResult(model, False)
         model.graph = converted.graph
         model.opset_imports.update(converted.opset_imports)
+        model.ir_version = max(model.ir_version, _IR_VERSION)
         return ir.passes.PassResult(model, True)
 
     def _convert(self, model: ir.Model) -> ir.Model:

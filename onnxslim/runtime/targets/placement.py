@@ -63,25 +63,29 @@ def _edges(units: Sequence[Unit], target: Target, shapes: Shapes) -> Iterator[_E
         yield unit, _FLOAT, unit.time(unit.fusion.integer_cost, shapes)
         if unit.fusion.output == "same":
             source = producers.get(unit.activations[0])
-            quantized = source is not None and source.fusion.output != "float"
             extra = unit.time(unit.fusion.alone_cost, shapes) - unit.time(unit.fusion.integer_cost, shapes)
-            yield unit, source if quantized else _FLOAT, max(extra, 0.0)
+            yield unit, _integer(source), max(extra, 0.0)
         for value in unit.activations:
             readers[value].append(unit)
             inner.add((value, unit.node))
     for value in {**readers, **producers}:
         size = elements(value, shapes)
         producer = producers.get(value)
-        quantized = producer if producer is not None and producer.fusion.output != "float" else _FLOAT
+        quantized = _integer(producer)
         cost = target.quantize.of(outputs=size)
         if producer is not None and producer.fusion.output == "same":
             cost = math.inf  # the runtime moves a quantizer in front of what only moves values
         yield from _quantize(value, quantized, readers[value], cost)
-        if quantized is not _FLOAT:
+        if quantized != _FLOAT:
             floats = value.is_graph_output() or any((value, user) not in inner for user, _ in value.uses())
             yield from _dequantize(
                 value, quantized, readers[value], floats, target.dequantize.of(outputs=size)
             )
+
+
+def _integer(producer: Unit | None) -> Hashable:
+    """The choice that decides whether a value comes as integers: its producer's, or none."""
+    return producer if producer is not None and producer.fusion.output != "float" else _FLOAT
 
 
 def _quantize(value: ir.Value, producer: Hashable, readers: Sequence[Unit], cost: float) -> Iterator[_Edge]:
