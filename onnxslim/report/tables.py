@@ -246,7 +246,7 @@ def remarks(report: Report) -> Iterator[str]:
 def verification_remarks(verification: Mapping[str, Any]) -> Iterator[str]:
     """What a verification says, and what it could not look at."""
     samples = verification.get("samples")
-    how = f" on {samples} feeds" if samples else ""
+    how = f" on {samples} {'feed' if samples == 1 else 'feeds'}" if samples else ""
     how += f" ({verification['promise']})" if verification.get("promise") else ""
     if not verification.get("verified", True):
         yield f"not verified: {verification.get('reason') or 'nothing could be compared'}"

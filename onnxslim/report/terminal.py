@@ -1,9 +1,10 @@
-"""The report as rich tables, for people."""
+"""The report as tables, for people: colored in a terminal, plain elsewhere."""
 
 from __future__ import annotations
 
 import io
 
+from onnxslim.report.plain import plain_table
 from onnxslim.report.report import Report
 from onnxslim.report.tables import Table, printable, remarks, tables
 
@@ -12,13 +13,16 @@ __all__ = ["render_tables", "to_terminal"]
 
 def render_tables(found: list[Table], lines: list[str], *, width: int = 100, color: bool = False) -> str:
     """Tables, then sentences, as one text; ANSI colors only where asked for."""
+    if not color:
+        text = [line for table in found for line in plain_table(table, width)]
+        return "\n".join([*text, *map(printable, lines)]) + "\n"
     from rich import box
     from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text
 
     stream = io.StringIO()
-    console = Console(file=stream, width=width, force_terminal=color, color_system="auto" if color else None)
+    console = Console(file=stream, width=width, force_terminal=True)
     for table in found:
         drawn = RichTable(
             title=table.title,

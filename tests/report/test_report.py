@@ -10,8 +10,9 @@ import pytest
 from onnxslim.model.io import FileInfo
 from onnxslim.passes.base import Decline
 from onnxslim.report.markdown import to_markdown
+from onnxslim.report.plain import plain_table
 from onnxslim.report.report import PassRecord, Report, environment, plain
-from onnxslim.report.tables import duration, number, size, tables
+from onnxslim.report.tables import Table, duration, number, size, tables
 from onnxslim.report.terminal import to_terminal
 from onnxslim.report.to_json import to_json
 
@@ -189,3 +190,13 @@ def test_environment_names_the_runtime() -> None:
     import onnxruntime
 
     assert environment()["onnxruntime"] == onnxruntime.__version__
+
+
+@pytest.mark.parametrize("width", [40, 60, 100])
+def test_plain_tables_fold_their_cells_and_lose_nothing(width: int) -> None:
+    long = "x" * 90
+    table = Table("T", ("name", "n", "why"), ((long, "12", "y" * 70), ("short", "7", "")), align="lrl")
+    lines = plain_table(table, width)
+    text = "".join(lines)
+    assert max(map(len, lines)) <= width
+    assert text.count("x") == 90 and text.count("y") == 71 and "short" in text and "12" in text
