@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -33,27 +32,27 @@ def _external(location: str, offset: object = 0, length: object = 16) -> onnx.Mo
     return model
 
 
-def _elsewhere() -> Path:
+def _elsewhere(folder: Path) -> Path:
     """A real file of the right size outside of the case's folder."""
-    path = Path(tempfile.gettempdir()) / "onnxslim-test-secret.bin"
+    path = folder.resolve().parent / f"{folder.name}-secret.bin"
     path.write_bytes(CONTENT)
     return path
 
 
 @refused
 def absolute_path(folder: Path) -> onnx.ModelProto:
-    return _external(str(_elsewhere()))
+    return _external(str(_elsewhere(folder)))
 
 
 @refused
 def parent_folder(folder: Path) -> onnx.ModelProto:
-    return _external(os.path.relpath(_elsewhere(), folder))
+    return _external(os.path.relpath(_elsewhere(folder), folder))
 
 
 @refused
 def parent_folder_in_the_middle(folder: Path) -> onnx.ModelProto:
     (folder / "sub").mkdir()
-    return _external("sub/../" + os.path.relpath(_elsewhere(), folder))
+    return _external("sub/../" + os.path.relpath(_elsewhere(folder), folder))
 
 
 @refused
@@ -69,21 +68,19 @@ def windows_path(folder: Path) -> onnx.ModelProto:
 
 @refused
 def link_out_of_the_folder(folder: Path) -> onnx.ModelProto:
-    (folder / "w.bin").symlink_to(_elsewhere())
+    (folder / "w.bin").symlink_to(_elsewhere(folder))
     return _external("w.bin")
 
 
 @refused
 def linked_folder_out_of_the_folder(folder: Path) -> onnx.ModelProto:
-    (folder / "sub").symlink_to(_elsewhere().parent)
-    return _external(f"sub/{_elsewhere().name}")
+    (folder / "sub").symlink_to(_elsewhere(folder).parent)
+    return _external(f"sub/{_elsewhere(folder).name}")
 
 
 @refused
 def hard_link(folder: Path) -> onnx.ModelProto:
-    target = _elsewhere().with_name(f"onnxslim-test-{os.getpid()}.bin")
-    target.write_bytes(CONTENT)
-    os.link(target, folder / "w.bin")
+    os.link(_elsewhere(folder), folder / "w.bin")
     return _external("w.bin")
 
 
@@ -207,7 +204,7 @@ def foreign_data_of_a_constant(folder: Path) -> onnx.ModelProto:
     model = proto(
         "g (float[4] x) => (float[4] y) { k = Constant<value = float[4] {1, 2, 3, 4}>() y = Add(x, k) }"
     )
-    _refer(model.graph.node[0].attribute[0].t, str(_elsewhere()))
+    _refer(model.graph.node[0].attribute[0].t, str(_elsewhere(folder)))
     return model
 
 
@@ -217,7 +214,7 @@ def foreign_data_of_a_branch(folder: Path) -> onnx.ModelProto:
         y = If (c) <then_branch = p () => (float[4] u) <float[4] w = {1, 2, 3, 4}> { u = Add(x, w) },
                     else_branch = q () => (float[4] v) { v = Neg(x) }>
     }""")
-    _refer(model.graph.node[0].attribute[0].g.initializer[0], os.path.relpath(_elsewhere(), folder))
+    _refer(model.graph.node[0].attribute[0].g.initializer[0], os.path.relpath(_elsewhere(folder), folder))
     return model
 
 
@@ -227,7 +224,7 @@ def foreign_data_of_a_function(folder: Path) -> onnx.ModelProto:
         g (float[4] x) => (float[4] y) { y = local.shift(x) }
         <domain: "local", opset_import: ["" : 17]>
         shift (a) => (b) { k = Constant<value = float[4] {1, 2, 3, 4}>() b = Add(a, k) }""")
-    _refer(model.functions[0].node[0].attribute[0].t, str(_elsewhere()))
+    _refer(model.functions[0].node[0].attribute[0].t, str(_elsewhere(folder)))
     return model
 
 
