@@ -21,7 +21,7 @@ __all__ = ["command"]
 )
 @click.option(
     "--mode",
-    type=click.Choice(["auto", "static", "dynamic", "weight-only"]),
+    type=click.Choice(["auto", "static", "weight-only"]),
     default="auto",
     show_default=True,
     help="Which form of quantization.",

@@ -30,11 +30,15 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, slots=True)
 class MetricResult:
-    """A score; ``n`` is the number of things counted and ``interval`` its 95 % interval, where known."""
+    """A score; ``n`` is the number of things counted and ``interval`` its 95 % interval, where known.
+
+    ``resolution`` is what one counted thing is worth: a smaller loss cannot be told from none.
+    """
 
     value: float
     n: int | None = None
     interval: tuple[float, float] | None = None
+    resolution: float = 0.0
 
 
 class Metric(Protocol):
@@ -192,7 +196,8 @@ def _classes(output: Array) -> Array:
 def _proportion(hits: Array) -> MetricResult:
     if not hits.size:
         raise OptionError("the outputs are empty: there is nothing to count")
-    return MetricResult(float(hits.mean()), hits.size, wilson_interval(int(hits.sum()), hits.size))
+    interval = wilson_interval(int(hits.sum()), hits.size)
+    return MetricResult(float(hits.mean()), hits.size, interval, 1 / hits.size)
 
 
 def is_class_like(output: Array) -> bool:

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["compare", "compress", "quantize", "run_recipe", "simplify"]
 
 Feeds = Iterable[Mapping[str, Any]]
-_RANDOM_SAMPLES = 32  # that judge a quantized model where there are no data
 Overrides = Mapping[str, Mapping[str, Any]]
 
 
@@ -148,7 +147,7 @@ def quantize(
     data: DataLike | None = None,
     *,
     calibration: Calibration | None = None,
-    mode: Literal["auto", "static", "dynamic", "weight-only"] = "auto",
+    mode: Literal["auto", "static", "weight-only"] = "auto",
     metric: str | None = None,
     metric_output: str | None = None,
     max_drop: str | float | Drop = "1%",
@@ -193,8 +192,6 @@ def quantize(
         overrides=dict(options or {}),
     )
     chosen: DataLike = "random" if data is None else data
-    if data is None:
-        samples = samples or _RANDOM_SAMPLES
     data_options = {"samples": samples, "batch": batch, "images": images}
     return search_best(
         source if not isinstance(source, ir.Model) else model,

@@ -27,12 +27,13 @@ class Drop:
     value: float
     relative: bool = False
 
-    def floor(self, before: float) -> float:
-        """The lowest score that is still inside the budget."""
-        return before - (abs(before) * self.value if self.relative else self.value)
+    def floor(self, before: float, resolution: float = 0.0) -> float:
+        """The lowest score inside the budget; a loss below ``resolution`` cannot be told from none."""
+        return before - max(abs(before) * self.value if self.relative else self.value, resolution)
 
-    def allows(self, before: float, after: float) -> bool:
-        return after >= self.floor(before) - 1e-12
+    def allows(self, before: float, after: float, resolution: float = 0.0) -> bool:
+        """Whether ``after`` is inside; ``resolution`` is what one of the counted samples is worth."""
+        return after >= self.floor(before, resolution) - 1e-12
 
     def __str__(self) -> str:
         return f"{100 * self.value:g} %" if self.relative else f"{self.value:g}"

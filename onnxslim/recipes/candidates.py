@@ -16,11 +16,10 @@ from onnxslim.calibration.calibrators import Method
 from onnxslim.calibration.store import Calibration
 from onnxslim.errors import ModelError, OptionError, ResourceError
 from onnxslim.measure.differences import Difference
-from onnxslim.passes.base import Pass
 from onnxslim.passes.pack_weights import PackWeights
 from onnxslim.passes.quantize_static import QuantizeStatic
 from onnxslim.passes.raise_opset import RaiseOpset
-from onnxslim.recipes.engine import run_steps
+from onnxslim.recipes.engine import Step, run_steps
 from onnxslim.runtime.client import Worker, open_worker
 from onnxslim.runtime.targets.target import DEFAULT_TARGET, load_target
 
@@ -30,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 _OUTLIERS_DB = 23.0  # activations noisier than this in 8 bits have outliers; most have 30 to 45
 _METHODS: tuple[Method, ...] = ("minmax", "mse")
-MODES = ("compress", "auto", "static", "dynamic", "weight-only")
+MODES = ("compress", "auto", "static", "weight-only")
 
 
 @dataclass(frozen=True)
@@ -40,10 +39,12 @@ class Candidate:
     Attributes:
         name: for the report.
         passes: what to apply, in order.
+        essential: the name of the pass without whose effect the candidate is not worth trying.
     """
 
     name: str
-    passes: Sequence[Pass]
+    passes: Sequence[Step]
+    essential: str = ""
 
 
 def candidates(
@@ -76,7 +77,7 @@ def candidates(
         careful = replace(best, min_sqnr_db=_OUTLIERS_DB)
         if _node_count(model, careful) != _node_count(model, best):
             found.append(_static(careful))
-    if mode in ("compress", "auto", "weight-only", "dynamic"):
+    if mode in ("compress", "auto", "weight-only"):
         found.append(Candidate("packed weights", (PackWeights(),)))
     return found
 
@@ -87,7 +88,7 @@ def _static(quantize: QuantizeStatic) -> Candidate:
         name += ", corrected biases"
     if quantize.min_sqnr_db:
         name += ", outliers in float"
-    return Candidate(name, (RaiseOpset(), quantize, PackWeights()))
+    return Candidate(name, (RaiseOpset(), quantize, PackWeights()), essential=quantize.name)
 
 
 def _node_count(model: ir.Model, quantize: QuantizeStatic) -> int:

@@ -30,7 +30,7 @@ from onnxslim.recipes.candidates import Candidate, candidates
 from onnxslim.recipes.engine import Outcome, run_steps
 from onnxslim.recipes.named import simplify_steps
 from onnxslim.recipes.pipeline import Result, source_file
-from onnxslim.recipes.proof import Prover
+from onnxslim.recipes.proof import Prover, running_feeds
 from onnxslim.recipes.quality import Judge
 from onnxslim.recipes.search import Objective, Progress, Search, Trial
 from onnxslim.report.report import Report, environment
@@ -41,6 +41,7 @@ __all__ = ["Request", "search_best"]
 _HELD_OUT_LIMIT = 64  # feeds that judge a candidate; more would cost more time than they teach
 _LATENCY_FEEDS = 4
 _CHOICE_FEEDS = 16  # held-out feeds that decide details of a candidate
+_RANDOM_SAMPLES = 32
 _RANDOM = "the data were random: ranges and accuracy say little about real inputs"
 _UNCHANGED = "nothing improved the model inside the budget; it is returned unchanged"
 
@@ -98,7 +99,8 @@ def search_best(
         progress("simplifying")
         prover = Prover(worker, limit_bytes=request.verify_limit, seed=request.seed)
         base = run_steps(original, simplify_steps(), prover)
-        parts = _split(data, test, request, original, data_options or {})
+        opened = _open(data, request, original, dict(data_options or {}), worker)
+        parts = _split(opened, test, request, original)
         metric = resolve(
             request.metric or "agreement", original=original, feeds=parts.test, output=request.output
         )
@@ -140,7 +142,7 @@ def search_best(
         if best is not None:
             assert best.file is not None
             after = metric.score(best.file.path)
-            if not request.drop.allows(before.value, after.value):
+            if not request.drop.allows(before.value, after.value, before.resolution):
                 best.rejected = f"scored {after.value:.4f} on the test data, more than {request.drop} below"
                 best.rejected += f" {before.value:.4f}"
                 best, after = None, before
@@ -150,12 +152,20 @@ def search_best(
                 f"no candidate meets the target: {tried}",
                 hint="relax the target, --max-drop, or give more --data and --time",
             )
+        notes = [*prover.notes, *parts.notes]
+        if request.drop.floor(before.value) > before.value - before.resolution:
+            notes.append(
+                f"{before.n} test samples cannot show a loss of {request.drop}; one of them is "
+                f"{before.resolution:.3g}, and that much was allowed"
+            )
+        if best is None:
+            notes.append(_UNCHANGED)
         report = Report(
             input=file,
             before=summary(original),
             environment=environment(),
             seeds={"data": request.seed},
-            notes=(*prover.notes, *parts.notes, *(() if best else (_UNCHANGED,))),
+            notes=tuple(notes),
             metric={"name": metric.name, "before": before.value, "after": after.value, "n": after.n}
             | {"interval": after.interval},
             tried=tuple(t.to_dict(file) | {"kept": t is best} for t in trials),
@@ -198,8 +208,15 @@ def _latency(measured: Bench) -> dict[str, Any]:
     }
 
 
-def _split(data: Any, test: Any, request: Request, model: ir.Model, options: Mapping[str, Any]) -> _Data:
-    feeds = open_feeds(data, model, seed=request.seed, **options)
+def _open(data: Any, request: Request, model: ir.Model, options: dict[str, Any], worker: Worker) -> Feeds:
+    if not (isinstance(data, str) and data == "random"):
+        return open_feeds(data, model, seed=request.seed, **options)
+    samples = options.get("samples") or _RANDOM_SAMPLES
+    with worker.load(model, optimize="none") as session:  # free dimensions are sized so that it runs
+        return running_feeds(session, session.inputs, samples, request.seed)
+
+
+def _split(feeds: Feeds, test: Any, request: Request, model: ir.Model) -> _Data:
     tested: Feeds | None = None
     if test is not None:
         tested = open_feeds(test, model, seed=request.seed)

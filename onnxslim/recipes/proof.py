@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
 from onnxslim._ir import ir
-from onnxslim.calibration.data import probe_random_feeds
+from onnxslim.calibration.data import Feeds, probe_random_feeds
 from onnxslim.errors import CalibrationError, ResourceError
 from onnxslim.measure.verify import Verification, compare_sessions, unverifiable_outputs
 from onnxslim.model.sizes import weight_bytes
 from onnxslim.passes.base import Promise
-from onnxslim.runtime.client import RemoteSession, Worker
+from onnxslim.runtime.client import RemoteSession, TensorInfo, Worker
 from onnxslim.runtime.errors import RuntimeRefused
 
-__all__ = ["Prover", "worker_limits"]
+__all__ = ["Prover", "running_feeds", "worker_limits"]
 
 Feed = Mapping[str, Any]
 
@@ -115,23 +115,34 @@ class Prover:
         """
         if self.feeds is not None:
             return itertools.islice(self.feeds, self.samples)
-        refusal = RuntimeRefused("its inputs are too large")
-
-        def accepts(feed: Feed) -> bool:
-            nonlocal refusal
-            try:
-                reference.run(feed)
-            except RuntimeRefused as error:
-                refusal = error
-                return False
-            return True
-
-        feeds = probe_random_feeds(rewritten.inputs, accepts, self.random_samples, self.seed)
-        if feeds is None:
-            raise refusal
-        return feeds
+        return running_feeds(reference, rewritten.inputs, self.random_samples, self.seed)
 
     def _note(self, reason: str) -> None:
         text = f"not verified: {reason}"
         if text not in self.notes:
             self.notes.append(text)
+
+
+def running_feeds(session: RemoteSession, inputs: Sequence[TensorInfo], samples: int, seed: int = 0) -> Feeds:
+    """Random feeds for ``inputs`` on which a model really runs.
+
+    Raises:
+        CalibrationError: an input is no tensor.
+        RuntimeRefused: the model runs on no feed that was tried.
+        ResourceError: one of them reached the limits; larger ones are not tried.
+    """
+    refusal = RuntimeRefused("its inputs are too large")
+
+    def accepts(feed: Feed) -> bool:
+        nonlocal refusal
+        try:
+            session.run(feed)
+        except RuntimeRefused as error:
+            refusal = error
+            return False
+        return True
+
+    feeds = probe_random_feeds(inputs, accepts, samples, seed)
+    if feeds is None:
+        raise refusal
+    return feeds

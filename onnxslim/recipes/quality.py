@@ -112,7 +112,7 @@ class Judge:
         before, n, _ = self._value(self._reference)
         after, n, resolution = self._value(results)
         rejected = None
-        if self._bound and not self._drop.allows(before, after + resolution):
+        if self._bound and not self._drop.allows(before, after, resolution):
             rejected = f"{self._kind} {after:.4f} on {n} held-out feeds, more than {self._drop} lost"
         elif noise < self._min_sqnr_db:
             rejected = f"too noisy: {noise:.1f} dB on an output, below {self._min_sqnr_db:g} dB"

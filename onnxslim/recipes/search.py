@@ -10,7 +10,7 @@ import logging
 import time
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from onnxslim.model.io import FileInfo, save
 from onnxslim.passes.base import Decline
 from onnxslim.recipes.budget import Target
 from onnxslim.recipes.candidates import Candidate
-from onnxslim.recipes.engine import Step, run_steps
+from onnxslim.recipes.engine import run_steps
 from onnxslim.recipes.quality import Judge, Score
 from onnxslim.recipes.recipe import apply_overrides
 from onnxslim.report.report import PassRecord
@@ -109,22 +109,27 @@ class Search:
                 trials.append(Trial(candidate.name, rejected="not tried: --time was used up"))
                 continue
             self.progress(f"candidate {number} of {len(candidates)}: {candidate.name}")
-            steps = apply_overrides(candidate.passes, overrides)
-            trials.append(self._try(base, candidate.name, steps, trials))
+            candidate = replace(candidate, passes=apply_overrides(candidate.passes, overrides))
+            trials.append(self._try(base, candidate, trials))
         for trial in self._ranking(trials):
             self.progress(f"measuring {trial.name}")
             if self._confirm(trial):
                 return trial, trials
         return None, trials
 
-    def _try(self, base: ir.Model, name: str, steps: Sequence[Step], earlier: Sequence[Trial]) -> Trial:
+    def _try(self, base: ir.Model, candidate: Candidate, earlier: Sequence[Trial]) -> Trial:
+        name = candidate.name
         trial = Trial(name)
         try:
-            outcome = run_steps(base, steps)
+            outcome = run_steps(base, candidate.passes)
             trial.model, trial.applied, trial.declined = outcome.model, outcome.applied, outcome.declined
             broken = [record for record in outcome.applied if record.rolled_back]
             if broken:
                 trial.rejected = f"{broken[0].name} failed: {broken[0].rolled_back}"
+                return trial
+            idle = {record.name for record in outcome.applied if not record.modified}
+            if candidate.essential in idle:
+                trial.rejected = f"{candidate.essential} found nothing that pays"
                 return trial
             path = self.folder / f"{len(list(self.folder.iterdir()))}.onnx"
             trial.file = save(outcome.model, path)

@@ -19,6 +19,15 @@ def test_a_drop_is_absolute_or_relative() -> None:
     assert not parse_drop("0.01").allows(before=50.0, after=49.5)
 
 
+def test_a_loss_that_the_samples_cannot_show_is_no_loss() -> None:
+    drop = parse_drop("1%")
+    assert drop.allows(before=1.0, after=13 / 14, resolution=1 / 14)
+    assert not drop.allows(before=1.0, after=12 / 14, resolution=1 / 14)
+    assert not drop.allows(before=1.0, after=0.989, resolution=0.001), (
+        "enough samples: the budget alone counts"
+    )
+
+
 def test_a_relative_drop_of_a_negative_metric_still_allows_less() -> None:
     assert parse_drop("10%").allows(before=-1.0, after=-1.1)
     assert not parse_drop("10%").allows(before=-1.0, after=-1.2)
