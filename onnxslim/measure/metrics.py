@@ -23,9 +23,11 @@ from onnxslim.measure.stats import bootstrap_interval, wilson_interval
 from onnxslim.runtime.client import RemoteSession, open_worker
 from onnxslim.runtime.sources import RunnableModel
 
-__all__ = ["Metric", "MetricResult", "cosine", "is_class_like", "resolve"]
+__all__ = ["Metric", "MetricResult", "cosine", "is_class_like", "largest", "resolve"]
 
 Array = np.ndarray[Any, Any]
+
+_NOTHING = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,8 @@ class _Agreement:
             raise OptionError("the output has another shape than the original's")
         if self._class_like:
             return _proportion(np.concatenate([_classes(one) == _classes(two) for one, two in pairs]))
-        cosines = [cosine(one, two) for one, two in pairs]
+        scale = largest(self._expected)
+        cosines = [cosine(one, two, scale) for one, two in pairs]
         return MetricResult(float(np.mean(cosines)), len(cosines), bootstrap_interval(cosines))
 
 
@@ -207,9 +210,25 @@ def is_class_like(output: Array) -> bool:
     return bool((output >= 0).all() and np.allclose(output.sum(-1, dtype=np.float64), 1, atol=1e-2))
 
 
-def cosine(a: Array, b: Array) -> float:
-    """Cosine of the angle between two arrays as vectors; 1 where both are zero, 0 where one is not finite."""
+def largest(outputs: Iterable[Array]) -> float:
+    """The largest finite absolute value."""
+    finite = (np.abs(output[np.isfinite(output)].astype(np.float64)) for output in outputs)
+    return max((float(values.max(initial=0.0)) for values in finite), default=0.0)
+
+
+def cosine(a: Array, b: Array, scale: float = 0.0) -> float:
+    """Cosine of the angle between two arrays as vectors; 1 where both are zero, 0 where one is not finite.
+
+    Arrays that differ by less than 1e-4 of ``scale``, the size of outputs of this kind, count as equal: the
+    direction of an output that is next to nothing means nothing.
+
+    Example:
+        >>> cosine(np.array([1e-9, 0]), np.array([0, 1e-9]), scale=1.0)
+        1.0
+    """
     x, y = np.ravel(a).astype(np.float64), np.ravel(b).astype(np.float64)
+    if scale and np.abs(x - y).max(initial=0.0) <= _NOTHING * scale:
+        return 1.0
     norms = float(np.linalg.norm(x) * np.linalg.norm(y))
     if not norms:
         return float(np.array_equal(x, y))

@@ -11,7 +11,7 @@ import numpy as np
 from onnxslim._ir import ir
 from onnxslim.errors import CalibrationError, OptionError, ResourceError
 from onnxslim.measure.differences import Difference
-from onnxslim.measure.metrics import cosine, is_class_like
+from onnxslim.measure.metrics import cosine, is_class_like, largest
 from onnxslim.recipes.budget import Drop
 from onnxslim.runtime.client import Worker
 from onnxslim.runtime.errors import RuntimeRefused
@@ -137,7 +137,8 @@ class Judge:
         if self._kind == "none":
             return 1.0, len(outputs), 0.0
         if self._kind == "cosine":
-            cosines = [cosine(a, b) for a, b in zip(reference, outputs, strict=True)]
+            scale = largest(reference)
+            cosines = [cosine(a, b, scale) for a, b in zip(reference, outputs, strict=True)]
             return float(np.mean(cosines)), len(cosines), 0.0
         wanted = self._labels if self._labels is not None else [a.argmax(-1) for a in reference]
         pairs = zip(outputs, wanted, strict=True)
