@@ -24,7 +24,7 @@ from onnxslim.recipes.budget import (
 from onnxslim.recipes.engine import Step
 from onnxslim.recipes.named import simplify_steps
 from onnxslim.recipes.pipeline import Pipeline, Result
-from onnxslim.recipes.proof import Prover
+from onnxslim.recipes.proof import Prover, worker_limits
 from onnxslim.recipes.recipe import apply_overrides, load_recipe, steps_of
 from onnxslim.runtime.client import open_worker
 
@@ -222,9 +222,10 @@ def compare(
     Raises:
         VerificationError: nothing could be compared; the message says why.
     """
-    with open_worker() as worker:
+    reference, other = load(a), load(b)
+    with open_worker(**worker_limits(reference)) as worker:
         prover = Prover(worker, feeds, limit_bytes=2**62, seed=seed, samples=2**31, random_samples=4)
-        difference = prover(load(a), load(b), Promise(promise))
+        difference = prover(reference, other, Promise(promise))
     if prover.last is None:
         raise VerificationError(difference or "; ".join(prover.notes) or "nothing could be compared")
     return prover.last

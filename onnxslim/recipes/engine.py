@@ -16,8 +16,9 @@ from dataclasses import dataclass, field, replace
 
 from onnxslim._ir import ir
 from onnxslim.analysis.facts import forget_facts, sharing_facts
-from onnxslim.errors import OnnxSlimError, PassError, VerificationError
+from onnxslim.errors import ModelError, OnnxSlimError, PassError, VerificationError
 from onnxslim.model import edit
+from onnxslim.model.check import check
 from onnxslim.passes.base import Decline, Pass, Promise, collect_declines
 from onnxslim.report.report import PassRecord
 
@@ -130,21 +131,20 @@ def _run_segment(
             excluded[id(broken.culprit)] = broken.reason
             continue
         promise = Promise.weakest([p.promise for p in events])
-        difference = verifier(original, model, promise) if verifier is not None and events else None
+        difference = _difference(original, model, promise, verifier) if events else None
         if difference is None:
             outcome.applied += ledger.records.values()
             outcome.declined += log.entries
             outcome.promise = Promise.weakest([outcome.promise, promise])
             return model
-        assert verifier is not None
         culprit = _bisect(original, steps, excluded, events, verifier)
         if culprit is None:
             raise VerificationError(
-                f"the outputs differ from the original although every pass was taken back: {difference}",
+                f"the model differs from the original although every pass was taken back: {difference}",
                 hint="the model may not be deterministic; --no-verify skips this check",
             )
         _log.warning("rolled back %s: %s", culprit.name, difference)
-        excluded[id(culprit)] = f"the outputs differ: {difference}"
+        excluded[id(culprit)] = difference
 
 
 def _apply(
@@ -243,12 +243,23 @@ def _size(model: ir.Model) -> tuple[int, int]:
     return nodes, weights
 
 
+def _difference(
+    original: ir.Model, model: ir.Model, promise: Promise, verifier: Verifier | None
+) -> str | None:
+    """What is wrong with the rewritten model: its structure, or what the verifier says."""
+    try:
+        check(model)
+    except ModelError as error:
+        return f"the graph is broken: {error.what}"
+    return None if verifier is None else verifier(original, model, promise)
+
+
 def _bisect(
     original: ir.Model,
     steps: list[Pass | Repeat],
     excluded: dict[int, str],
     events: list[Pass],
-    verifier: Verifier,
+    verifier: Verifier | None,
 ) -> Pass | None:
     """The pass whose application first makes the outputs differ; None when the bare copy already does."""
 
@@ -256,7 +267,7 @@ def _bisect(
         with sharing_facts():
             model, _ = _apply(original, steps, excluded, stop_after=count)
         promise = Promise.weakest([p.promise for p in events[:count]])
-        return verifier(original, model, promise) is not None
+        return _difference(original, model, promise, verifier) is not None
 
     if differs(0):
         return None

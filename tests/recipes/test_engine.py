@@ -79,6 +79,24 @@ def test_a_pass_that_raises_is_rolled_back_whole() -> None:
     assert outcome.applied[0].rolled_back == "raised ValueError: broken"
 
 
+@dataclass(frozen=True)
+class Dangles(Pass):
+    """Leaves a reader of a value that nobody computes any more."""
+
+    name: ClassVar[str] = "dangles"
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        node = model.graph[0]
+        model.graph.remove(node)  # its output is still read
+        return ir.passes.PassResult(model, True)
+
+
+def test_a_pass_that_breaks_the_graph_is_taken_back_even_unverified() -> None:
+    outcome = run_steps(models.model(GRAPH), (Swap("Abs", "Neg"), Dangles()))
+    assert ops(outcome.model) == ["Relu", "Neg", "Neg"]
+    assert outcome.applied[1].rolled_back == "the graph is broken: 'a' is used, but not defined before"
+
+
 def test_the_users_own_mistakes_are_not_swallowed() -> None:
     with pytest.raises(OptionError):
         run_steps(models.model(GRAPH), (Raises(OptionError),), verifier)
