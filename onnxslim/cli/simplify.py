@@ -44,7 +44,9 @@ def command(
             os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         from onnxslim.recipes.api import simplify
 
-        gc.freeze()  # what the imports have made stays; the collector need not go through it again and again
+        # what the imports have made stays, and a run is short: the collector need not look so often
+        gc.freeze()
+        gc.set_threshold(20_000, 50, 50)
         progress("simplifying")
         return simplify(path, verify=not no_verify, options=set_options, **own)
 

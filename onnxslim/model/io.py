@@ -9,6 +9,7 @@ what is written appears at once or not at all.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ from onnxslim.model.protos import inlined, map_tensors, node_count, tensors_of
 from onnxslim.model.sizes import serialized_size, weight_bytes
 from onnxslim.model.validate import validate
 
-__all__ = ["FileInfo", "ModelLike", "file_info", "load", "save", "serialized_size", "to_proto"]
+__all__ = ["FileInfo", "ModelLike", "copy", "file_info", "load", "save", "serialized_size", "to_proto"]
 
 ModelLike = str | os.PathLike[str] | onnx.ModelProto | ir.Model
 
@@ -147,6 +148,24 @@ def save(
         writer.commit(folder, path, data)
         writer.remove_stale_data(path, data, model)
         return _info(path, [data] if data else [], node_count(model))
+
+
+def copy(source: str | os.PathLike[str], path: str | os.PathLike[str], *, force: bool = False) -> FileInfo:
+    """Write a model file's very bytes to another place, as atomically as :func:`save`.
+
+    Args:
+        source: a model file without external data (whose name would have to change).
+        path: where to write it.
+        force: replace an existing file.
+    """
+    path = Path(path)
+    writer.check_destination(path, force=force)
+    model = load(source)
+    with writer.temporary_folder(path) as folder:
+        shutil.copyfile(source, folder / "model")
+        writer.commit(folder, path, None)
+        writer.remove_stale_data(path, None, model)
+    return file_info(path, model)
 
 
 def file_info(path: str | os.PathLike[str], model: ir.Model | None = None) -> FileInfo:

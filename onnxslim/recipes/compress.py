@@ -29,7 +29,7 @@ from onnxslim.recipes.budget import Drop, Target
 from onnxslim.recipes.candidates import Candidate, candidates
 from onnxslim.recipes.engine import Outcome, run_steps
 from onnxslim.recipes.named import simplify_steps
-from onnxslim.recipes.pipeline import Result, source_file
+from onnxslim.recipes.pipeline import Result, path_of, source_file
 from onnxslim.recipes.proof import Prover, running_feeds
 from onnxslim.recipes.quality import Judge
 from onnxslim.recipes.search import Objective, Progress, Search, Trial
@@ -170,14 +170,20 @@ def search_best(
             | {"interval": after.interval},
             tried=tuple(t.to_dict(file) | {"kept": t is best} for t in trials),
         )
-        return _finish(report, original, base, best, list(held_out), worker)
+        return _finish(report, original, base, best, list(held_out), worker, path_of(source))
 
 
 def _finish(
-    report: Report, original: ir.Model, base: Outcome, best: Trial | None, feeds: list[Any], worker: Worker
+    report: Report,
+    original: ir.Model,
+    base: Outcome,
+    best: Trial | None,
+    feeds: list[Any],
+    worker: Worker,
+    path: Path | None,
 ) -> Result:
     if best is None:
-        return Result(original, replace(report, after=report.before))
+        return Result(original, replace(report, after=report.before), path)
     assert best.model is not None and best.bench is not None
     checked = verify(original, best.model, feeds, promise=Promise.LOSSY, worker=worker)
     report = replace(

@@ -12,21 +12,27 @@ import onnx
 
 from onnxslim._ir import ir
 from onnxslim.analysis.cost import summary
-from onnxslim.model.io import FileInfo, ModelLike, file_info, load, save, to_proto
+from onnxslim.model.hashing import is_external
+from onnxslim.model.io import FileInfo, ModelLike, copy, file_info, load, save, to_proto
+from onnxslim.model.protos import tensors_of
 from onnxslim.recipes.engine import Step, run_steps
 from onnxslim.recipes.proof import Prover, worker_limits
 from onnxslim.report.report import Report, environment
 from onnxslim.runtime.client import open_worker
 
-__all__ = ["Pipeline", "Result", "source_file"]
+__all__ = ["Pipeline", "Result", "path_of", "source_file"]
 
 
 @dataclass(frozen=True)
 class Result:
-    """A rewritten model and the report of how it came about."""
+    """A rewritten model and the report of how it came about.
+
+    ``unchanged`` is the file that the model came from, where nothing was done to it: its bytes are saved.
+    """
 
     model: ir.Model
     report: Report
+    unchanged: Path | None = None
 
     def to_proto(self) -> onnx.ModelProto:
         """The model as a protobuf message (under 2 GB)."""
@@ -36,6 +42,9 @@ class Result:
         self, path: str | os.PathLike[str], *, external_data: bool | None = None, force: bool = False
     ) -> FileInfo:
         """Write the model atomically; see :func:`onnxslim.save`."""
+        inline = not any(is_external(tensor) for tensor in tensors_of(self.model))
+        if self.unchanged is not None and inline and not external_data:
+            return copy(self.unchanged, path, force=force)
         return save(self.model, path, external_data=external_data, force=force)
 
 
@@ -80,15 +89,17 @@ class Pipeline:
         model = load(source)
         with open_worker(**worker_limits(model)) as worker:
             prover = Prover(worker, self.feeds, self.verify_limit, self.seed)
-            if isinstance(source, (str, os.PathLike)):
-                prover.file = (model, Path(source))
+            path = path_of(source)
+            if path is not None:
+                prover.file = (model, path)
             outcome = run_steps(model, self.steps, prover if self.verify else None)
         notes = prover.notes if self.verify else ["not verified: switched off"]
         before, after = summary(model, macs=False), summary(outcome.model, macs=False)
+        unchanged = not any(record.modified for record in outcome.applied)
         if self.never_grow and after["bytes"] > before["bytes"]:
             growth = after["bytes"] - before["bytes"]
             notes = [*notes, f"returned unchanged: the result has {growth} bytes more"]
-            outcome.model, after = model, before
+            outcome.model, after, unchanged = model, before, True
         return Result(
             outcome.model,
             Report(
@@ -102,9 +113,16 @@ class Pipeline:
                 seeds={"verify": self.seed} if self.verify else {},
                 notes=tuple(notes),
             ),
+            path_of(source) if unchanged else None,
         )
+
+
+def path_of(source: ModelLike) -> Path | None:
+    """Where the model came from, if from a file."""
+    return Path(source) if isinstance(source, (str, os.PathLike)) else None
 
 
 def source_file(source: ModelLike, model: ir.Model) -> FileInfo | None:
     """The user's file, where the model came from one."""
-    return file_info(source, model) if isinstance(source, (str, os.PathLike)) else None
+    path = path_of(source)
+    return None if path is None else file_info(path, model)

@@ -114,6 +114,9 @@ class Search:
         for trial in self._ranking(trials):
             self.progress(f"measuring {trial.name}")
             if self._confirm(trial):
+                for other in trials:
+                    if other is not trial and other.rejected is None:
+                        other.rejected = "another one is better"
                 return trial, trials
         return None, trials
 
