@@ -20,6 +20,7 @@ __all__ = ["command"]
 @click.argument("out", required=False)
 @options.rewriting
 @options.shapes
+@click.option("--opset", type=click.IntRange(min=1), metavar="N", help="Raise an older operator set to N.")
 @options.verification
 @options.overrides
 @options.common

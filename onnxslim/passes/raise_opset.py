@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import onnx
+import onnx.helper
 import onnx.version_converter
 
 from onnxslim._ir import ir
@@ -17,7 +18,6 @@ __all__ = ["RaiseOpset"]
 
 _LARGE = 256  # elements; the converter looks into smaller tensors only (shapes, axes)
 _NEWEST = 24
-_IR_VERSION = 7  # of the release that brought opset 13
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ class RaiseOpset(Pass):
             return ir.passes.PassResult(model, False)
         model.graph = converted.graph
         model.opset_imports.update(converted.opset_imports)
-        model.ir_version = max(model.ir_version, _IR_VERSION)
+        needed = onnx.helper.make_opsetid("", self.opset)
+        model.ir_version = max(model.ir_version, onnx.helper.find_min_ir_version_for([needed]))
         return ir.passes.PassResult(model, True)
 
     def _convert(self, model: ir.Model) -> ir.Model:

@@ -12,6 +12,7 @@ from onnxslim.errors import CalibrationError, OptionError, VerificationError
 from onnxslim.measure.verify import Verification
 from onnxslim.model.io import ModelLike, load
 from onnxslim.passes.base import Promise
+from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.passes.set_input_shapes import SetInputShapes
 from onnxslim.recipes.budget import (
     Drop,
@@ -43,6 +44,7 @@ def simplify(
     *,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     dims: Mapping[str, int] | None = None,
+    opset: int | None = None,
     verify: bool = True,
     verify_limit: int = 10**9,
     feeds: Feeds | None = None,
@@ -55,6 +57,7 @@ def simplify(
         source: path, ``ModelProto`` or ``ir.Model``; never changed.
         input_shapes: shapes to fix, by input name.
         dims: symbolic dimensions to fix, by name.
+        opset: raise an older operator set to this one.
         verify: run both models on the same inputs and compare.
         verify_limit: models of more bytes are not verified; the report says so.
         feeds: what to verify on; default: random inputs.
@@ -75,7 +78,10 @@ def simplify(
     steps = apply_overrides(simplify_steps(), options or {})
     if input_shapes or dims:
         steps = (SetInputShapes(dict(input_shapes or {}), dict(dims or {})), *steps)
-    pipeline = Pipeline(steps, verify, feeds, verify_limit, seed, never_grow=True)
+    if opset is not None:
+        steps = (RaiseOpset(opset), *steps)
+    # what was asked for may take bytes
+    pipeline = Pipeline(steps, verify, feeds, verify_limit, seed, never_grow=opset is None)
     return pipeline.run(source)
 
 

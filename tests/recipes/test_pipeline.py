@@ -52,3 +52,13 @@ def test_a_changed_model_is_not_the_copy(tmp_path: Path) -> None:
     onnx.save(models.proto(GRAPH), path)
     onnxslim.simplify(path).save(out)
     assert out.stat().st_size < path.stat().st_size
+
+
+def test_the_operator_set_is_raised_on_demand() -> None:
+    old = models.proto("g (float[4] x) => (float[2] y) { y = Slice<starts=[0], ends=[2]>(x) }", opset=9)
+    result = onnxslim.simplify(old, opset=17)
+    x = {"x": np.array([1, 2, 3, 4], np.float32)}
+    assert result.model.opset_imports[""] == 17
+    assert result.model.ir_version >= 8
+    onnx.checker.check_model(result.to_proto())
+    assert models.bit_equal(models.run(result.model, x)[0], models.run(old, x)[0])
