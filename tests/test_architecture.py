@@ -38,7 +38,12 @@ LAYERS = [
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 BASE = "passes/base.py"  # what a pass is; knows nothing above onnx_ir, so every layer may name a promise
 # What recognises a fixed arrangement of operators; model/edit.py reads Constant, a way to store a tensor.
-PATTERNS = ("model/edit.py", "passes/fold_batch_norm.py", "passes/pack_weights.py")
+PATTERNS = (
+    "model/edit.py",
+    "passes/fold_batch_norm.py",
+    "passes/pack_weights.py",
+    "passes/simplify_reshapes.py",
+)
 HEAVY = ("numpy", "onnx", "onnx_ir", "onnxruntime", "sympy", "rich", "ml_dtypes")
 
 

@@ -12,17 +12,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from onnxslim.passes.base import Pass as Pass
     from onnxslim.passes.base import Promise as Promise
+    from onnxslim.passes.compose_movements import ComposeMovements as ComposeMovements
     from onnxslim.passes.deduplicate_initializers import DeduplicateInitializers as DeduplicateInitializers
     from onnxslim.passes.eliminate_noops import EliminateNoops as EliminateNoops
     from onnxslim.passes.fold_batch_norm import FoldBatchNorm as FoldBatchNorm
     from onnxslim.passes.fold_constants import FoldConstants as FoldConstants
+    from onnxslim.passes.inline_branches import InlineBranches as InlineBranches
     from onnxslim.passes.merge_common_subexpressions import (
         MergeCommonSubexpressions as MergeCommonSubexpressions,
     )
     from onnxslim.passes.pack_weights import PackWeights as PackWeights
     from onnxslim.passes.quantize_static import QuantizeStatic as QuantizeStatic
+    from onnxslim.passes.raise_opset import RaiseOpset as RaiseOpset
     from onnxslim.passes.remove_dead_code import RemoveDeadCode as RemoveDeadCode
     from onnxslim.passes.set_input_shapes import SetInputShapes as SetInputShapes
+    from onnxslim.passes.simplify_reshapes import SimplifyReshapes as SimplifyReshapes
 
 
 def __getattr__(name: str) -> object:

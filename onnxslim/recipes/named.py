@@ -12,6 +12,7 @@ from onnxslim.passes.fold_constants import FoldConstants
 from onnxslim.passes.inline_branches import InlineBranches
 from onnxslim.passes.merge_common_subexpressions import MergeCommonSubexpressions
 from onnxslim.passes.remove_dead_code import RemoveDeadCode
+from onnxslim.passes.simplify_reshapes import SimplifyReshapes
 from onnxslim.recipes.engine import Repeat, Step
 
 __all__ = ["NAMED_RECIPES", "simplify_steps"]
@@ -25,6 +26,7 @@ def simplify_steps() -> tuple[Step, ...]:
                 RemoveDeadCode(),
                 InlineBranches(),
                 FoldConstants(),
+                SimplifyReshapes(),
                 EliminateNoops(),
                 ComposeMovements(),
                 DeduplicateInitializers(),
