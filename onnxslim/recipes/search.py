@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from onnxslim._ir import ir
 from onnxslim.errors import OnnxSlimError, PassError
-from onnxslim.measure.bench import Bench, bench, pays
+from onnxslim.measure.bench import Bench, bench
 from onnxslim.model.io import FileInfo, save
 from onnxslim.passes.base import Decline
 from onnxslim.recipes.budget import Target
@@ -31,6 +31,12 @@ __all__ = ["Objective", "Search", "Trial"]
 _log = logging.getLogger(__name__)
 
 Objective = Literal["both", "latency", "bytes"]
+
+# "Not slower" is promised as an interval that ends at 1.02.  What is accepted at the very limit would fail
+# the next measurement half of the time, so a winner must stay clear of it.
+_SAFE_END = 1.015
+# Bytes cannot buy time: in time x bytes, a percent above the original's time weighs as ten.
+_SLOWER_WEIGHT = 10
 Progress = Callable[[str], None]
 
 
@@ -175,7 +181,7 @@ class Search:
     def _reject_time(self, measured: Bench, *, final: bool) -> str | None:
         """At a first look only what is surely slower goes; in the end it must surely not be slower."""
         low, high = measured.interval
-        if measured.verdict == "slower" or (final and not pays(measured)):
+        if measured.verdict == "slower" or (final and high > _SAFE_END):
             return f"slower, or not shown not to be: time ratio {measured.ratio:.2f} [{low:.2f}, {high:.2f}]"
         if final and self.latency is not None:
             if self.latency.kind == "ratio":
@@ -189,8 +195,9 @@ class Search:
     def _ranking(self, trials: Sequence[Trial]) -> Iterator[Trial]:
         def cost(trial: Trial) -> float:
             assert trial.bench is not None and trial.file is not None
-            size = trial.file.bytes / self.original.bytes
-            return {"latency": trial.bench.ratio, "bytes": size}.get(self.objective, size * trial.bench.ratio)
+            size, ratio = trial.file.bytes / self.original.bytes, trial.bench.ratio
+            both = size * (ratio if ratio <= 1 else ratio**_SLOWER_WEIGHT)
+            return {"latency": ratio, "bytes": size}.get(self.objective, both)
 
         return iter(sorted((t for t in trials if t.rejected is None), key=cost))
 

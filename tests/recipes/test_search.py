@@ -12,7 +12,7 @@ import pytest
 
 from onnxslim._ir import ir
 from onnxslim.model import edit
-from onnxslim.model.io import save
+from onnxslim.model.io import load, save
 from onnxslim.passes.base import Pass, Promise
 from onnxslim.recipes import search as search_module
 from onnxslim.recipes.budget import parse_latency_target, parse_size_target
@@ -73,8 +73,9 @@ def times(monkeypatch: pytest.MonkeyPatch, by_bytes: dict[int, tuple[float, floa
 
     def bench(a: str, b: str, *, budget_s: float, **_: Any) -> Any:
         budgets.append(budget_s)
-        count = (Path(b).stat().st_size - 80) // 4
-        ratio, half = by_bytes[min(by_bytes, key=lambda n: abs(n - count))]
+        weight = load(b).graph.initializers["w"].const_value
+        assert weight is not None
+        ratio, half = by_bytes[weight.size]
         verdict = "slower" if ratio - half > 1.02 else "faster" if ratio + half < 0.98 else "equal"
         return SimpleNamespace(
             ratio=ratio, interval=(ratio - half, ratio + half), verdict=verdict, seconds_b=ratio
@@ -99,6 +100,20 @@ def test_the_objective_decides(tmp_path: Path, base: ir.Model, monkeypatch: pyte
     best, _ = make(tmp_path, base, objective="latency").run(base, wanted)
     assert best is not None
     assert best.name == "fast"
+
+
+def test_bytes_do_not_buy_time(tmp_path: Path, base: ir.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a percent of the bytes is no reason to be a percent slower; and nobody wins at the very limit."""
+    times(monkeypatch, {58: (1.012, 0.001), 60: (1.001, 0.001), 20: (1.018, 0.001)})
+    wanted = [Candidate("slower", (Resize(58),)), Candidate("fair", (Resize(60),))]
+    best, _ = make(tmp_path, base).run(base, wanted)
+    assert best is not None
+    assert best.name == "fair"
+    folder = tmp_path / "limit"
+    folder.mkdir()
+    best, trials = make(folder, base).run(base, [Candidate("at the limit", (Resize(20),))])
+    assert best is None
+    assert "not shown not to be" in (trials[0].rejected or "")
 
 
 def test_what_does_not_pay_is_rejected_with_its_reason(
