@@ -29,7 +29,7 @@ class SimplifyReshapes(Pass):
     2. Where exactly one element is unknown and nothing is copied, it is inferred: -1.  (Both together would
        leave the result open when a copied dimension is empty.)
 
-    The nodes that computed the shape are left to ``remove-dead-code``.
+    A computed shape that others read too stays; the nodes that computed it are left to ``remove-dead-code``.
 
     Example:
         >>> import onnx.parser
@@ -52,16 +52,21 @@ class SimplifyReshapes(Pass):
         modified = False
         for scope in edit.scopes(model):  # outer scopes come first, and nodes in topological order
             candidates = set(_candidates(scope))
+            found: dict[ir.Value, list[tuple[ir.Node, list[int]]]] = {}
             for node in scope:
                 values.known(node)
-                if node not in candidates:
-                    continue
-                shape = _constant_shape(node, values.elements(node.inputs[1]), facts)
-                if shape is not None:
-                    hint = f"{node.inputs[1].name if node.inputs[1] else 'shape'}_constant"
-                    constant = edit.add_constant(scope, np.array(shape, np.int64), hint, before=node)
+                computed = node.inputs[1] if node in candidates else None
+                if computed is not None:
+                    shape = _constant_shape(node, values.elements(computed), facts)
+                    if shape is not None:
+                        found.setdefault(computed, []).append((node, shape))
+            for computed, rewrites in found.items():
+                if len(rewrites) < len(computed.uses()) or computed.is_graph_output():
+                    continue  # it would be computed all the same
+                for node, shape in rewrites:
+                    constant = edit.add_constant(scope, np.array(shape, np.int64), "shape", before=node)
                     node.replace_input_with(1, constant)
-                    modified = True
+                modified = True
         return ir.passes.PassResult(model, modified)
 
 
@@ -81,8 +86,8 @@ def _constant_shape(
     node: ir.Node, elements: Sequence[int | Dim | None] | None, facts: Known
 ) -> list[int] | None:
     data = node.inputs[0]
-    if data is None or elements is None:
-        return None
+    if data is None or elements is None or all(isinstance(element, int) for element in elements):
+        return None  # what is known whole is folded where that pays
     shape = [
         element if isinstance(element, int) else _COPY if _is_dimension(element, data, i, facts) else _INFER
         for i, element in enumerate(elements)

@@ -68,6 +68,16 @@ def test_where_zero_means_zero_nothing_is_copied() -> None:
     judge(HEADS.format(rest=rest), None)
 
 
+def test_a_shape_that_others_read_stays() -> None:
+    rest = "h = Constant<value_ints=[3, 4]>() s = Concat<axis=0>(b, t, h) y = Reshape(x, s) other = Neg(s)"
+    judge(HEADS.format(rest=rest), None)
+
+
+def test_what_is_known_whole_is_left_to_folding() -> None:
+    text = "g (float[2, 12] x) => (float[2, 12] y) { n = Neg(x) s = Shape(x) y = Reshape(n, s) }"
+    judge(text, None)
+
+
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_any_mixture_of_dimensions_and_numbers(data: st.DataObject) -> None:
