@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
+
 from onnxslim._ir import ir
 from onnxslim.model import edit
 from onnxslim.passes.simplify_reshapes import SimplifyReshapes
@@ -95,7 +97,7 @@ def test_any_mixture_of_dimensions_and_numbers(data: st.DataObject) -> None:
         feed = {"x": np.ones(shape, np.float32)}
         try:
             want = models.run(before, feed)[0]
-        except Exception:
+        except (Fail, InvalidArgument, RuntimeException):
             continue  # not a valid reshape of this input
         assert models.bit_equal(want, models.run(after, feed)[0])
 
