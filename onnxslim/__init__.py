@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from onnxslim.errors import PassError as PassError
     from onnxslim.errors import ResourceError as ResourceError
     from onnxslim.errors import VerificationError as VerificationError
-    from onnxslim.measure.bench import bench as bench
     from onnxslim.model.io import load as load
     from onnxslim.model.io import save as save
     from onnxslim.recipes.api import compare as compare
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from onnxslim.recipes.api import quantize as quantize
     from onnxslim.recipes.api import run_recipe as run_recipe
     from onnxslim.recipes.api import simplify as simplify
+    from onnxslim.recipes.bench import bench as bench
     from onnxslim.recipes.pipeline import Pipeline as Pipeline
     from onnxslim.recipes.pipeline import Result as Result
     from onnxslim.report.report import Report as Report
@@ -55,7 +55,7 @@ _HOME = {
     "ResourceError": "errors",
     "Result": "recipes.pipeline",
     "VerificationError": "errors",
-    "bench": "measure.bench",
+    "bench": "recipes.bench",
     "calibrate": "calibration.runner",
     "compare": "recipes.api",
     "compress": "recipes.api",

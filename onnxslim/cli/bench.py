@@ -12,7 +12,7 @@ from onnxslim.cli.files import model_path
 from onnxslim.cli.screen import Screen
 
 if TYPE_CHECKING:
-    from onnxslim.measure.bench import Bench
+    from onnxslim.measure.latency import Latency
     from onnxslim.report.tables import Table
 
 __all__ = ["command"]
@@ -47,7 +47,7 @@ def command(
     """
     screen = Screen("bench", as_json, verbose, quiet)
     from onnxslim.cli.feeds import feeds_of
-    from onnxslim.measure.bench import bench
+    from onnxslim.recipes.bench import bench
     from onnxslim.recipes.budget import parse_duration
 
     seconds = parse_duration(time)
@@ -72,7 +72,7 @@ def command(
     return 0
 
 
-def _table(measured: Bench) -> Table:
+def _table(measured: Latency) -> Table:
     from onnxslim.report.tables import Table, duration
 
     rows = [

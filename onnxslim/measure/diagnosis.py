@@ -27,7 +27,7 @@ def diagnose(
     clock: str,
     control: float,
 ) -> list[Trouble]:
-    """Look at the epochs of :func:`onnxslim.measure.loop.epoch`.
+    """Look at the epochs of :func:`onnxslim.measure.remote.loop.epoch`.
 
     Args:
         control: log ratio between two sessions of the same model.

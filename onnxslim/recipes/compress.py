@@ -20,7 +20,6 @@ from onnxslim.calibration.data import Feeds, open_feeds
 from onnxslim.calibration.runner import calibrate
 from onnxslim.calibration.store import Calibration
 from onnxslim.errors import BudgetError, CalibrationError
-from onnxslim.measure.bench import Bench
 from onnxslim.measure.metrics import resolve
 from onnxslim.measure.verify import verify
 from onnxslim.model.io import ModelLike, load, save
@@ -28,6 +27,7 @@ from onnxslim.passes.base import Promise
 from onnxslim.recipes.budget import Drop, Target
 from onnxslim.recipes.candidates import Candidate, candidates
 from onnxslim.recipes.engine import Outcome, run_steps
+from onnxslim.recipes.evidence import latency_fields
 from onnxslim.recipes.named import simplify_steps
 from onnxslim.recipes.pipeline import Result, path_of, source_file
 from onnxslim.recipes.proof import Prover, running_feeds
@@ -184,7 +184,7 @@ def _finish(
 ) -> Result:
     if best is None:
         return Result(original, replace(report, after=report.before), path)
-    assert best.model is not None and best.bench is not None
+    assert best.model is not None and best.latency is not None
     checked = verify(original, best.model, feeds, promise=Promise.LOSSY, worker=worker)
     report = replace(
         report,
@@ -192,26 +192,13 @@ def _finish(
         passes=(*base.applied, *best.applied),
         declined=(*base.declined, *best.declined),
         verification=checked.to_dict(),
-        latency=_latency(best.bench),
+        latency=latency_fields(best.latency),
     )
     return Result(best.model, report)
 
 
 def _is_function(metric: str | None) -> bool:
     return metric is not None and ":" in metric
-
-
-def _latency(measured: Bench) -> dict[str, Any]:
-    return {
-        "verdict": measured.verdict,
-        "ratio": measured.ratio,
-        "interval": measured.interval,
-        "before_ms": 1e3 * measured.seconds_a,
-        "after_ms": 1e3 * measured.seconds_b,
-        "clock": measured.clock,
-        "threads": measured.threads,
-        "diagnosis": measured.diagnosis,
-    }
 
 
 def _open(data: Any, request: Request, model: ir.Model, options: dict[str, Any], worker: Worker) -> Feeds:

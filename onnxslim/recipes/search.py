@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from onnxslim._ir import ir
 from onnxslim.errors import OnnxSlimError, PassError
-from onnxslim.measure.bench import Bench, bench
+from onnxslim.measure.latency import Latency, measure_latency
 from onnxslim.model.io import FileInfo, save
 from onnxslim.passes.base import Decline
 from onnxslim.recipes.budget import Target
@@ -48,7 +48,7 @@ class Trial:
     model: ir.Model | None = None
     file: FileInfo | None = None
     score: Score | None = None
-    bench: Bench | None = None
+    latency: Latency | None = None
     rejected: str | None = None
     applied: list[PassRecord] = field(default_factory=list)
     declined: list[Decline] = field(default_factory=list)
@@ -63,8 +63,8 @@ class Trial:
             "nodes": self.file.nodes if self.file else None,
             "score": self.score.after if self.score else None,
             "sqnr_db": self.score.sqnr_db if self.score else None,
-            "ratio": self.bench.ratio if self.bench else None,
-            "interval": list(self.bench.interval) if self.bench else None,
+            "ratio": self.latency.ratio if self.latency else None,
+            "interval": list(self.latency.interval) if self.latency else None,
         }
 
 
@@ -144,7 +144,7 @@ class Search:
             trial.file = save(outcome.model, path)
             twin = next((t for t in earlier if t.file and t.file.sha256 == trial.file.sha256), None)
             if twin is not None:  # candidates come most elaborate first: the simpler one gets the credit
-                trial.score, trial.bench, trial.rejected = twin.score, twin.bench, twin.rejected
+                trial.score, trial.latency, trial.rejected = twin.score, twin.latency, twin.rejected
                 twin.rejected = f"gives the same file as {name}"
                 return trial
             trial.rejected = self._reject_size(trial.file)
@@ -152,8 +152,8 @@ class Search:
                 trial.score = self.judge.score(outcome.model)
                 trial.rejected = trial.score.rejected
             if trial.rejected is None:
-                trial.bench = self._bench(trial.file, self.screen_s)
-                trial.rejected = self._reject_time(trial.bench, final=False)
+                trial.latency = self._measure(trial.file, self.screen_s)
+                trial.rejected = self._reject_time(trial.latency, final=False)
         except OnnxSlimError as error:  # one candidate's trouble must not cost the others
             _log.info("candidate %s failed", name, exc_info=True)
             trial.rejected = f"failed: {error.what}"
@@ -161,8 +161,8 @@ class Search:
                 _log.warning("%s: %s", name, error.what)
         return trial
 
-    def _bench(self, file: FileInfo, seconds: float) -> Bench:
-        return bench(
+    def _measure(self, file: FileInfo, seconds: float) -> Latency:
+        return measure_latency(
             self.original.path,
             file.path,
             feeds=self.feeds,
@@ -178,7 +178,7 @@ class Search:
             return f"{file.bytes} bytes miss the target size"
         return None
 
-    def _reject_time(self, measured: Bench, *, final: bool) -> str | None:
+    def _reject_time(self, measured: Latency, *, final: bool) -> str | None:
         """At a first look only what is surely slower goes; in the end it must surely not be slower."""
         low, high = measured.interval
         if measured.verdict == "slower" or (final and high > _SAFE_END):
@@ -194,8 +194,8 @@ class Search:
 
     def _ranking(self, trials: Sequence[Trial]) -> Iterator[Trial]:
         def cost(trial: Trial) -> float:
-            assert trial.bench is not None and trial.file is not None
-            size, ratio = trial.file.bytes / self.original.bytes, trial.bench.ratio
+            assert trial.latency is not None and trial.file is not None
+            size, ratio = trial.file.bytes / self.original.bytes, trial.latency.ratio
             both = size * (ratio if ratio <= 1 else ratio**_SLOWER_WEIGHT)
             return {"latency": ratio, "bytes": size}.get(self.objective, both)
 
@@ -205,10 +205,10 @@ class Search:
         """Measure longer; once more when the first answer is not conclusive."""
         assert trial.file is not None
         for seconds in (self.final_s, 2 * self.final_s):
-            trial.bench = self._bench(trial.file, seconds)
-            trial.rejected = self._reject_time(trial.bench, final=True)
+            trial.latency = self._measure(trial.file, seconds)
+            trial.rejected = self._reject_time(trial.latency, final=True)
             if trial.rejected is None:
                 return True
-            if trial.bench.verdict == "slower":
+            if trial.latency.verdict == "slower":
                 break
         return False

@@ -45,8 +45,27 @@ class Report:
         verification: ``ok``, ``promise``, ``samples``, ``outputs`` (per output: ``name``, ``max_abs_diff``,
             ``ref_max``, ``sqnr_db``, ``bit_equal``, ``ok``) and ``unverifiable`` (output name -> reason).
         metric: ``name``, ``before``, ``after``, ``n`` and, where known, the ``interval`` of ``after``.
-        latency: ``verdict``, ``ratio`` (after / before), ``interval`` (low, high) and, in milliseconds,
-            ``before_ms`` and ``after_ms``.
+        latency: as :func:`onnxslim.recipes.evidence.latency_fields` makes it: ``name`` of the setting,
+            ``verdict``, ``ratio`` (after / before), ``interval`` (low, high), ``control`` and
+            ``control_interval`` (the same between two sessions of the original), ``clock``, ``threads``,
+            ``providers``; ``before`` and ``after`` (seconds per call: ``p50``, ``p90``, ``p99``, ``best``;
+            ``after`` is None for a single model), ``before_ms``, ``after_ms`` (the medians); ``diagnosis``
+            (sentences), ``epochs``, ``rounds``, ``seconds``, ``seed`` and ``raw`` (per epoch and round:
+            ``b_over_a`` and ``control``, log ratios; ``wall_ns`` and ``cpu_ns`` of A, A' and B).
+        scenarios: the same for each setting of a sweep, the first included; empty without one.
+        footprint: ``before`` and ``after`` (or None): ``session_s`` and ``first_s`` (seconds to create a
+            session, and of the first call), ``rss_bytes`` (what both add to a process), ``peak_rss_bytes``
+            (of the whole process) and ``arena_bytes`` (None where unknown).
+        throughput: per number of ``streams``: ``before``, ``after`` (calls per second), ``ratio``
+            (after / before, above 1 is better) and its ``interval``.
+        transfers: on a device, ``before`` and ``after``: ``to_device_s``, ``compute_s``, ``to_host_s``.
+        profile: ``before`` and ``after`` (or None), each with ``runs``, ``total_us`` (all nodes, per run),
+            ``nodes`` (hottest first: ``output``, ``op``, ``provider``, ``us``, ``share``, ``integer``),
+            ``kernels`` (operator -> count), ``integer`` (how many are integer kernels), ``leftover``
+            (outputs of QuantizeLinear and DequantizeLinear that still run) and ``providers`` (provider ->
+            nodes); and ``joined``: ``output``, ``before`` and ``after`` (``op`` and ``us``, or None).
+        gates: each with ``gate`` (as it was asked for), ``verdict`` (``met``, ``broken``, ``undecided``)
+            and ``found`` (a sentence).
         tried: the candidates of a search, each with ``name``, ``kept`` and ``reason``.
         environment: versions and processor.
         seeds: name -> seed of everything drawn at random.
@@ -66,6 +85,12 @@ class Report:
     verification: Fields | None = None
     metric: Fields | None = None
     latency: Fields | None = None
+    scenarios: tuple[Fields, ...] = ()
+    footprint: Fields | None = None
+    throughput: tuple[Fields, ...] = ()
+    transfers: Fields | None = None
+    profile: Fields | None = None
+    gates: tuple[Fields, ...] = ()
     tried: tuple[Fields, ...] = ()
     environment: Fields = field(default_factory=dict)
     seeds: Mapping[str, int] = field(default_factory=dict)

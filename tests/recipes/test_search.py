@@ -71,7 +71,7 @@ def times(monkeypatch: pytest.MonkeyPatch, by_bytes: dict[int, tuple[float, floa
     """The file with n numbers in its weight takes ``by_bytes[n]``: a ratio, and half of its interval."""
     budgets: list[float] = []
 
-    def bench(a: str, b: str, *, budget_s: float, **_: Any) -> Any:
+    def measure_latency(a: str, b: str, *, budget_s: float, **_: Any) -> Any:
         budgets.append(budget_s)
         weight = load(b).graph.initializers["w"].const_value
         assert weight is not None
@@ -81,7 +81,7 @@ def times(monkeypatch: pytest.MonkeyPatch, by_bytes: dict[int, tuple[float, floa
             ratio=ratio, interval=(ratio - half, ratio + half), verdict=verdict, seconds_b=ratio
         )
 
-    monkeypatch.setattr(search_module, "bench", bench)
+    monkeypatch.setattr(search_module, "measure_latency", measure_latency)
     return budgets
 
 

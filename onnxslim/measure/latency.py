@@ -32,7 +32,7 @@ from onnxslim.runtime.errors import RuntimeRefused
 from onnxslim.runtime.providers import resolve
 from onnxslim.runtime.sources import RunnableModel
 
-__all__ = ["Bench", "Timing", "bench", "conclude", "decide", "pays"]
+__all__ = ["Latency", "Timing", "conclude", "decide", "measure_latency", "pays"]
 
 Verdict = Literal["faster", "slower", "equal", "inconclusive"]
 Feed = Mapping[str, Any]
@@ -57,7 +57,7 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
+class Latency:
     """What was measured.
 
     Attributes:
@@ -69,7 +69,8 @@ class Bench:
         a, b: seconds per call.
         diagnosis: what to know about these figures, in plain words.
         epochs, rounds, seconds: how much was measured.
-        raw: log ratios of B to A and of A' to A, per epoch and round.
+        raw: per epoch and round: ``b_over_a`` and ``control``, log ratios of B and of A' to A by the clock
+            that was used; ``wall_ns`` and ``cpu_ns``, the fastest call of each chunk, of A, A' and B.
     """
 
     verdict: Verdict | None
@@ -87,7 +88,7 @@ class Bench:
     threads: int
     providers: tuple[str, ...]
     seed: int
-    raw: Mapping[str, list[list[float]]] = field(repr=False)
+    raw: Mapping[str, list[list[Any]]] = field(repr=False)
 
     @property
     def seconds_a(self) -> float:
@@ -104,12 +105,12 @@ class Bench:
         return asdict(self)
 
 
-def pays(measured: Bench) -> bool:
+def pays(measured: Latency) -> bool:
     """Whether B is surely not slower: the interval's upper end is at most 1.02."""
     return measured.interval[1] <= 1 + MARGIN
 
 
-def bench(
+def measure_latency(
     a: RunnableModel,
     b: RunnableModel | None = None,
     *,
@@ -118,7 +119,7 @@ def bench(
     budget_s: float = 20.0,
     seed: int = 0,
     providers: Sequence[str] = (),
-) -> Bench:
+) -> Latency:
     """Measure one model, or compare two.
 
     Args:
@@ -137,7 +138,7 @@ def bench(
     Example:
         >>> from onnx.parser import parse_model
         >>> text = '<ir_version: 8, opset_import: ["" : 13]> g (float[2] x) => (float[2] y) { y = Neg(x) }'
-        >>> bench(parse_model(text), budget_s=1).verdict is None
+        >>> measure_latency(parse_model(text), budget_s=1).verdict is None
         True
     """
     if threads < 1 or not budget_s > 0:
@@ -219,7 +220,7 @@ def _epochs(
                         _try(sessions[name], name, feeds)
             found.append(
                 worker.call(
-                    "onnxslim.measure.loop:epoch",
+                    "onnxslim.measure.remote.loop:epoch",
                     [BoundSession(sessions[name]) for name in sorted(names)],  # A, A', B
                     list(feeds),
                     length,
@@ -282,8 +283,8 @@ def conclude(
     providers: tuple[str, ...],
     seed: int,
     seconds: float,
-) -> Bench:
-    """The result of epochs as :func:`onnxslim.measure.loop.epoch` returns them."""
+) -> Latency:
+    """The result of epochs as :func:`onnxslim.measure.remote.loop.epoch` returns them."""
     clock = _clock(found, threads)
     two = found[0]["wall"].shape[1] == 3
     control = _ratios(found, clock, 1)
@@ -299,7 +300,7 @@ def conclude(
             f"the interval [{math.exp(low):.3f}, {math.exp(high):.3f}] reaches across the margin of "
             f"{MARGIN:.0%}: measure longer"
         )
-    return Bench(
+    return Latency(
         verdict=verdict,
         ratio=math.exp(pooled_median(ratios)) if two else 1.0,
         interval=(math.exp(low), math.exp(high)) if two else (1.0, 1.0),
@@ -318,6 +319,8 @@ def conclude(
         raw={
             "b_over_a": [epoch.tolist() for epoch in ratios] if two else [],
             "control": [epoch.tolist() for epoch in control],
+            "wall_ns": [epoch["wall"].tolist() for epoch in found],
+            "cpu_ns": [epoch["cpu"].tolist() for epoch in found],
         },
     )
 

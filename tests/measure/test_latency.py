@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from onnxslim.errors import DependencyError, ModelError, OptionError
-from onnxslim.measure.bench import Bench, bench, conclude, decide, pays
 from onnxslim.measure.diagnosis import Trouble
+from onnxslim.measure.latency import Latency, conclude, decide, measure_latency, pays
 from tests.models import proto
 
 
@@ -48,7 +48,7 @@ def made_up(
     return found
 
 
-def verdict_of(found: list[dict[str, Any]], threads: int = 1) -> Bench:
+def verdict_of(found: list[dict[str, Any]], threads: int = 1) -> Latency:
     return conclude(found, [{"x": np.ones(1)}], threads, ("CPUExecutionProvider",), 0, 4.0)
 
 
@@ -128,7 +128,7 @@ MODELS = {
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_runs_without_data(kind: str) -> None:
-    found = bench(proto(MODELS[kind]), **SMALL)
+    found = measure_latency(proto(MODELS[kind]), **SMALL)
     assert found.verdict is None and found.b is None and found.epochs >= 2
     assert 0 < found.a.best <= found.a.p50 <= found.a.p90 <= found.a.p99
 
@@ -141,7 +141,7 @@ def test_two_models_on_given_feeds() -> None:
     heavy = proto(
         text.format(" ".join(f"y{i + 1} = MatMul(y{i}, y{i})" for i in range(40)) + " y = Relu(y40)")
     )
-    found = bench(light, heavy, feeds=feeds, **SMALL)
+    found = measure_latency(light, heavy, feeds=feeds, **SMALL)
     assert found.verdict in ("slower", "inconclusive") and found.ratio > 1.5
     assert any("shape" in note for note in found.diagnosis)
 
@@ -150,13 +150,17 @@ def test_what_cannot_be_measured_is_an_error() -> None:
     model = proto(MODELS["static"])
     feed = {"x": np.ones((2, 3), np.float32)}
     with pytest.raises(OptionError, match="no inputs"):
-        bench(model, feeds=[], **SMALL)
+        measure_latency(model, feeds=[], **SMALL)
     with pytest.raises(ModelError) as caught:
-        bench(model, proto("g (float[2, 4] x) => (float[2, 4] y) { y = Neg(x) }"), feeds=[feed], **SMALL)
+        measure_latency(
+            model, proto("g (float[2, 4] x) => (float[2, 4] y) { y = Neg(x) }"), feeds=[feed], **SMALL
+        )
     assert caught.value.where is not None and "model B" in caught.value.where
     with pytest.raises(ModelError, match="NoSuchOp"):
-        bench(model, proto("g (float[2, 3] x) => (float[2, 3] y) { y = NoSuchOp(x) }"), feeds=[feed], **SMALL)
+        measure_latency(
+            model, proto("g (float[2, 3] x) => (float[2, 3] y) { y = NoSuchOp(x) }"), feeds=[feed], **SMALL
+        )
     with pytest.raises(OptionError):
-        bench(model, feeds=[feed], threads=0)
+        measure_latency(model, feeds=[feed], threads=0)
     with pytest.raises(DependencyError):
-        bench(model, feeds=[feed], providers=["directml"], **SMALL)
+        measure_latency(model, feeds=[feed], providers=["directml"], **SMALL)
