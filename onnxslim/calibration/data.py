@@ -229,11 +229,14 @@ def probe_random_feeds(
     samples: int = 8,
     seed: int = 0,
     dims: Mapping[str, int] | None = None,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> Feeds | None:
     """Random feeds that the model really runs on: sizes and integer ranges are tried until one is accepted.
 
     Args:
         accepts: whether the model runs on a feed.
+        dims, shapes: sizes that are not tried but given, by symbol and by input name.
 
     Returns:
         The feeds, or None when nothing that was tried runs.
@@ -248,7 +251,14 @@ def probe_random_feeds(
     for free_last, free, int_high in itertools.product((False, True), (8, 32, 64, 224, 512, 1), (100, 2, 1)):
         try:
             feeds = random_feeds(
-                inputs, samples, seed, dims, int_high=int_high, free=free, free_last=free_last
+                inputs,
+                samples,
+                seed,
+                dims,
+                shapes=shapes,
+                int_high=int_high,
+                free=free,
+                free_last=free_last,
             )
         except ResourceError:
             continue

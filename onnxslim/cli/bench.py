@@ -1,19 +1,21 @@
-"""``onnxslim bench``: which of two models is faster, with an interval."""
+"""``onnxslim bench``: what changed from one model to another, in numbers that nobody has to doubt."""
 
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from onnxslim.cli import options
 from onnxslim.cli.files import model_path
+from onnxslim.cli.reports import check_report, write_report
 from onnxslim.cli.screen import Screen
+from onnxslim.errors import BudgetError
 
 if TYPE_CHECKING:
-    from onnxslim.measure.latency import Latency
-    from onnxslim.report.tables import Table
+    from onnxslim.report.report import Report
 
 __all__ = ["command"]
 
@@ -22,65 +24,79 @@ __all__ = ["command"]
 @click.argument("a")
 @click.argument("b", required=False)
 @options.data(what="What to run on (default: random inputs)")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of each session.")
-@click.option("--time", default="20s", show_default=True, metavar="T", help="How long to measure.")
+@options.sweep
+@click.option("--streams", callback=options.parse_counts, default="", metavar="1,4", help="Callers at once.")
+@click.option(
+    "--budget", default="20s", show_default=True, metavar="T", help="How long to measure, for each setting."
+)
 @options.providers
+@click.option("--cuda-graph", is_flag=True, help="Replay each call as a CUDA graph (with --providers cuda).")
+@click.option("--profile", is_flag=True, help="Show the hottest nodes; --report always does.")
+@click.option(
+    "--metric",
+    metavar="M",
+    help="top1 (needs __labels__), agreement (the default), module:function or path.py:function.",
+)
+@click.option("--metric-output", metavar="NAME", help="The output that the metric reads; default the first.")
+@click.option(
+    "--fail-if",
+    multiple=True,
+    metavar="GATE",
+    help='A gate, exit code 4: "slower>5%", "bytes>+0", "drop>1%", "nodes>+0", "memory>10%", "sqnr<20".',
+)
+@click.option("--report", metavar="FILE", help="Also write the report: FILE.html, FILE.md or FILE.json.")
+@click.option("--force", is_flag=True, help="Overwrite an existing report.")
 @options.common
 def command(
     a: str,
     b: str | None,
-    data: str | None,
-    samples: int | None,
-    batch: int | None,
-    images: str | None,
-    seed: int,
-    threads: int,
-    time: str,
-    providers: tuple[str, ...],
+    budget: str,
+    report: str | None,
+    force: bool,
+    profile: bool,
     as_json: bool,
     verbose: int,
     quiet: bool,
+    **given: Any,
 ) -> int:
-    """Time model A; with B, both in turn, and say whether B is faster, slower or equal to A.
+    """Measure model A; with B, both in turn, and say whether B is faster, slower or equal to A.
 
-    The ratio is the time of B over the time of A; below 1, B is faster.
+    Times are ratios of B to A from interleaved rounds, with a 95 % interval and with A against itself as
+    control; below 1, B is faster. Memory, size and outputs are compared as well.
     """
+    if a == b == "-":
+        raise click.UsageError("only one of the two models can come from stdin")
+    inputs = [name for name in (a, b, given["data"]) if name]
+    if report is not None:
+        check_report(report, inputs, force=force)
     screen = Screen("bench", as_json, verbose, quiet)
-    from onnxslim.cli.feeds import feeds_of
     from onnxslim.recipes.bench import bench
     from onnxslim.recipes.budget import parse_duration
 
-    seconds = parse_duration(time)
-    if a == b == "-":
-        raise click.UsageError("only one of the two models can come from stdin")
+    seconds = parse_duration(budget, "--budget")
     second = model_path(b) if b is not None else contextlib.nullcontext()
     with model_path(a) as path_a, second as path_b, screen.progress() as progress:
-        progress("measuring")
         measured = bench(
             path_a,
             path_b,
-            feeds=feeds_of(path_a, data, samples=samples, batch=batch, images=images, seed=seed),
-            threads=threads,
             budget_s=seconds,
-            seed=seed,
-            providers=providers,
+            profile=profile or report is not None,
+            progress=progress,
+            **given,
         )
-    lines = [f"note: {line}" for line in measured.diagnosis]
-    if measured.verdict is not None:
-        lines.insert(0, f"B is {measured.verdict}" if measured.verdict != "inconclusive" else "inconclusive")
-    screen.tables([_table(measured)], lines, measured.to_dict())
-    return 0
+    found = _named(measured.report, a, b)
+    code = BudgetError.exit_code if measured.broken else 0
+    if report is not None:
+        write_report(report, "bench", found, code)
+    first = {"verdict": measured.verdict, "ratio": measured.ratio, "interval": list(measured.interval)}
+    screen.report(found, code, first)
+    return code
 
 
-def _table(measured: Latency) -> Table:
-    from onnxslim.report.tables import Table, duration
-
-    rows = [
-        (name, duration(timing.p50), duration(timing.best), "")
-        for name, timing in (("A", measured.a), ("B", measured.b))
-        if timing is not None
-    ]
-    if measured.b is not None:
-        low, high = measured.interval
-        rows.append(("B / A", "", "", f"{measured.ratio:.3f} [{low:.3f}, {high:.3f}]"))
-    return Table(f"Time per call ({measured.clock} clock)", ("", "median", "best", "ratio"), tuple(rows))
+def _named(report: Report, a: str, b: str | None) -> Report:
+    """The report with the names that the user gave, where a model came from stdin."""
+    if report.input is not None:
+        report = replace(report, input=replace(report.input, path=a))
+    if report.output is not None and b is not None:
+        report = replace(report, output=replace(report.output, path=b))
+    return report

@@ -13,6 +13,8 @@ __all__ = [
     "data",
     "overrides",
     "parse_assignments",
+    "parse_counts",
+    "parse_dim_sweep",
     "parse_dims",
     "parse_input_shapes",
     "parse_providers",
@@ -21,6 +23,7 @@ __all__ = [
     "rewriting",
     "shapes",
     "split_rewrite",
+    "sweep",
     "verification",
 ]
 
@@ -73,6 +76,40 @@ def parse_dims(
         if not name or not size.isascii() or not size.isdigit() or int(size) < 1:
             raise click.BadParameter(f"{text!r} is not of the form batch=1", ctx, parameter)
         result[name] = int(size)
+    return result
+
+
+def parse_counts(ctx: click.Context | None, parameter: click.Parameter | None, value: str) -> tuple[int, ...]:
+    """Read ``1,2,4``.
+
+    Example:
+        >>> parse_counts(None, None, "1, 2")
+        (1, 2)
+    """
+    texts = [text.strip() for text in value.split(",") if text.strip()]
+    if not all(text.isascii() and text.isdigit() and int(text) > 0 for text in texts):
+        raise click.BadParameter(f"{value!r} is not of the form 1,2,4", ctx, parameter)
+    return tuple(int(text) for text in texts)
+
+
+def parse_dim_sweep(
+    ctx: click.Context | None, parameter: click.Parameter | None, values: tuple[str, ...]
+) -> dict[str, tuple[int, ...]]:
+    """Read ``batch=1,8,32``.
+
+    Example:
+        >>> parse_dim_sweep(None, None, ("batch=1,8",))
+        {'batch': (1, 8)}
+    """
+    result = {}
+    for text in values:
+        name, _, sizes = text.rpartition("=")
+        try:
+            result[name] = parse_counts(ctx, parameter, sizes)
+        except click.BadParameter:
+            result[name] = ()
+        if not name or not result[name]:
+            raise click.BadParameter(f"{text!r} is not of the form batch=1,8,32", ctx, parameter)
     return result
 
 
@@ -167,6 +204,36 @@ def shapes(function: F) -> F:
             callback=parse_dims,
             metavar="NAME=1",
             help="Fix a symbolic dimension wherever it occurs; may be repeated.",
+        ),
+    )(function)
+
+
+def sweep(function: F) -> F:
+    """Settings of a measurement; several values of one measure each in turn."""
+    return _stack(
+        click.option(
+            "--threads",
+            callback=parse_counts,
+            default="1",
+            show_default=True,
+            metavar="1,2",
+            help="Of each session; several make a sweep.",
+        ),
+        click.option(
+            "--dim",
+            "dims",
+            multiple=True,
+            callback=parse_dim_sweep,
+            metavar="batch=1,8",
+            help="Size of a symbolic dimension of random inputs; several make a sweep; may be repeated.",
+        ),
+        click.option(
+            "--input-shape",
+            "input_shapes",
+            multiple=True,
+            callback=parse_input_shapes,
+            metavar="NAME:1,3,224,224",
+            help="Shape of a random input; may be repeated.",
         ),
     )(function)
 

@@ -9,7 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from onnxslim.measure.setting import Inputs
+
 __all__ = ["Trouble", "diagnose"]
+
+_STOLEN = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +25,7 @@ class Trouble:
 
 
 def diagnose(
-    found: Sequence[Mapping[str, Any]],
-    feeds: Sequence[Mapping[str, Any]],
-    threads: int,
-    clock: str,
-    control: float,
+    found: Sequence[Mapping[str, Any]], inputs: Inputs, threads: int, control: float
 ) -> list[Trouble]:
     """Look at the epochs of :func:`onnxslim.measure.remote.loop.epoch`.
 
@@ -50,12 +50,18 @@ def diagnose(
         )
     elif others > 0.3 * cores:
         troubles.append(Trouble(f"other processes used {others:.1f} of {cores} cores meanwhile"))
-    if clock == "cpu":
-        troubles.append(
-            Trouble("calls were interrupted by other processes: CPU time is compared, not wall time")
-        )
     if stolen > 0.01:
-        troubles.append(Trouble(f"the hypervisor withheld {stolen:.0%} of the processor's time"))
+        troubles.append(
+            Trouble(
+                f"the hypervisor withheld {stolen:.0%} of the processor's time",
+                fatal=threads > 1 and stolen > _STOLEN,  # no other clock can make up for it
+            )
+        )
+    if threads > 1:
+        used = sum(epoch["own"] for epoch in found) / elapsed
+        troubles.append(
+            Trouble(f"idle threads spin between calls: {threads} threads kept {used:.1f} cores busy")
+        )
     if abs(control) > 0.02:
         troubles.append(
             Trouble(
@@ -77,6 +83,8 @@ def diagnose(
         troubles.append(
             Trouble(f"a call takes {typical / 1000:.0f} us, much of it the call itself rather than the model")
         )
-    if len({tuple(np.shape(value) for value in feed.values()) for feed in feeds}) > 1:
+    if len({tuple(np.shape(value) for value in feed.values()) for feed in inputs.feeds}) > 1:
         troubles.append(Trouble("the inputs differ in shape: the ratio is the median over them"))
+    if inputs.note:
+        troubles.append(Trouble(inputs.note))
     return troubles

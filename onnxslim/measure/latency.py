@@ -20,30 +20,34 @@ import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from onnxslim.errors import ModelError, OptionError
-from onnxslim.measure.diagnosis import Trouble, diagnose
+from onnxslim.measure.diagnosis import diagnose
+from onnxslim.measure.setting import Feed, Inputs, Setting, draw_inputs, given_inputs
 from onnxslim.measure.stats import nested_bootstrap, pooled_median
-from onnxslim.runtime.client import BoundSession, RemoteSession, Worker, open_worker
+from onnxslim.measure.verdict import (
+    MARGIN,
+    Clock,
+    Epoch,
+    Verdict,
+    choose_clock,
+    claim_margin,
+    decide,
+    is_settled,
+    log_ratios,
+)
+from onnxslim.runtime.client import RemoteSession, open_worker
 from onnxslim.runtime.errors import RuntimeRefused
-from onnxslim.runtime.providers import resolve
 from onnxslim.runtime.sources import RunnableModel
 
-__all__ = ["Latency", "Timing", "conclude", "decide", "measure_latency", "pays"]
+__all__ = ["Latency", "Timing", "conclude", "measure_latency", "pays"]
 
-Verdict = Literal["faster", "slower", "equal", "inconclusive"]
-Feed = Mapping[str, Any]
-
-MARGIN = 0.02  # differences below are not worth a claim
-_NARROW = 0.006  # an interval of this half width needs no further epoch
-_FEEDS = 8
 _PROCESSES = 5
 _MIN_PROCESSES = 3
 _EPOCH_S = 0.3  # or half as long as creating the sessions takes
-_SPINNING = {"session.intra_op.allow_spinning": "1"}  # as users will run it
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,7 @@ class Latency:
         control: the same ratio between two sessions of A, and its interval.
         clock: ``wall``, or ``cpu`` where calls were interrupted (CPU time at one thread).
         a, b: seconds per call.
+        reliable: nothing in the diagnosis forbids a claim.
         diagnosis: what to know about these figures, in plain words.
         epochs, rounds, seconds: how much was measured.
         raw: per epoch and round: ``b_over_a`` and ``control``, log ratios of B and of A' to A by the clock
@@ -78,9 +83,10 @@ class Latency:
     interval: tuple[float, float]
     control: float
     control_interval: tuple[float, float]
-    clock: Literal["wall", "cpu"]
+    clock: Clock
     a: Timing
     b: Timing | None
+    reliable: bool
     diagnosis: tuple[str, ...]
     epochs: int
     rounds: int
@@ -107,20 +113,21 @@ class Latency:
 
 def pays(measured: Latency) -> bool:
     """Whether B is surely not slower: the interval's upper end is at most 1.02."""
-    return measured.interval[1] <= 1 + MARGIN
+    return measured.reliable and measured.interval[1] <= 1 + MARGIN
 
 
 def measure_latency(
     a: RunnableModel,
     b: RunnableModel | None = None,
     *,
-    feeds: Iterable[Feed] | None = None,
+    feeds: Iterable[Feed] | Inputs | None = None,
     threads: int = 1,
     budget_s: float = 20.0,
     seed: int = 0,
     providers: Sequence[str] = (),
+    cuda_graph: bool = False,
 ) -> Latency:
-    """Measure one model, or compare two.
+    """Measure the time of one model, or compare the times of two.
 
     Args:
         a, b: models, messages or paths.
@@ -128,7 +135,9 @@ def measure_latency(
         threads: intra-op threads of each session.
         budget_s: seconds to spend; three processes are measured for a moment in any case.
         seed: of all random orders, and of random feeds.
-        providers: execution providers in order of preference, also by short name; default CPU.
+        providers: execution providers in order of preference, also by short name; default CPU.  On a device,
+            inputs and outputs stay in its memory, and a call ends when it has computed them.
+        cuda_graph: replay each call as a CUDA graph.
 
     Raises:
         ModelError: a model does not run on the feeds.
@@ -141,59 +150,26 @@ def measure_latency(
         >>> measure_latency(parse_model(text), budget_s=1).verdict is None
         True
     """
-    if threads < 1 or not budget_s > 0:
-        raise OptionError("threads and budget_s must be positive")
+    if not budget_s > 0:
+        raise OptionError("the time to measure must be positive")
     started = time.monotonic()
     models = {"A": a, "A'": a} if b is None else {"A": a, "A'": a, "B": b}
-    options: dict[str, Any] = {
-        "optimize": "all",
-        "threads": threads,
-        "providers": resolve(providers),
-        "config": _SPINNING,
-    }
-    used = _feeds(a, feeds, seed, options)
-    found: list[dict[str, Any]] = []
+    setting = Setting.of(threads, providers, cuda_graph)
+    if feeds is None:
+        feeds = draw_inputs(a, setting, seed)
+    inputs = feeds if isinstance(feeds, Inputs) else given_inputs(feeds)
+    found: list[Epoch] = []
     order = random.Random(seed)
     share = min(4.0, budget_s / (_PROCESSES + 1))
     for process in itertools.count(1):
         begun = time.monotonic()
-        found += _epochs(models, used, share, order, options, check=process == 1)
+        found += _epochs(models, inputs.feeds, share, order, setting, check=process == 1)
         cost, spent = time.monotonic() - begun, time.monotonic() - started
         if process < _MIN_PROCESSES and (spent < 2 * budget_s or process < 2):
             continue
-        if spent + cost > budget_s or (process > _MIN_PROCESSES and _is_settled(found, b is not None, seed)):
+        if spent + cost > budget_s or (process > _MIN_PROCESSES and is_settled(found, setting.on_cpu, seed)):
             break
-    return conclude(found, used, threads, options["providers"], seed, time.monotonic() - started)
-
-
-def _feeds(a: RunnableModel, feeds: Iterable[Feed] | None, seed: int, options: dict[str, Any]) -> list[Feed]:
-    if feeds is None:
-        from onnxslim.calibration.data import probe_random_feeds
-
-        reason = ""
-        with open_worker(fresh=True) as worker, worker.load(a, **options) as session:
-
-            def accepts(feed: Feed) -> bool:
-                nonlocal reason
-                try:
-                    session.run(feed)
-                except RuntimeRefused as error:
-                    reason = error.what
-                    return False
-                return True
-
-            feeds = probe_random_feeds(session.inputs, accepts, 1, seed)
-        if feeds is None:
-            raise OptionError(
-                f"the model runs on no random input that was tried: {reason}", hint="give inputs with --data"
-            )
-    used: list[Feed] = [
-        {name: value for name, value in feed.items() if name != "__labels__"}
-        for feed, _ in zip(feeds, range(_FEEDS), strict=False)
-    ]
-    if not used:
-        raise OptionError("there are no inputs to measure on")
-    return used
+    return conclude(found, inputs, setting, seed, time.monotonic() - started)
 
 
 def _epochs(
@@ -201,18 +177,18 @@ def _epochs(
     feeds: Sequence[Feed],
     seconds: float,
     order: random.Random,
-    options: Mapping[str, Any],
+    setting: Setting,
     check: bool,
-) -> list[dict[str, Any]]:
+) -> list[Epoch]:
     """Epochs in one process, at least one, until ``seconds`` are over; ``check`` runs every feed first."""
-    found: list[dict[str, Any]] = []
+    found: list[Epoch] = []
     names = list(models)
     with open_worker(fresh=True) as worker:
         end = time.monotonic() + seconds
         while not found or time.monotonic() < end:
             order.shuffle(names)
             begun = time.monotonic()
-            sessions = {name: _load(worker, name, models[name], options) for name in names}
+            sessions = {name: setting.load(worker, name[0], models[name]) for name in names}
             length = max(_EPOCH_S, min((time.monotonic() - begun) / 2, seconds))
             if check and not found:
                 for name in ("A", "B"):
@@ -221,7 +197,7 @@ def _epochs(
             found.append(
                 worker.call(
                     "onnxslim.measure.remote.loop:epoch",
-                    [BoundSession(sessions[name]) for name in sorted(names)],  # A, A', B
+                    [setting.bound(sessions[name]) for name in sorted(names)],  # A, A', B
                     list(feeds),
                     length,
                     order.getrandbits(32),
@@ -231,13 +207,6 @@ def _epochs(
             for session in sessions.values():
                 session.close()
     return found
-
-
-def _load(worker: Worker, name: str, model: RunnableModel, options: Mapping[str, Any]) -> RemoteSession:
-    try:
-        return worker.load(model, **options)
-    except RuntimeRefused as error:
-        raise ModelError(error.what, where=error.where or f"model {name[0]}", hint=error.hint) from error
 
 
 def _try(session: RemoteSession, name: str, feeds: Sequence[Feed]) -> None:
@@ -251,55 +220,26 @@ def _try(session: RemoteSession, name: str, feeds: Sequence[Feed]) -> None:
             ) from error
 
 
-def _clock(found: Sequence[Mapping[str, Any]], threads: int) -> Literal["wall", "cpu"]:
-    """Wall time, unless calls were interrupted so often that even the fastest of a chunk shows it.
-
-    CPU time stands in at one thread only, and not where the system counts it in ticks.
-    """
-    wall = np.concatenate([epoch["wall"].ravel() for epoch in found])
-    cpu = np.concatenate([epoch["cpu"].ravel() for epoch in found])
-    if threads > 1 or not (cpu > 0).all() or len(np.unique(cpu)) < 5:
-        return "wall"
-    return "cpu" if float(np.quantile(wall / cpu, 0.9)) > 1.02 else "wall"
-
-
-def _ratios(found: Sequence[Mapping[str, Any]], clock: str, column: int) -> list[np.ndarray[Any, Any]]:
-    """Per epoch, log(time of the session in ``column`` / time of A) of each round."""
-    times = [np.maximum(epoch[clock], 1).astype(np.float64) for epoch in found]
-    return [np.log(epoch[:, column] / epoch[:, 0]) for epoch in times]
-
-
-def _is_settled(found: Sequence[Mapping[str, Any]], two: bool, seed: int) -> bool:
-    ratios = _ratios(found, _clock(found, 1), 2 if two else 1)
-    low, high = nested_bootstrap(ratios, seed=seed, resamples=300)
-    clear = high < -2 * MARGIN or low > 2 * MARGIN or (low > -MARGIN and high < MARGIN)
-    return clear and (high - low) / 2 < max(_NARROW, abs(low + high) / 20)
-
-
-def conclude(
-    found: list[dict[str, Any]],
-    feeds: Sequence[Feed],
-    threads: int,
-    providers: tuple[str, ...],
-    seed: int,
-    seconds: float,
-) -> Latency:
+def conclude(found: list[Epoch], inputs: Inputs, setting: Setting, seed: int, seconds: float) -> Latency:
     """The result of epochs as :func:`onnxslim.measure.remote.loop.epoch` returns them."""
-    clock = _clock(found, threads)
+    clock, trouble = choose_clock(found, setting.on_cpu)
     two = found[0]["wall"].shape[1] == 3
-    control = _ratios(found, clock, 1)
-    ratios = _ratios(found, clock, 2) if two else control
+    control = log_ratios(found, clock, 1)
+    ratios = log_ratios(found, clock, 2) if two else control
     low, high = nested_bootstrap(ratios, seed=seed)
     stray = nested_bootstrap(control, seed=seed)
-    troubles = diagnose(found, feeds, threads, clock, pooled_median(control))
-    timings = [_timing(found, column) for column in ((0, 2) if two else (0,))]
+    troubles = diagnose(found, inputs, setting.threads, pooled_median(control))
+    troubles[:0] = [trouble] if trouble else []
     verdict = decide(low, high, abs(pooled_median(control)), troubles) if two else None
     notes = [trouble.text for trouble in troubles]
-    if verdict == "inconclusive" and not any(trouble.fatal for trouble in troubles):
+    reliable = not any(trouble.fatal for trouble in troubles)
+    if verdict == "inconclusive" and reliable:
+        margin = math.expm1(claim_margin(pooled_median(control)))
         notes.append(
             f"the interval [{math.exp(low):.3f}, {math.exp(high):.3f}] reaches across the margin of "
-            f"{MARGIN:.0%}: measure longer"
+            f"{margin:.1%}: measure longer"
         )
+    timings = [_timing(found, column) for column in ((0, 2) if two else (0,))]
     return Latency(
         verdict=verdict,
         ratio=math.exp(pooled_median(ratios)) if two else 1.0,
@@ -309,12 +249,13 @@ def conclude(
         clock=clock,
         a=timings[0],
         b=timings[-1] if two else None,
+        reliable=reliable,
         diagnosis=tuple(notes),
         epochs=len(found),
         rounds=sum(len(epoch["wall"]) for epoch in found),
         seconds=seconds,
-        threads=threads,
-        providers=providers,
+        threads=setting.threads,
+        providers=setting.providers,
         seed=seed,
         raw={
             "b_over_a": [epoch.tolist() for epoch in ratios] if two else [],
@@ -325,19 +266,7 @@ def conclude(
     )
 
 
-def decide(low: float, high: float, stray: float, troubles: Sequence[Trouble] = ()) -> Verdict:
-    """The verdict on an interval of log ratios; ``stray`` is how far the control is from zero."""
-    if any(trouble.fatal for trouble in troubles):
-        return "inconclusive"
-    margin = max(math.log1p(MARGIN), 1.5 * stray)
-    if high < -margin:
-        return "faster"
-    if low > margin:
-        return "slower"
-    return "equal" if -math.log1p(MARGIN) < low and high < math.log1p(MARGIN) else "inconclusive"
-
-
-def _timing(found: Sequence[Mapping[str, Any]], column: int) -> Timing:
+def _timing(found: Sequence[Epoch], column: int) -> Timing:
     calls = np.concatenate([epoch["calls"][column] for epoch in found]) / 1e9
     best = np.concatenate([epoch["wall"][:, column] for epoch in found]) / 1e9
     p50, p90, p99 = (float(x) for x in np.percentile(calls, [50, 90, 99]))

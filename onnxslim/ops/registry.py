@@ -22,9 +22,12 @@ __all__ = [
     "all_specs",
     "culprit",
     "is_constant",
+    "is_conversion",
     "is_dequantize",
     "is_deterministic",
+    "is_integer_kernel",
     "is_quantize",
+    "is_quantizing",
     "is_random",
     "spec_of",
 ]
@@ -120,6 +123,28 @@ def is_quantize(node: ir.Node) -> bool:
 def is_dequantize(node: ir.Node) -> bool:
     """Whether the node turns integers into floats by a scale: DequantizeLinear, of whichever domain."""
     return spec_of(node) is not None and node.op_type == "DequantizeLinear"
+
+
+def is_integer_kernel(op_type: str, domain: str = "") -> bool:
+    """Whether what onnxruntime made of a model computes with integers: one of its own kernels, by name.
+
+    Example:
+        >>> is_integer_kernel("QLinearConv", "com.ms.internal.nhwc"), is_integer_kernel("Conv")
+        (True, False)
+    """
+    specs = all_specs()
+    found = (specs.get((each, op_type)) for each in (domain, "", "com.microsoft"))
+    return any(spec is not None and spec.quant is not None and spec.quant.integer for spec in found)
+
+
+def is_quantizing(op_type: str) -> bool:
+    """Whether a kernel turns floats into integers by a scale, and does nothing else."""
+    return op_type == "QuantizeLinear"
+
+
+def is_conversion(op_type: str) -> bool:
+    """Whether a kernel only goes between floats and integers: QuantizeLinear and DequantizeLinear."""
+    return is_quantizing(op_type) or op_type == "DequantizeLinear"
 
 
 def is_constant(node: ir.Node) -> bool:

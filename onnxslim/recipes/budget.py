@@ -8,11 +8,19 @@ from typing import Literal
 
 from onnxslim.errors import OptionError
 
-__all__ = ["Drop", "Target", "parse_drop", "parse_duration", "parse_latency_target", "parse_size_target"]
+__all__ = [
+    "BYTE_UNITS",
+    "Drop",
+    "Target",
+    "parse_drop",
+    "parse_duration",
+    "parse_latency_target",
+    "parse_size_target",
+]
 
 _NUMBER = r"(?P<number>\d+(?:\.\d*)?|\.\d+)"
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
-_BYTES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+BYTE_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +102,7 @@ def parse_size_target(text: str | Target) -> Target:
     """Read ``--target-bytes``: ``0.3x`` is a ratio, ``2MB`` absolute (kept in bytes)."""
     if isinstance(text, Target):
         return text
-    return _parse_target(text, _BYTES, "--target-bytes", "0.3x or 2MB")
+    return _parse_target(text, BYTE_UNITS, "--target-bytes", "0.3x or 2MB")
 
 
 def parse_duration(text: str | float, option: str = "--time") -> float:

@@ -181,6 +181,8 @@ class Search:
     def _reject_time(self, measured: Latency, *, final: bool) -> str | None:
         """At a first look only what is surely slower goes; in the end it must surely not be slower."""
         low, high = measured.interval
+        if final and not measured.reliable:
+            return f"its time could not be measured: {measured.diagnosis[0]}"
         if measured.verdict == "slower" or (final and high > _SAFE_END):
             return f"slower, or not shown not to be: time ratio {measured.ratio:.2f} [{low:.2f}, {high:.2f}]"
         if final and self.latency is not None:

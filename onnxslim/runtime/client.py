@@ -31,9 +31,19 @@ from onnxslim.runtime.failures import cause_of_death, error_of
 from onnxslim.runtime.sources import RunnableModel, payload_of
 from onnxslim.runtime.values import TensorInfo, Value, lift, lower
 
-__all__ = ["BoundSession", "Optimize", "RemoteSession", "TensorInfo", "Value", "Worker", "open_worker"]
+__all__ = [
+    "BoundSession",
+    "Optimize",
+    "Provider",
+    "RemoteSession",
+    "TensorInfo",
+    "Value",
+    "Worker",
+    "open_worker",
+]
 
 Optimize = Literal["none", "basic", "extended", "all"]
+Provider = str | tuple[str, Mapping[str, str]]
 
 _NO_SPINNING = {"session.intra_op.allow_spinning": "0", "session.inter_op.allow_spinning": "0"}
 _DEFAULT_BUDGET = 4 << 30
@@ -48,9 +58,12 @@ class Worker:
     Args:
         budget_bytes: memory beyond the runtime's own and twice the declared weights.
         wall_s: seconds that one request may take.
+        limited: bound the address space; impossible with an accelerator, which :meth:`load` knows itself.
     """
 
-    def __init__(self, budget_bytes: int = _DEFAULT_BUDGET, wall_s: float = _DEFAULT_WALL) -> None:
+    def __init__(
+        self, budget_bytes: int = _DEFAULT_BUDGET, wall_s: float = _DEFAULT_WALL, limited: bool = True
+    ) -> None:
         self.budget_bytes = budget_bytes
         self.wall_s = wall_s
         self.generation = 0  # counts the processes; a session belongs to one
@@ -58,7 +71,7 @@ class Worker:
         self._lock = threading.RLock()
         self._process: subprocess.Popen[bytes] | None = None
         self._stderr: BinaryIO | None = None
-        self._limited = True
+        self._limited = limited
 
     def load(
         self,
@@ -66,9 +79,10 @@ class Worker:
         *,
         optimize: Optimize = "none",
         threads: int = 1,
-        providers: Sequence[str] = ("CPUExecutionProvider",),
+        providers: Sequence[Provider] = ("CPUExecutionProvider",),
         config: Mapping[str, str] | None = None,
         dump: str | os.PathLike[str] | None = None,
+        profile: str | os.PathLike[str] | None = None,
     ) -> RemoteSession:
         """Create a session in the worker.
 
@@ -76,9 +90,10 @@ class Worker:
             model: a model, a message (also as bytes), or a path.
             optimize: onnxruntime's graph optimization level.
             threads: of the session; they sleep when idle unless ``config`` says otherwise.
-            providers: in order of preference.
+            providers: in order of preference; by name, or (name, options).
             config: session configuration entries of onnxruntime.
             dump: where onnxruntime shall write its optimized model.
+            profile: prefix of the file to which onnxruntime shall write its events.
 
         Raises:
             RuntimeRefused: onnxruntime does not load it.
@@ -101,6 +116,7 @@ class Worker:
                     "providers": list(providers),
                     "config": {**_NO_SPINNING, **payload.config, **(config or {})},
                     "dump": None if dump is None else str(dump),
+                    "profile": None if profile is None else str(profile),
                 },
                 doing="loading the model",
             )
@@ -143,7 +159,7 @@ class Worker:
             return {framing.SESSION: item.number}
         if isinstance(item, BoundSession):
             item.session.check()
-            return {framing.BOUND: item.session.number}
+            return {framing.BOUND: item.session.number, "device": item.device}
         if isinstance(item, Mapping):
             return {key: self._with_marks(value) for key, value in item.items()}
         if isinstance(item, list | tuple):
@@ -312,9 +328,11 @@ class RemoteSession:
 @dataclass(frozen=True, slots=True)
 class BoundSession:
     """Among the arguments of :meth:`Worker.call`: arrives as ``bind(feed)``, which returns a function without
-    arguments that runs the session on this feed, whatever its element types."""
+    arguments that runs the session on this feed, whatever its element types; with a ``device`` its inputs and
+    outputs stay in the memory of that device."""
 
     session: RemoteSession
+    device: str | None = None
 
 
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
@@ -323,7 +341,11 @@ _current: contextvars.ContextVar[Worker | None] = contextvars.ContextVar("worker
 
 @contextlib.contextmanager
 def open_worker(
-    budget_bytes: int = _DEFAULT_BUDGET, wall_s: float = _DEFAULT_WALL, *, fresh: bool = False
+    budget_bytes: int = _DEFAULT_BUDGET,
+    wall_s: float = _DEFAULT_WALL,
+    *,
+    fresh: bool = False,
+    limited: bool = True,
 ) -> Iterator[Worker]:
     """A worker process for the time of the context; inside another such context, the outer one's.
 
@@ -331,6 +353,7 @@ def open_worker(
         budget_bytes: memory beyond the runtime's own and twice the declared weights.
         wall_s: seconds that one request may take.
         fresh: a process of its own even inside another context.
+        limited: bound the address space; impossible with an accelerator.
 
     Example:
         >>> from onnx.parser import parse_model
@@ -343,7 +366,7 @@ def open_worker(
     if outer is not None and not fresh:
         yield outer
         return
-    worker = Worker(budget_bytes, wall_s)
+    worker = Worker(budget_bytes, wall_s, limited)
     token = _current.set(worker)
     try:
         yield worker

@@ -24,7 +24,8 @@ _HEADER = struct.Struct("<4sQ")
 _MAGIC = b"OXS1"
 
 SESSION = "__session__"  # {SESSION: number} among the arguments of a call stands for a session
-BOUND = "__bound__"  # {BOUND: number}: for the function that makes a call without arguments from a feed
+# {BOUND: number, "device": name or None}: for the function that makes a call without arguments from a feed
+BOUND = "__bound__"
 
 # bits per element of the types that numpy lacks; below 8, elements are packed from the low bits up
 BITS = {

@@ -17,26 +17,33 @@ import onnx
 from onnxslim._ir import ir
 from onnxslim.errors import ModelError
 from onnxslim.model.protos import graphs_of
+from onnxslim.ops.registry import is_quantizing
 from onnxslim.runtime.client import Optimize, open_worker
 from onnxslim.runtime.sources import RunnableModel
 
-__all__ = ["Executed", "Kernel", "executed"]
+__all__ = ["SMALL_DUMP", "Executed", "Kernel", "executed", "read_dump"]
 
 # weights stay out of the dump: a file of the model's size would have to be written and read
-_SMALL_DUMP = {
+SMALL_DUMP = {
     "session.optimized_model_external_initializers_file_name": "weights.bin",
     "session.optimized_model_external_initializers_min_size_in_bytes": "256",
 }
+_PLANAR = "_nchwc"
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """A node that runs: ``domain`` is empty for ONNX's own operators."""
+    """A node that runs: ``domain`` is empty for ONNX's own operators, ``name`` is onnxruntime's.
+
+    ``has_body``: it runs a branch or loop body, whose nodes are kernels too.
+    """
 
     op_type: str
     domain: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    name: str = ""
+    has_body: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +53,12 @@ class Executed:
     Attributes:
         kernels: in the order of the dump.
         by_output: value name of the original model -> the kernel that computes it.
+        quantized: output of a QuantizeLinear of the original model -> the value that it quantizes.
     """
 
     kernels: tuple[Kernel, ...]
     by_output: Mapping[str, Kernel]
+    quantized: Mapping[str, str]
 
     @property
     def histogram(self) -> dict[str, int]:
@@ -92,27 +101,46 @@ def executed(
     with tempfile.TemporaryDirectory(prefix="onnxslim-") as name, open_worker() as worker:
         dump = Path(name) / "optimized.onnx"
         session = worker.load(
-            model, optimize=optimize, providers=providers, threads=threads, config=_SMALL_DUMP, dump=dump
+            model, optimize=optimize, providers=providers, threads=threads, config=SMALL_DUMP, dump=dump
         )
         session.close()
-        if not dump.exists():
-            raise ModelError("onnxruntime wrote no optimized model", hint="use the CPU provider")
-        proto = onnx.ModelProto.FromString(dump.read_bytes())
+        return read_dump(dump, model)
+
+
+def read_dump(dump: Path, model: RunnableModel) -> Executed:
+    """What is in the file that a session with ``dump`` and ``SMALL_DUMP`` wrote for ``model``.
+
+    Raises:
+        ModelError: it wrote none, as a provider that compiles subgraphs may.
+    """
+    if not dump.exists():
+        raise ModelError("onnxruntime wrote no optimized model", hint="use the CPU provider")
+    proto = onnx.ModelProto.FromString(dump.read_bytes())
     kernels = tuple(_kernels(proto.graph))
     produced = {output: kernel for kernel in kernels for output in kernel.outputs}
-    original = _original(model)
+    source = _message(model)
+    original = _producers(source)
     by_output = {name: _behind(name, produced, original) for name in produced if name in original}
-    return Executed(kernels, by_output)
+    for kernel in kernels:  # in its own layout, a value has another name, and the kernel that of the value
+        value = kernel.name.removesuffix(_PLANAR)
+        if value != kernel.name and value in original:
+            by_output.setdefault(value, kernel)
+    quantized = {k.outputs[0]: k.inputs[0] for k in _kernels(source.graph) if is_quantizing(k.op_type)}
+    return Executed(kernels, by_output, quantized)
 
 
-def _original(model: RunnableModel) -> dict[str, str]:
-    """Every value name of the model, with the operator that produces it, or an empty string."""
+def _message(model: RunnableModel) -> onnx.ModelProto:
     if isinstance(model, onnx.ModelProto):
-        proto = model
-    elif isinstance(model, ir.Model):
-        proto = ir.to_proto(model)
+        return model
+    if isinstance(model, ir.Model):
+        proto: onnx.ModelProto = ir.to_proto(model)
     else:
         proto = onnx.ModelProto.FromString(model if isinstance(model, bytes) else Path(model).read_bytes())
+    return proto
+
+
+def _producers(proto: onnx.ModelProto) -> dict[str, str]:
+    """Every value name of the model, with the operator that produces it, or an empty string."""
     names = {tensor.name: "" for graph in graphs_of(proto) for tensor in graph.initializer}
     names.update({value.name: "" for graph in graphs_of(proto) for value in graph.input})
     names.update({name: kernel.op_type for kernel in _kernels(proto.graph) for name in kernel.outputs})
@@ -133,7 +161,12 @@ def _behind(name: str, produced: Mapping[str, Kernel], original: Mapping[str, st
 def _kernels(graph: onnx.GraphProto) -> Iterator[Kernel]:
     for node in graph.node:
         domain = "" if node.domain == "ai.onnx" else node.domain
-        yield Kernel(node.op_type, domain, tuple(node.input), tuple(filter(None, node.output)))
-        for attribute in node.attribute:
-            for subgraph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                yield from _kernels(subgraph)
+        bodies = [
+            subgraph
+            for attribute in node.attribute
+            for subgraph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else []))
+        ]
+        outputs = tuple(filter(None, node.output))
+        yield Kernel(node.op_type, domain, tuple(node.input), outputs, node.name, bool(bodies))
+        for body in bodies:
+            yield from _kernels(body)

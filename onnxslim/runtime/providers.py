@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from onnxslim.errors import DependencyError, OptionError
 from onnxslim.runtime.client import open_worker
 
-__all__ = ["available", "resolve"]
+__all__ = ["available", "device_of", "resolve"]
 
 # short name -> onnxruntime's name, and the distribution that has it
 _KNOWN = {
@@ -23,6 +23,22 @@ _KNOWN = {
     "xnnpack": ("XnnpackExecutionProvider", "onnxruntime built with --use_xnnpack"),
     "webgpu": ("WebGpuExecutionProvider", "onnxruntime built with --use_webgpu"),
 }
+# whose inputs and outputs can be bound to memory of the device, by onnxruntime's name of that
+_DEVICES = {
+    "CUDAExecutionProvider": "cuda",
+    "TensorrtExecutionProvider": "cuda",
+    "DmlExecutionProvider": "dml",
+}
+
+
+def device_of(providers: Sequence[str]) -> str | None:
+    """The device whose memory the first provider computes in; None where that is the host's.
+
+    Example:
+        >>> device_of(["CUDAExecutionProvider", "CPUExecutionProvider"]), device_of(["CPUExecutionProvider"])
+        ('cuda', None)
+    """
+    return _DEVICES.get(providers[0]) if providers else None
 
 
 def available() -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import onnxruntime as ort
 
 from onnxslim.runtime.framing import BITS, Raw
 
-__all__ = ["Session"]
+__all__ = ["DeviceRun", "Session"]
 
 _LEVELS = {
     "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -64,6 +64,7 @@ class Session:
         providers: Sequence[Any],
         config: Mapping[str, str],
         dump: str | None,
+        profile: str | None = None,
     ) -> None:
         options = ort.SessionOptions()
         options.graph_optimization_level = _LEVELS[optimize]
@@ -74,6 +75,9 @@ class Session:
             options.add_session_config_entry(key, value)
         if dump is not None:
             options.optimized_model_filepath = dump
+        if profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = profile
         self.ort = ort.InferenceSession(
             model, options, providers=[tuple(p) if isinstance(p, list) else p for p in providers]
         )
@@ -86,14 +90,45 @@ class Session:
         values = self.bind(feed, outputs)()
         return list(values) if self.plain else [_from_ort(value) for value in values]
 
-    def bind(self, feed: Mapping[str, Any], outputs: Sequence[str] | None = None) -> Callable[[], Any]:
+    def bind(
+        self, feed: Mapping[str, Any], outputs: Sequence[str] | None = None, *, device: str | None = None
+    ) -> Callable[[], Any]:
         """A function that runs on this feed and does nothing else; for types that numpy lacks it returns
-        onnxruntime's own values."""
+        onnxruntime's own values.
+
+        With a device (``cuda``), inputs are copied there once, outputs stay there, and a call ends when the
+        device has computed them; it returns nothing.
+        """
+        if device is not None:
+            return DeviceRun(self.ort, feed, device)
         if self.plain:
             return functools.partial(self.ort.run, outputs, dict(feed))
         names = outputs if outputs is not None else [info["name"] for info in self.outputs]
         values = {name: _to_ort(name, value) for name, value in feed.items()}
         return functools.partial(self.ort.run_with_ort_values, list(names), values)
+
+
+class DeviceRun:
+    """A call whose inputs and outputs stay in the memory of a device, and which ends when that has computed.
+
+    ``inputs`` and ``binding`` are what it is bound to.
+    """
+
+    def __init__(self, session: ort.InferenceSession, feed: Mapping[str, Any], device: str) -> None:
+        self.session = session
+        self.binding = session.io_binding()
+        self.inputs: dict[str, ort.OrtValue] = {}
+        for argument in session.get_inputs():
+            value = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(feed[argument.name]), device, 0)
+            self.inputs[argument.name] = value
+            self.binding.bind_ortvalue_input(argument.name, value)
+        for argument in session.get_outputs():
+            self.binding.bind_output(argument.name, device, 0)
+        self.binding.synchronize_inputs()
+
+    def __call__(self) -> None:
+        self.session.run_with_iobinding(self.binding)
+        self.binding.synchronize_outputs()
 
 
 def _describe(argument: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ stdin ends.  It imports numpy, and onnxruntime at the first need.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import os
 import re
@@ -80,8 +81,9 @@ class _Worker:
         if isinstance(item, dict):
             if item.keys() == {framing.SESSION}:
                 return self.sessions[item[framing.SESSION]].ort
-            if item.keys() == {framing.BOUND}:
-                return self.sessions[item[framing.BOUND]].bind
+            if framing.BOUND in item:
+                bind = self.sessions[item[framing.BOUND]].bind
+                return functools.partial(bind, device=item["device"])
             return {key: self._with_sessions(value) for key, value in item.items()}
         return item
 

@@ -10,7 +10,9 @@ import pytest
 
 from onnxslim.errors import DependencyError, ModelError, OptionError
 from onnxslim.measure.diagnosis import Trouble
-from onnxslim.measure.latency import Latency, conclude, decide, measure_latency, pays
+from onnxslim.measure.latency import Latency, conclude, measure_latency, pays
+from onnxslim.measure.setting import Inputs, Setting
+from onnxslim.measure.verdict import decide
 from tests.models import proto
 
 
@@ -49,7 +51,7 @@ def made_up(
 
 
 def verdict_of(found: list[dict[str, Any]], threads: int = 1) -> Latency:
-    return conclude(found, [{"x": np.ones(1)}], threads, ("CPUExecutionProvider",), 0, 4.0)
+    return conclude(found, Inputs(({"x": np.ones(1)},)), Setting(threads), 0, 4.0)
 
 
 @pytest.mark.parametrize(

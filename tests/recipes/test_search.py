@@ -78,7 +78,11 @@ def times(monkeypatch: pytest.MonkeyPatch, by_bytes: dict[int, tuple[float, floa
         ratio, half = by_bytes[weight.size]
         verdict = "slower" if ratio - half > 1.02 else "faster" if ratio + half < 0.98 else "equal"
         return SimpleNamespace(
-            ratio=ratio, interval=(ratio - half, ratio + half), verdict=verdict, seconds_b=ratio
+            ratio=ratio,
+            interval=(ratio - half, ratio + half),
+            verdict=verdict,
+            seconds_b=ratio,
+            reliable=True,
         )
 
     monkeypatch.setattr(search_module, "measure_latency", measure_latency)
