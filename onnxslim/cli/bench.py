@@ -13,7 +13,7 @@ from onnxslim.cli.screen import Screen
 
 if TYPE_CHECKING:
     from onnxslim.measure.latency import Latency
-    from onnxslim.report.tables import Table
+    from onnxslim.report.text import Table
 
 __all__ = ["command"]
 
@@ -73,7 +73,7 @@ def command(
 
 
 def _table(measured: Latency) -> Table:
-    from onnxslim.report.tables import Table, duration
+    from onnxslim.report.text import Table, duration
 
     rows = [
         (name, duration(timing.p50), duration(timing.best), "")
