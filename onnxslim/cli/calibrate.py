@@ -36,7 +36,7 @@ def command(
     check_target(output, (model, data), force=force)
     screen = Screen("calibrate", as_json, verbose, quiet)
     from onnxslim.calibration.runner import calibrate
-    from onnxslim.report.tables import Table, number
+    from onnxslim.report.text import Table, number
 
     with model_path(model) as path, screen.progress() as progress:
         calibration = calibrate(

@@ -45,7 +45,8 @@ def command(
     screen = Screen("compare", as_json, verbose, quiet)
     from onnxslim.cli.feeds import feeds_of
     from onnxslim.recipes.api import compare
-    from onnxslim.report.tables import output_table, verification_remarks
+    from onnxslim.report.tables import output_table
+    from onnxslim.report.verdict import verification_remarks
 
     with model_path(a) as path_a, model_path(b) as path_b, screen.progress() as progress:
         progress("comparing")

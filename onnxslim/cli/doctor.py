@@ -25,7 +25,7 @@ def command(as_json: bool, verbose: int, quiet: bool) -> int:
     """
     screen = Screen("doctor", as_json, verbose, quiet)
     from onnxslim.report.report import environment
-    from onnxslim.report.tables import Table
+    from onnxslim.report.text import Table
 
     facts: dict[str, Any] = {**environment(), "cpu features": cpu_features()}
     problems = [line for line in (_name_clash(),) if line]

@@ -129,7 +129,7 @@ def _fail(state: State, code: int, what: str, where: str, hint: str) -> int:
 
 def _one_line(text: str) -> str:
     """Text that may come from a user's file: printable, and not endless."""
-    from onnxslim.report.tables import printable
+    from onnxslim.report.text import printable
 
     line = printable(text)
     return line if len(line) <= _LINE else line[: _LINE - 3] + "..."

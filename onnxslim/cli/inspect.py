@@ -13,7 +13,7 @@ from onnxslim.cli.screen import Screen
 
 if TYPE_CHECKING:
     from onnxslim.analysis.inspection import Inspection
-    from onnxslim.report.tables import Table
+    from onnxslim.report.text import Table
 
 __all__ = ["command"]
 
@@ -47,7 +47,7 @@ def command(model: str, dims: dict[str, int], as_json: bool, verbose: int, quiet
 
 
 def _tables(found: Inspection) -> Iterator[Table]:
-    from onnxslim.report.tables import Table, number, size
+    from onnxslim.report.text import Table, number, size
 
     facts = {
         "producer": found.producer or "-",

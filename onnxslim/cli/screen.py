@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxslim.report.report import Report
-    from onnxslim.report.tables import Table
+    from onnxslim.report.text import Table
 
 __all__ = ["Screen"]
 

@@ -130,7 +130,8 @@ def bench(
 
     Args:
         a, b: path, ``ModelProto`` or ``ir.Model``; never changed.
-        data: what to run on, by default random inputs; ``samples``, ``batch``, ``images`` as in ``open_feeds``.
+        data: what to run on, by default random inputs; ``samples``, ``batch`` and ``images``
+            as in ``open_feeds``.
         threads: intra-op threads; several values make a sweep.
         dims: sizes of symbolic dimensions of random inputs; several values of one make a sweep.
         input_shapes: whole shapes of random inputs, by name.

@@ -1,11 +1,14 @@
-"""The report as Markdown, for pull requests and model cards."""
+"""The report as Markdown, for pull requests and model cards: the verdict first, the long tables folded."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from onnxslim.report.report import Report
-from onnxslim.report.tables import Table, printable, remarks, size, tables
+from onnxslim.report.tables import details, summary
+from onnxslim.report.text import Table, printable, size
+from onnxslim.report.verdict import headline, remarks
 
 __all__ = ["to_markdown"]
 
@@ -22,20 +25,31 @@ def _table(table: Table) -> str:
     return f"## {table.title}\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
+def _folded(found: Iterable[Table]) -> list[str]:
+    parts = [_table(table) for table in found]
+    return (
+        ["<details>\n<summary>What runs, and what was done</summary>", *parts, "</details>"] if parts else []
+    )
+
+
 def to_markdown(report: Report, title: str = "onnxslim report") -> str:
     """The whole report as Markdown; ends with a newline."""
-    parts = [f"# {title}"]
-    files = [
-        f"- {label}: {_cell(info.path)}, {size(info.bytes)}, {info.nodes} nodes, sha256 `{info.sha256}`"
-        for label, info in (("in", report.input), ("out", report.output))
-        if info is not None
-    ]
-    if files:
-        parts.append("\n".join(files))
-    parts += [_table(table) for table in tables(report)]
+    parts = [f"# {_cell(title)}"]
+    verdict = headline(report)
+    if verdict:
+        parts.append(f"**{_cell(verdict.word)}**: {_cell(verdict.sentence)}")
+    parts += [_table(table) for table in summary(report)]
     parts.append("\n".join(f"- {_cell(line)}" for line in remarks(report)))
+    parts += _folded(details(report))
+    parts.append(
+        "\n".join(
+            f"- {label}: {_cell(info.path)}, {size(info.bytes)}, {info.nodes} nodes, sha256 `{info.sha256}`"
+            for label, info in (("before", report.input), ("after", report.output))
+            if info is not None
+        )
+    )
     facts = [f"{_cell(str(k))} {_cell(str(v))}" for k, v in report.environment.items()]
     facts += [f"seed of {_cell(name)} {seed}" for name, seed in report.seeds.items()]
     if facts:
         parts.append("Environment: " + ", ".join(facts))
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"

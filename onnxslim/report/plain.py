@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import zip_longest
 
-from onnxslim.report.tables import Table, printable
+from onnxslim.report.text import Table, printable
 
 __all__ = ["plain_table"]
 
@@ -16,7 +16,7 @@ def plain_table(table: Table, width: int) -> list[str]:
     """Lines of at most ``width`` characters, as long as the columns can give way; cells are folded.
 
     Example:
-        >>> from onnxslim.report.tables import Table
+        >>> from onnxslim.report.text import Table
         >>> plain_table(Table("Model", ("", "nodes"), (("before", "12"), ("after", "7"))), 40)
         ['Model', '', '          nodes', ' --------------', ' before      12', ' after        7', '']
     """

@@ -6,7 +6,9 @@ import io
 
 from onnxslim.report.plain import plain_table
 from onnxslim.report.report import Report
-from onnxslim.report.tables import Table, printable, remarks, tables
+from onnxslim.report.tables import tables
+from onnxslim.report.text import Table, printable
+from onnxslim.report.verdict import headline, remarks
 
 __all__ = ["render_tables", "to_terminal"]
 
@@ -43,4 +45,6 @@ def render_tables(found: list[Table], lines: list[str], *, width: int = 100, col
 
 def to_terminal(report: Report, *, width: int = 100, color: bool = False) -> str:
     """The whole report for a terminal ``width`` columns wide."""
-    return render_tables(list(tables(report)), list(remarks(report)), width=width, color=color)
+    verdict = headline(report)
+    lines = [*([str(verdict)] if verdict else []), *remarks(report)]
+    return render_tables(list(tables(report)), lines, width=width, color=color)
