@@ -6,6 +6,7 @@ integer kernel by the float value that its output quantizes.
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
 from collections import Counter
@@ -15,13 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
+from onnxslim._ir import ir
 from onnxslim.errors import ModelError
 from onnxslim.measure.setting import Inputs, Setting, naming
+from onnxslim.model.protos import graphs_of
 from onnxslim.ops.registry import is_conversion, is_integer_kernel
-from onnxslim.runtime.client import open_worker
-from onnxslim.runtime.kernels import SMALL_DUMP, Executed, Kernel, read_dump
-from onnxslim.runtime.sources import RunnableModel
+from onnxslim.runtime.client import DEFAULT_BUDGET, open_worker
+from onnxslim.runtime.kernels import SMALL_DUMP, Executed, Kernel, message_of, read_dump
+from onnxslim.runtime.sources import DATA_FOLDER, RunnableModel, payload_of
 
 __all__ = ["NodeTime", "Profile", "join", "profile"]
 
@@ -93,9 +97,15 @@ def profile(
         [('y', 'Neg')]
     """
     chosen = setting or Setting()
-    with tempfile.TemporaryDirectory(prefix="onnxslim-") as folder, open_worker(fresh=True) as worker:
+    with payload_of(model) as payload:
+        budget = DEFAULT_BUDGET + 2 * payload.weights  # external data do not show in a renamed message
+    with (
+        tempfile.TemporaryDirectory(prefix="onnxslim-") as folder,
+        open_worker(budget, fresh=True) as worker,
+    ):
         dump = Path(folder) / "optimized.onnx"
-        config = {**chosen.options["config"], **SMALL_DUMP}
+        model, extra = _with_names(model)
+        config = {**chosen.options["config"], **SMALL_DUMP, **extra}
         with naming(name):
             session = chosen.load(
                 worker, name, model, config=config, dump=dump, profile=Path(folder) / "events"
@@ -159,6 +169,26 @@ def summarize(events: Sequence[Mapping[str, Any]], executed: Executed | None) ->
         leftover=tuple(kernel.outputs[0] for kernel in every if is_conversion(kernel.op_type)),
         providers=dict(providers.most_common()),
     )
+
+
+def _with_names(model: RunnableModel) -> tuple[RunnableModel, dict[str, str]]:
+    """The model with a name for every node, by which events are told apart, and where its data are."""
+    if isinstance(model, ir.Model):
+        return model, {}
+    folder = (
+        {} if isinstance(model, bytes | onnx.ModelProto) else {DATA_FOLDER: str(Path(model).resolve().parent)}
+    )
+    proto = onnx.ModelProto()
+    proto.CopyFrom(message_of(model))
+    taken = Counter(node.name for graph in graphs_of(proto) for node in graph.node)
+    if not taken[""] and max(taken.values(), default=0) < 2:
+        return model, {}
+    numbers = itertools.count()
+    for graph in graphs_of(proto):
+        for node in graph.node:
+            if not node.name or taken[node.name] > 1:
+                node.name = next(n for i in numbers if (n := f"{node.op_type}.{i}") not in taken)
+    return proto, folder
 
 
 def _by_name(kernels: Iterable[Kernel]) -> dict[str, Kernel]:

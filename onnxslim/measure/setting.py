@@ -23,6 +23,7 @@ Feed = Mapping[str, Any]
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
 _FEEDS = 8
+_DRAWN = 4
 
 
 @contextlib.contextmanager
@@ -142,7 +143,7 @@ def draw_inputs(
     dims: Mapping[str, int] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> Inputs:
-    """A random feed on which the model really runs; sizes and ranges that are not given are tried.
+    """Random feeds on which the model really runs; sizes and ranges that are not given are tried.
 
     Args:
         dims: sizes of symbolic dimensions.
@@ -168,13 +169,14 @@ def draw_inputs(
                 return False
             return alive
 
-        feeds = probe_random_feeds(inputs, accepts, 1, seed, dims, shapes=shapes)
-    if feeds is None:
+        feeds = probe_random_feeds(inputs, accepts, _DRAWN, seed, dims, shapes=shapes)
+        found = tuple(feed for feed in feeds or () if accepts(feed))
+    if not found:
         raise OptionError(
             f"the model runs on no random input that was tried: {reason or 'no size fits into memory'}",
             hint="give inputs with --data, or sizes with --dim or --input-shape",
         )
-    drawn = Inputs(tuple(feeds))
+    drawn = Inputs(found)
     guessed = [
         info.name
         for info in inputs

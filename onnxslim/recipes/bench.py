@@ -178,17 +178,18 @@ def bench(
         raise OptionError("sizes are those of the data", hint="give either data, or --dim and --input-shape")
     for count in plan.threads:  # what is asked for must be there before anything is measured
         Setting.of(count, plan.providers, cuda_graph)
-    models = [load(model) for model in (a, b) if model is not None]
+    given = [a] if b is None else [a, b]
+    models = [load(model) for model in given]
     feeds = None
     if data is not None:
         feeds = open_feeds(data, models[0], samples=samples, batch=batch, images=images, seed=seed)
     with tempfile.TemporaryDirectory(prefix="onnxslim-") as folder:
         files = [
             path_of(source) or Path(save(model, Path(folder) / f"{name}.onnx").path)
-            for source, model, name in zip((a, b), models, "ab", strict=False)
+            for source, model, name in zip(given, models, "ab", strict=False)
         ]
         latency, report = _measure(files, feeds, plan, progress)
-    sources = [source_file(source, model) for source, model in zip((a, b), models, strict=False)]
+    sources = [source_file(source, model) for source, model in zip(given, models, strict=True)]
     counts = [summary(model) for model in models]
     report = replace(
         report,

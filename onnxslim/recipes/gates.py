@@ -64,11 +64,11 @@ class Gate:
         return verdict, found
 
     def _bytes(self, report: Report) -> tuple[str, str]:
-        sides = [
+        before, after = (
             file.bytes if file is not None else counts["bytes"]
             for file, counts in ((report.input, report.before), (report.output, report.after))
-        ]
-        return self._count(*sides, "bytes")
+        )
+        return self._count(before, after, "bytes")
 
     def _nodes(self, report: Report) -> tuple[str, str]:
         return self._count(report.before["nodes"], report.after["nodes"], "nodes")

@@ -50,8 +50,9 @@ class Report:
             ``control_interval`` (the same between two sessions of the original), ``clock``, ``threads``,
             ``providers``; ``reliable`` (where it is False, no claim can be made); ``before`` and ``after``
             (seconds per call: ``p50``, ``p90``, ``p99``, ``best``; ``after`` is None for a single model),
-            ``before_ms``, ``after_ms`` (the medians); ``diagnosis`` (sentences), ``epochs``, ``rounds``, ``seconds``, ``seed`` and ``raw`` (per epoch and round:
-            ``b_over_a`` and ``control``, log ratios; ``wall_ns`` and ``cpu_ns`` of A, A' and B).
+            ``before_ms``, ``after_ms`` (the medians); ``diagnosis`` (sentences), ``epochs``, ``rounds``,
+            ``seconds``, ``seed`` and ``raw`` (per epoch and round: ``b_over_a`` and ``control``, log ratios;
+            ``wall_ns`` and ``cpu_ns`` of A, A' and B).
         scenarios: the same for each setting of a sweep, the first included; empty without one.
         footprint: ``before`` and ``after`` (or None): ``session_s`` and ``first_s`` (seconds to create a
             session, and of the first call), ``rss_bytes`` (what both add to a process), ``peak_rss_bytes``

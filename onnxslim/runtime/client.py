@@ -32,6 +32,7 @@ from onnxslim.runtime.sources import RunnableModel, payload_of
 from onnxslim.runtime.values import TensorInfo, Value, lift, lower
 
 __all__ = [
+    "DEFAULT_BUDGET",
     "BoundSession",
     "Optimize",
     "Provider",
@@ -46,7 +47,7 @@ Optimize = Literal["none", "basic", "extended", "all"]
 Provider = str | tuple[str, Mapping[str, str]]
 
 _NO_SPINNING = {"session.intra_op.allow_spinning": "0", "session.inter_op.allow_spinning": "0"}
-_DEFAULT_BUDGET = 4 << 30
+DEFAULT_BUDGET = 4 << 30
 _DEFAULT_WALL = 300.0
 
 
@@ -62,7 +63,7 @@ class Worker:
     """
 
     def __init__(
-        self, budget_bytes: int = _DEFAULT_BUDGET, wall_s: float = _DEFAULT_WALL, limited: bool = True
+        self, budget_bytes: int = DEFAULT_BUDGET, wall_s: float = _DEFAULT_WALL, limited: bool = True
     ) -> None:
         self.budget_bytes = budget_bytes
         self.wall_s = wall_s
@@ -341,7 +342,7 @@ _current: contextvars.ContextVar[Worker | None] = contextvars.ContextVar("worker
 
 @contextlib.contextmanager
 def open_worker(
-    budget_bytes: int = _DEFAULT_BUDGET,
+    budget_bytes: int = DEFAULT_BUDGET,
     wall_s: float = _DEFAULT_WALL,
     *,
     fresh: bool = False,

@@ -21,7 +21,7 @@ from onnxslim.ops.registry import is_quantizing
 from onnxslim.runtime.client import Optimize, open_worker
 from onnxslim.runtime.sources import RunnableModel
 
-__all__ = ["SMALL_DUMP", "Executed", "Kernel", "executed", "read_dump"]
+__all__ = ["SMALL_DUMP", "Executed", "Kernel", "executed", "message_of", "read_dump"]
 
 # weights stay out of the dump: a file of the model's size would have to be written and read
 SMALL_DUMP = {
@@ -118,7 +118,7 @@ def read_dump(dump: Path, model: RunnableModel) -> Executed:
     proto = onnx.ModelProto.FromString(dump.read_bytes())
     kernels = tuple(_kernels(proto.graph))
     produced = {output: kernel for kernel in kernels for output in kernel.outputs}
-    source = _message(model)
+    source = message_of(model)
     original = _producers(source)
     by_output = {name: _behind(name, produced, original) for name in produced if name in original}
     for kernel in kernels:  # in its own layout, a value has another name, and the kernel that of the value
@@ -129,7 +129,8 @@ def read_dump(dump: Path, model: RunnableModel) -> Executed:
     return Executed(kernels, by_output, quantized)
 
 
-def _message(model: RunnableModel) -> onnx.ModelProto:
+def message_of(model: RunnableModel) -> onnx.ModelProto:
+    """The message of a model; of a file without its external data."""
     if isinstance(model, onnx.ModelProto):
         return model
     if isinstance(model, ir.Model):

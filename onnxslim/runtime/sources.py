@@ -20,11 +20,11 @@ from onnxslim.model.hashing import is_external
 from onnxslim.model.protos import graphs_of, tensors_of
 from onnxslim.model.sizes import weight_bytes
 
-__all__ = ["Payload", "RunnableModel", "payload_of"]
+__all__ = ["DATA_FOLDER", "Payload", "RunnableModel", "payload_of"]
 
 RunnableModel = ir.Model | onnx.ModelProto | str | os.PathLike[str] | bytes
 
-_FOLDER = "session.model_external_initializers_file_folder_path"
+DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 _LARGE = 1 << 30  # in-memory weights above this go through a file, which the worker maps
 
 
@@ -89,7 +89,7 @@ def _of_ir(model: ir.Model) -> Iterator[Payload]:
     external = [tensor for tensor in tensors_of(model) if is_external(tensor)]
     folders = {str(Path(tensor.base_dir).resolve()) for tensor in external}
     if len(folders) <= 1 and size - sum(tensor.nbytes for tensor in external) <= _LARGE:
-        config = {_FOLDER: folders.pop()} if folders else {}
+        config = {DATA_FOLDER: folders.pop()} if folders else {}
         yield Payload(serialized(model).SerializeToString(), size, config)
         return
     with tempfile.TemporaryDirectory(prefix="onnxslim-") as name:
