@@ -132,6 +132,7 @@ def summarize(events: Sequence[Mapping[str, Any]], executed: Executed | None) ->
     counted = max(len(runs) - 1, 1)
     kernels = _by_name(executed.kernels if executed else ())
     labels = _labels(executed)
+    spoken_for = set(labels.values())
     times: dict[tuple[str, str], list[float]] = {}
     facts: dict[tuple[str, str], tuple[str, str]] = {}
     for event in events:
@@ -148,7 +149,9 @@ def summarize(events: Sequence[Mapping[str, Any]], executed: Executed | None) ->
         kernel = kernels.get(name)
         if kernel is not None and kernel.has_body:
             continue
-        output = labels.get(kernel, kernel.outputs[0]) if kernel and kernel.outputs else name
+        output = name  # also of what onnxruntime put behind a kernel to bring its value back into order
+        if kernel is not None and (kernel in labels or not spoken_for.intersection(kernel.outputs[:1])):
+            output = labels.get(kernel, next(iter(kernel.outputs), name))
         domain = kernel.domain if kernel else ""
         us = _typical(spent) * len(spent) / counted  # a node in a loop runs more than once in a run
         nodes.append((output, op, provider, us, is_integer_kernel(op, domain)))

@@ -24,7 +24,8 @@ g (float[1, 8, 16, 16] x) => (float[1, 8, 16, 16] y)
 """
 QDQ = """
 g (float[1, 8, 16, 16] x) => (float[1, 8, 16, 16] y)
-<float s = {0.02}, uint8 z = {128}, uint8 zr = {0}, int8[8, 8, 3, 3] w = {WEIGHTS}, float ws = {0.01}, int8 wz = {0}> {
+<float s = {0.02}, uint8 z = {128}, uint8 zr = {0}, float ws = {0.01}, int8 wz = {0},
+ int8[8, 8, 3, 3] w = {WEIGHTS}> {
     xq = QuantizeLinear(x, s, z)
     xd = DequantizeLinear(xq, s, z)
     wd = DequantizeLinear(w, ws, wz)
