@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from onnxslim._ir import ir
@@ -15,6 +15,8 @@ from onnxslim.passes.base import Pass
 __all__ = ["DeduplicateInitializers"]
 
 _PREFIX = 16  # elements compared before whole tensors are hashed
+_HALF = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+_CAST = "shared half-precision weights are cast in each run by onnxruntime's CPU provider, others once at load"
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,9 @@ class DeduplicateInitializers(Pass):
     inputs (callers may override their defaults) and graph outputs keep theirs.  Positive and negative zero
     and the payloads of NaN differ.  Content is read only where dtype, shape and the first elements agree, in
     chunks, so weights of any size cost no memory.
+
+    Declined: equal weights in half precision, unless ``half`` is set.  Where the CPU provider has no kernel
+    for them it casts to float, and folds that cast into a weight only if a single node reads it.
 
     Example:
         >>> import onnx.parser
@@ -37,6 +42,8 @@ class DeduplicateInitializers(Pass):
     """
 
     name: ClassVar[str] = "deduplicate-initializers"
+
+    half: bool = field(default=False, metadata={"help": "share weights in half precision too"})
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         by_prefix: dict[Hashable, list[ir.Value]] = defaultdict(list)
@@ -51,8 +58,33 @@ class DeduplicateInitializers(Pass):
         modified = False
         for values in by_prefix.values():
             if len(values) > 1:
-                modified |= _share(values, parents)
+                modified |= self._share(values, parents)
         return ir.passes.PassResult(model, modified)
+
+    def _share(self, values: Iterable[ir.Value], parents: Mapping[ir.Graph, ir.Graph]) -> bool:
+        """Among tensors that may be equal, point users of the later ones to the earlier ones."""
+        by_content: dict[bytes, list[ir.Value]] = defaultdict(list)
+        for value in values:
+            assert value.const_value is not None
+            by_content[tensor_digest(value.const_value)].append(value)
+        modified = False
+        for equal in by_content.values():
+            kept: dict[ir.Graph, ir.Value] = {}
+            for value in equal:
+                graph = value.graph
+                assert graph is not None and value.name is not None
+                shared = _visible_from(graph, kept, parents)
+                if shared is None or value.is_graph_output():
+                    kept.setdefault(graph, value)
+                    continue
+                if value.dtype in _HALF and not self.half:
+                    self.decline(value.name, _CAST)
+                    continue
+                for user, index in value.uses():
+                    user.replace_input_with(index, shared)
+                del graph.initializers[value.name]
+                modified = True
+        return modified
 
 
 def _prefix(tensor: ir.TensorProtocol) -> Hashable:
@@ -61,29 +93,6 @@ def _prefix(tensor: ir.TensorProtocol) -> Hashable:
     if tensor.dtype == ir.DataType.STRING or tensor.dtype.bitwidth < 8:  # reading a part reads them whole
         return tensor.dtype, shape
     return tensor.dtype, shape, tensor.numpy().reshape(-1)[:_PREFIX].tobytes()
-
-
-def _share(values: Iterable[ir.Value], parents: Mapping[ir.Graph, ir.Graph]) -> bool:
-    """Among tensors that may be equal, point users of the later ones to the earlier ones."""
-    by_content: dict[bytes, list[ir.Value]] = defaultdict(list)
-    for value in values:
-        assert value.const_value is not None
-        by_content[tensor_digest(value.const_value)].append(value)
-    modified = False
-    for equal in by_content.values():
-        kept: dict[ir.Graph, ir.Value] = {}
-        for value in equal:
-            graph = value.graph
-            assert graph is not None and value.name is not None
-            shared = _visible_from(graph, kept, parents)
-            if shared is None or value.is_graph_output():
-                kept.setdefault(graph, value)
-                continue
-            for user, index in value.uses():
-                user.replace_input_with(index, shared)
-            del graph.initializers[value.name]
-            modified = True
-    return modified
 
 
 def _visible_from(

@@ -1,0 +1,42 @@
+"""What may be shared, and what would be slower for it.  (Properties: test_properties.py.)"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.helper as oh
+import pytest
+
+import onnxslim
+from onnxslim.passes import DeduplicateInitializers
+from onnxslim.recipes.pipeline import Pipeline
+from onnxslim.runtime.kernels import executed
+
+
+def twins(dtype: Any) -> onnx.ModelProto:
+    """Two products with equal weights under two names."""
+    values = (np.random.default_rng(0).standard_normal((32, 32)) / 4).astype(dtype)
+    kind = oh.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    ends = [oh.make_tensor_value_info(name, kind, [4, 32]) for name in "xy"]
+    nodes = [oh.make_node("MatMul", ["x", "w1"], ["a"]), oh.make_node("MatMul", ["a", "w2"], ["y"])]
+    weights = [onnx.numpy_helper.from_array(values, name) for name in ("w1", "w2")]
+    graph = oh.make_graph(nodes, "twins", ends[:1], ends[1:], weights)
+    return oh.make_model(graph, opset_imports=[oh.make_opsetid("", 17)], ir_version=9)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_sharing_adds_no_work_at_run_time(dtype: Any) -> None:
+    result = onnxslim.simplify(twins(dtype))
+    before, after = executed(twins(dtype)).histogram, executed(result.to_proto()).histogram
+    assert sum(after.values()) <= sum(before.values()), (before, after)
+    shared = dtype != np.float16
+    assert len(result.model.graph.initializers) == (1 if shared else 2)
+    reasons = [d.reason for d in result.report.declined if d.pass_name == "deduplicate-initializers"]
+    assert bool(reasons) is not shared and all("half-precision" in reason for reason in reasons)
+
+
+def test_half_precision_is_shared_where_bytes_matter_more() -> None:
+    result = Pipeline((DeduplicateInitializers(half=True),)).run(twins(np.float16))
+    assert len(result.model.graph.initializers) == 1 and result.report.verification["ok"]
