@@ -75,6 +75,8 @@ class _Walk:
         self.functions = model.functions
         self.shapes = shapes
         self.constants = constant_sources(model)
+        shapes_of_inputs = (shapes.shape(value) or () for value in model.graph.inputs)
+        self.open = {dim for dims in shapes_of_inputs for dim in dims if isinstance(dim, str)}
         self.unknown: dict[str, str] = {}
         self.largest = ""
         self.largest_bytes = 0
@@ -121,12 +123,10 @@ class _Walk:
             return "strings are of any length"
         if dims is None:
             return "its shape is not known"
-        named = dict.fromkeys(str(dim) for dim in dims if isinstance(dim, str))
-        if named:
-            return f"open dimensions: {', '.join(named)}"
         sizes = [dim for dim in dims if isinstance(dim, int)]
         if len(sizes) < len(dims):
-            return "a dimension is known only when the model runs"
+            named = dict.fromkeys(dim for dim in dims if isinstance(dim, str) and dim in self.open)
+            return f"open dimensions: {', '.join(named)}" if named else "its shape follows from data"
         size = content_bytes(int(dtype), sizes)
         return size if size < _LARGEST else "no memory could hold it"
 

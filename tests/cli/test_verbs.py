@@ -159,8 +159,36 @@ def test_inspect(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert found["ops"] == {"Add": 2, "Identity": 1, "Neg": 1, "MatMul": 1}
     assert found["inputs"] == [{"name": "x", "dtype": "float", "shape": ["n", 4]}]
     assert found["params"] == 15 and found["macs"] == 12
+    assert found["activations"]["peak"] == 3 * 16  # x, same and unused; two is computed from a weight
+    assert found["quantization"] == found["quantized"]["kind"] == "none"
+    assert "diff" not in found
     assert main(["inspect", "in.onnx"]) == 0
     assert "MatMul" in capsys.readouterr().out
+
+
+def test_inspect_asks_for_open_dimensions(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx.save(proto("g (float[n, k] x) => (float[n, k] y) { y = Relu(x) }"), "open.onnx")
+    assert main(["inspect", "open.onnx"]) == 0
+    assert "not known, open dimensions: k" in capsys.readouterr().out
+    assert main(["inspect", "open.onnx", "--dim", "k=5", "--json"]) == 0
+    assert document(capsys)["activations"]["peak"] == 40
+
+
+def test_inspect_shows_what_changed(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simplify", "in.onnx", "-o", "out.onnx", "-q"]) == 0
+    assert main(["inspect", "in.onnx", "--diff", "out.onnx", "--json"]) == 0
+    changed = document(capsys)["diff"]
+    assert changed["other"]["sha256"] == sha256("out.onnx")
+    assert changed["sizes"]["nodes"] == {"before": 5, "after": 2}
+    assert changed["ops"]["Identity"] == {"before": 1, "after": 0}
+    assert changed["inputs"] == changed["outputs"] == changed["opsets"] == {}
+    assert changed["removed"]["count"] == 1 and changed["added"]["count"] == 1
+    assert main(["inspect", "in.onnx", "--diff", "out.onnx"]) == 0
+    out = capsys.readouterr().out
+    assert "Identity" in out and "Tensors removed" in out and "not compared" in out
+    assert main(["inspect", "-", "--diff", "-"]) == 2
+    assert main(["inspect", "in.onnx", "--diff", "no.onnx"]) == 2
+    assert "no.onnx" in capsys.readouterr().err
 
 
 def test_compare_tells_equal_from_different(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
