@@ -21,12 +21,14 @@ class Provider:
         name: onnxruntime's.
         package: the distribution on the package index that has it; empty where there is none.
         build: the switch of onnxruntime's own build, where there is no package.
+        system: the only operating system that it exists on; empty for several.
     """
 
     short: str
     name: str
     package: str = ""
     build: str = ""
+    system: str = ""
 
     @property
     def remedy(self) -> str:
@@ -36,7 +38,8 @@ class Provider:
             >>> Provider("cuda", "CUDAExecutionProvider", "onnxruntime-gpu").remedy
             'pip install onnxruntime-gpu'
         """
-        return f"pip install {self.package}" if self.package else f"use onnxruntime built with {self.build}"
+        found = f"pip install {self.package}" if self.package else f"use onnxruntime built with {self.build}"
+        return f"{found} (on {self.system} only)" if self.system else found
 
 
 _KNOWN = (
@@ -44,8 +47,8 @@ _KNOWN = (
     Provider("cuda", "CUDAExecutionProvider", "onnxruntime-gpu"),
     Provider("tensorrt", "TensorrtExecutionProvider", "onnxruntime-gpu"),
     Provider("openvino", "OpenVINOExecutionProvider", "onnxruntime-openvino"),
-    Provider("directml", "DmlExecutionProvider", "onnxruntime-directml"),
-    Provider("coreml", "CoreMLExecutionProvider", "onnxruntime"),
+    Provider("directml", "DmlExecutionProvider", "onnxruntime-directml", system="Windows"),
+    Provider("coreml", "CoreMLExecutionProvider", "onnxruntime", system="macOS"),
     Provider("qnn", "QNNExecutionProvider", "onnxruntime-qnn"),
     Provider("xnnpack", "XnnpackExecutionProvider", build="--use_xnnpack"),
     Provider("webgpu", "WebGpuExecutionProvider", build="--use_webgpu"),

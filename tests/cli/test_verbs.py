@@ -17,6 +17,7 @@ import onnx
 import pytest
 
 from onnxslim.cli import main
+from onnxslim.runtime.errors import RemoteError, WorkerDied
 from tests.models import proto, run
 
 TEXT = """
@@ -238,8 +239,59 @@ def test_doctor_finds_the_worker_at_work(capsys: pytest.CaptureFixture[str]) -> 
     assert main(["doctor", "--json"]) == 0
     found = document(capsys)
     assert found["onnxruntime"] == onnxruntime.__version__
-    assert found["worker process"] == "works"
-    assert "CPUExecutionProvider" in found["providers"]
+    assert found["worker_process"] == "works"
+    assert found["providers"]["CPUExecutionProvider"] == {
+        "short": "cpu",
+        "installed": True,
+        "works": True,
+        "remark": "",
+    }
+    assert set(found["providers"]) > set(onnxruntime.get_available_providers())
+    assert len(found["integer_kernels"]) == 5 and "several threads" in found["not_measured"]
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "pip install onnxruntime-gpu" in out or found["providers"]["CUDAExecutionProvider"]["installed"]
+    assert "Not measured here" in out and "no problem found" in out
+
+
+def test_doctor_without_onnxruntime(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert main(["doctor", "--json"]) == 5
+    found = document(capsys)
+    assert found["exit_code"] == 5 and "providers" not in found
+    assert "onnxruntime cannot be imported" in found["problems"][0]
+    assert main(["doctor"]) == 5
+    assert "problem: onnxruntime" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "error", [WorkerDied("it died", hint="a hint"), RemoteError("Traceback\nImportError: no libc")]
+)
+def test_doctor_with_a_broken_onnxruntime(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr("onnxslim.runtime.providers.available", fail)
+    assert main(["doctor", "--json"]) == 2
+    found = document(capsys)
+    assert found["worker_process"] == "fails" and "integer kernels" in found["not_measured"]
+    assert found["problems"][0].endswith(("it died", "ImportError: no libc"))
+
+
+def test_doctor_with_a_provider_that_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = ("QNNExecutionProvider", "CPUExecutionProvider")
+    monkeypatch.setattr("onnxslim.runtime.providers.available", lambda: both)
+    assert main(["doctor", "--json"]) == 0  # models do run here
+    found = document(capsys)
+    assert found["providers"]["QNNExecutionProvider"]["works"] is False
+    assert "QNNExecutionProvider: it does not start" in found["problems"][0]
+    assert "accelerators" in found["not_measured"]
 
 
 def test_names_that_the_terminal_cannot_show(model: Path) -> None:
