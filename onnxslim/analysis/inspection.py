@@ -99,7 +99,9 @@ class Inspection:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return dataclasses.asdict(dataclasses.replace(self, tensors={}))
+        found = dataclasses.asdict(dataclasses.replace(self, tensors={}))
+        del found["tensors"]  # as many as there are; the heaviest are listed
+        return found
 
 
 def inspect(model: ModelLike, *, dims: Mapping[str, int] | None = None) -> Inspection:

@@ -59,6 +59,7 @@ def environment(root: Path = _ROOT) -> dict[str, Any]:
         ``memory_limit_bytes`` (of a control group); ``virtualization``.
 
     Example:
+        >>> import onnx
         >>> found = environment()
         >>> found["onnx"] == onnx.__version__, found["cores"] >= found.get("cores_available", 1)
         (True, True)
