@@ -104,7 +104,7 @@ def _bug(state: State, error: BaseException) -> int:
     import tempfile
     import traceback
 
-    from onnxslim.report.report import environment
+    from onnxslim.runtime.environment import environment
 
     with tempfile.NamedTemporaryFile(
         "w", prefix="onnxslim-bug-", suffix=".txt", delete=False, encoding="utf-8", errors="replace"

@@ -35,6 +35,12 @@ def _blocked(node: ir.Node, shape_of: ShapeOf) -> int | None:
     return None if rows is None else rows * int_of(node, "K", 0) * int_of(node, "N", 0)
 
 
+def _packed_bits(node: ir.Node) -> int:
+    attribute = node.attributes.get("bits")
+    bits = 4 if attribute is None or attribute.is_ref() else attribute.value
+    return bits if bits in (2, 4, 8) else 8
+
+
 def _attention(node: ir.Node, shape_of: ShapeOf) -> int | None:
     """Projection to Q, K and V (``[in, 3 * hidden]``), then the two products with all keys; no past."""
     data, weight = dims_of(node, 0, shape_of), dims_of(node, 1, shape_of)
@@ -57,8 +63,8 @@ SPECS = (
     _op("FusedMatMul"),
     _op("FusedMatMulActivation"),
     _op("TransposeMatMul"),
-    _op("MatMulNBits", macs=_blocked, quant=_INTEGER),
-    _op("MatMulBnb4", macs=_blocked, quant=_INTEGER),
+    _op("MatMulNBits", macs=_blocked, quant=QuantRole(integer=True, packed=_packed_bits)),
+    _op("MatMulBnb4", macs=_blocked, quant=QuantRole(integer=True, packed=lambda node: 4)),
     _op("MatMulFpQ4"),
     _op("QGemm", macs=_gemm, quant=_INTEGER),
     _op("QLinearConv", quant=_INTEGER),

@@ -72,6 +72,7 @@ class QuantRole:
         kernel: the integer operator that onnxruntime's CPU provider makes of it between Dequantize- and
             QuantizeLinear, None where there is none.
         integer: the operator itself computes with integers already.
+        packed: bits of an element of input 1, a weight that packs several of them into a byte.
     """
 
     inputs: tuple[int, ...] = (0,)
@@ -80,6 +81,7 @@ class QuantRole:
     bias: int | None = None
     kernel: str | None = None
     integer: bool = False
+    packed: Callable[[ir.Node], int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,8 @@ from onnxslim.passes.base import Promise
 from onnxslim.recipes.evidence import latency_fields, profile_fields
 from onnxslim.recipes.gates import Gate, parse_gate
 from onnxslim.recipes.pipeline import path_of, source_file
-from onnxslim.report.report import Report, environment
+from onnxslim.report.report import Report
+from onnxslim.runtime.environment import environment
 
 __all__ = ["Bench", "bench"]
 

@@ -33,8 +33,9 @@ from onnxslim.recipes.pipeline import Result, path_of, source_file
 from onnxslim.recipes.proof import Prover, running_feeds
 from onnxslim.recipes.quality import Judge
 from onnxslim.recipes.search import Objective, Progress, Search, Trial
-from onnxslim.report.report import Report, environment
+from onnxslim.report.report import Report
 from onnxslim.runtime.client import Worker, open_worker
+from onnxslim.runtime.environment import environment
 
 __all__ = ["Request", "search_best"]
 

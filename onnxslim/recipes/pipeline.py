@@ -17,8 +17,9 @@ from onnxslim.model.io import FileInfo, ModelLike, copy, file_info, load, save, 
 from onnxslim.model.protos import tensors_of
 from onnxslim.recipes.engine import Step, run_steps
 from onnxslim.recipes.proof import Prover, worker_limits
-from onnxslim.report.report import Report, environment
+from onnxslim.report.report import Report
 from onnxslim.runtime.client import open_worker
+from onnxslim.runtime.environment import environment
 
 __all__ = ["Pipeline", "Result", "path_of", "source_file"]
 

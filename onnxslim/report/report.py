@@ -6,7 +6,6 @@ A report is plain data.  The recipes fill it, and the other files of this folder
 from __future__ import annotations
 
 import math
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from onnxslim.model.io import FileInfo
     from onnxslim.passes.base import Decline
 
-__all__ = ["PassRecord", "Report", "environment", "plain"]
+__all__ = ["PassRecord", "Report", "plain"]
 
 Fields = Mapping[str, Any]
 
@@ -68,7 +67,7 @@ class Report:
         gates: each with ``gate`` (as it was asked for), ``verdict`` (``met``, ``broken``, ``undecided``)
             and ``found`` (a sentence).
         tried: the candidates of a search, each with ``name``, ``kept`` and ``reason``.
-        environment: versions and processor.
+        environment: as :func:`onnxslim.runtime.environment.environment` makes it.
         seeds: name -> seed of everything drawn at random.
         notes: remarks that a reader must not miss, one sentence each.
 
@@ -140,16 +139,3 @@ def plain(value: object) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     return str(value)
-
-
-def environment() -> dict[str, str]:
-    """Versions of what decides the result, and the machine."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
-    for package in ("onnxslim-passes", "onnx", "onnx-ir", "onnxruntime", "numpy"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found

@@ -12,7 +12,7 @@ import pytest
 
 from onnxslim._ir import ir
 from onnxslim.analysis.cost import cost, summary
-from onnxslim.analysis.inspection import inspect
+from onnxslim.analysis.inspection import Shared, inspect
 from onnxslim.analysis.liveness import random_outputs
 from onnxslim.analysis.shapes import infer
 from onnxslim.model.io import to_proto
@@ -124,7 +124,7 @@ def test_inspection_of_a_quantized_model() -> None:
         )
     )
     assert found.quantization == "qdq"
-    assert found.shared_weights == {"w": 2}
+    assert found.shared_weights == (Shared("w", ("MatMul", "MatMul"), 64, 64),)
     assert found.unknown_ops == {"Knows": 1}
     assert found.heaviest == (("MatMul", "MatMul", 32),)
     assert found.to_dict()["inputs"][0] == {"name": "x", "dtype": "float", "shape": (1, 4)}

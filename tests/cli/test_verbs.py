@@ -17,6 +17,7 @@ import onnx
 import pytest
 
 from onnxslim.cli import main
+from onnxslim.runtime.errors import RemoteError, WorkerDied
 from tests.models import proto, run
 
 TEXT = """
@@ -159,8 +160,36 @@ def test_inspect(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert found["ops"] == {"Add": 2, "Identity": 1, "Neg": 1, "MatMul": 1}
     assert found["inputs"] == [{"name": "x", "dtype": "float", "shape": ["n", 4]}]
     assert found["params"] == 15 and found["macs"] == 12
+    assert found["activations"]["peak"] == 3 * 16  # x, same and unused; two is computed from a weight
+    assert found["quantization"] == found["quantized"]["kind"] == "none"
+    assert "diff" not in found
     assert main(["inspect", "in.onnx"]) == 0
     assert "MatMul" in capsys.readouterr().out
+
+
+def test_inspect_asks_for_open_dimensions(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx.save(proto("g (float[n, k] x) => (float[n, k] y) { y = Relu(x) }"), "open.onnx")
+    assert main(["inspect", "open.onnx"]) == 0
+    assert "not known, open dimensions: k" in capsys.readouterr().out
+    assert main(["inspect", "open.onnx", "--dim", "k=5", "--json"]) == 0
+    assert document(capsys)["activations"]["peak"] == 40
+
+
+def test_inspect_shows_what_changed(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simplify", "in.onnx", "-o", "out.onnx", "-q"]) == 0
+    assert main(["inspect", "in.onnx", "--diff", "out.onnx", "--json"]) == 0
+    changed = document(capsys)["diff"]
+    assert changed["other"]["sha256"] == sha256("out.onnx")
+    assert changed["sizes"]["nodes"] == {"before": 5, "after": 2}
+    assert changed["ops"]["Identity"] == {"before": 1, "after": 0}
+    assert changed["inputs"] == changed["outputs"] == changed["opsets"] == {}
+    assert changed["removed"]["count"] == 1 and changed["added"]["count"] == 1
+    assert main(["inspect", "in.onnx", "--diff", "out.onnx"]) == 0
+    out = capsys.readouterr().out
+    assert "Identity" in out and "Tensors removed" in out and "not compared" in out
+    assert main(["inspect", "-", "--diff", "-"]) == 2
+    assert main(["inspect", "in.onnx", "--diff", "no.onnx"]) == 2
+    assert "no.onnx" in capsys.readouterr().err
 
 
 def test_compare_tells_equal_from_different(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -210,8 +239,59 @@ def test_doctor_finds_the_worker_at_work(capsys: pytest.CaptureFixture[str]) -> 
     assert main(["doctor", "--json"]) == 0
     found = document(capsys)
     assert found["onnxruntime"] == onnxruntime.__version__
-    assert found["worker process"] == "works"
-    assert "CPUExecutionProvider" in found["providers"]
+    assert found["worker_process"] == "works"
+    assert found["providers"]["CPUExecutionProvider"] == {
+        "short": "cpu",
+        "installed": True,
+        "works": True,
+        "remark": "",
+    }
+    assert set(found["providers"]) > set(onnxruntime.get_available_providers())
+    assert len(found["integer_kernels"]) == 5 and "several threads" in found["not_measured"]
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "pip install onnxruntime-gpu" in out or found["providers"]["CUDAExecutionProvider"]["installed"]
+    assert "Not measured here" in out and "no problem found" in out
+
+
+def test_doctor_without_onnxruntime(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert main(["doctor", "--json"]) == 5
+    found = document(capsys)
+    assert found["exit_code"] == 5 and "providers" not in found
+    assert "onnxruntime cannot be imported" in found["problems"][0]
+    assert main(["doctor"]) == 5
+    assert "problem: onnxruntime" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "error", [WorkerDied("it died", hint="a hint"), RemoteError("Traceback\nImportError: no libc")]
+)
+def test_doctor_with_a_broken_onnxruntime(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr("onnxslim.runtime.providers.available", fail)
+    assert main(["doctor", "--json"]) == 2
+    found = document(capsys)
+    assert found["worker_process"] == "fails" and "integer kernels" in found["not_measured"]
+    assert found["problems"][0].endswith(("it died", "ImportError: no libc"))
+
+
+def test_doctor_with_a_provider_that_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = ("QNNExecutionProvider", "CPUExecutionProvider")
+    monkeypatch.setattr("onnxslim.runtime.providers.available", lambda: both)
+    assert main(["doctor", "--json"]) == 0  # models do run here
+    found = document(capsys)
+    assert found["providers"]["QNNExecutionProvider"]["works"] is False
+    assert "QNNExecutionProvider: it does not start" in found["problems"][0]
+    assert "accelerators" in found["not_measured"]
 
 
 def test_names_that_the_terminal_cannot_show(model: Path) -> None:
