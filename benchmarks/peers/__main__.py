@@ -12,6 +12,7 @@ again only where the model, the method's versions or the number of threads have 
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import tempfile
 import time
@@ -75,7 +76,8 @@ def run(subject: Subject, methods: Sequence[str], results: Results, given: argpa
             for old in folder.iterdir():
                 old.unlink()
             prepared = prepared or subject.prepare(Path(temporary))
-            row = measure(subject, row, builder, judge, prepared, folder)
+            build = functools.partial(builder.build, method, subject.name, *prepared)
+            row = measure(subject, row, build, judge, folder)
             results.add(row)
             said = row.failure or f"time {row.time:.3f}, bytes {row.bytes:.3f}, score {row.after:.4f}"
             print(f"{subject.name} {method}: {said} ({time.monotonic() - started:.0f} s)", file=sys.stderr)

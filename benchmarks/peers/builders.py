@@ -34,7 +34,7 @@ def static(
     """Static 8-bit quantization by onnxruntime: unsigned activations, signed weights.
 
     Weights are quantized per channel where the operator set has that (13 and newer).  The model is prepared
-    as recommended; where symbolic shapes cannot be inferred, that step is left out, as the tool's message asks.
+    as recommended; where symbolic shapes cannot be inferred, that step is left out, as the tool itself says.
 
     Args:
         types: the operators to quantize; default all that can be.

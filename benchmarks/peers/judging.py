@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -13,7 +13,7 @@ import onnx
 import onnxruntime
 
 from benchmarks.compress import sqnr_db
-from benchmarks.peers.methods import Builder, BuildError
+from benchmarks.peers.methods import BuildError
 from benchmarks.peers.rows import Row
 from benchmarks.zoo.layout import model_path, task
 from onnxslim.measure.latency import measure_latency
@@ -72,14 +72,12 @@ def begun(subject: Subject, method: str, versions: Sequence[str], judge: Judge) 
     return Row(subject.name, method, subject.info.sha256, (*versions, judge.version), judge.threads)
 
 
-def measure(
-    subject: Subject, row: Row, builder: Builder, judge: Judge, prepared: tuple[Path, Path], folder: Path
-) -> Row:
-    """Build the candidate of ``row`` in an empty folder and judge it; whatever fails is the row's reason."""
+def measure(subject: Subject, row: Row, build: Callable[[Path], None], judge: Judge, folder: Path) -> Row:
+    """Let a candidate be built in an empty folder and judge it; whatever fails is the row's reason."""
     before = subject.score
     candidate = folder / "model.onnx"
     try:
-        builder.build(row.method, subject.name, *prepared, candidate)
+        build(candidate)
         # first what happens in a process of its own: a candidate may kill the runtime
         time, interval = _time(subject, candidate, judge)
         after = subject.task.score(str(candidate))

@@ -102,7 +102,9 @@ def load(path: Path) -> list[Row]:
 
 def _restored(values: dict[str, Any]) -> Row:
     """A row from JSON, which has neither tuples nor infinity."""
-    restored = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    restored: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+    }
     for key in ("before", "after", "sqnr_db"):
         restored[key] = float(restored[key])
     return Row(**restored)
