@@ -10,10 +10,8 @@ was fitted to, and timed again by ``onnxslim bench``.  The exit code is 1 where 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import math
-import os
 import subprocess
 import sys
 import tempfile
@@ -21,18 +19,18 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from benchmarks.writing import RESULTS, markdown, write
-from benchmarks.zoo.layout import model_path
+from benchmarks.zoo.layout import TASKS, check_names, model_path, task, use
 from benchmarks.zoo.scoring import Feed, open_session
 from onnxslim.measure.metrics import MetricResult
 from onnxslim.model.io import FileInfo, file_info
 
 REPOSITORY = Path(__file__).parent.parent
-TASKS = Path(__file__).parent / "zoo" / "tasks"
 HEADER = (
     "model",
     "metric before",
@@ -125,34 +123,41 @@ def sqnr_db(original: str | Path, result: str | Path, feeds: Iterable[Feed]) -> 
             for side in (0, 1)
         )
         signal, noise = float(np.sum(wanted**2)), float(np.sum((found - wanted) ** 2))
-        if noise > 0:
-            worst = min(worst, 10 * math.log10(signal / noise) if signal else -math.inf)
+        if noise != 0:
+            sound = signal > 0 and math.isfinite(noise)
+            worst = min(worst, 10 * math.log10(signal / noise) if sound else -math.inf)
     return worst
 
 
-def timed(original: str, result: str, task: str, seconds: float) -> dict[str, Any]:
+def timed(original: str, result: str, data: str, seconds: float) -> dict[str, Any]:
     """``onnxslim bench`` on held-out inputs, once more and longer where the first answer is too wide."""
     for budget in (seconds, 3 * seconds):
-        answer = onnxslim("bench", original, result, "--data", f"{task}:held_out", "--time", f"{budget}s")
+        answer = onnxslim("bench", original, result, "--data", data, "--time", f"{budget}s")
         if answer["interval"][1] <= NOT_SLOWER or answer["verdict"] == "slower":
             break
     return answer
 
 
+def search(
+    original: str, result: str, data: str, module: ModuleType, max_drop: float, time: str
+) -> dict[str, Any]:
+    """``onnxslim compress`` by the metric of a task; returns its report."""
+    return onnxslim(
+        *("compress", original, "-o", result, "--force"),
+        *("--data", data, "--metric", f"{module.__name__}:metric"),
+        *("--max-drop", str(max_drop), "--time", time),
+    )
+
+
 def compress(name: str, folder: Path, given: argparse.Namespace) -> Row:
     """Compress one model and judge the result."""
     original, result = str(model_path(name).resolve()), str(folder / f"{name}.onnx")
-    task = f"benchmarks.zoo.tasks.{name}"
-    report = onnxslim(
-        *("compress", original, "-o", result, "--force"),
-        *("--data", f"{task}:inputs", "--metric", f"{task}:metric"),
-        *("--max-drop", str(given.max_drop), "--time", given.time),
-    )
-    module = importlib.import_module(task)
+    module = task(name)
+    report = search(original, result, f"{module.__name__}:inputs", module, given.max_drop, given.time)
     before, after = file_info(original), file_info(result)
     bench: dict[str, Any] = {"ratio": 1.0, "interval": (1.0, 1.0)}
     if before.sha256 != after.sha256:
-        bench = timed(original, result, task, given.bench_time)
+        bench = timed(original, result, f"{module.__name__}:held_out", given.bench_time)
     return Row(
         name,
         before,
@@ -168,11 +173,10 @@ def compress(name: str, folder: Path, given: argparse.Namespace) -> Row:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    known = sorted(path.stem for path in TASKS.glob("*.py") if path.stem != "__init__")
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAMES", help=f"any of {', '.join(known)}; default all")
+    parser.add_argument("names", nargs="*", metavar="NAMES", help=f"any of {', '.join(TASKS)}; default all")
     parser.add_argument("--zoo", type=Path, required=True, help="the folder that was fetched")
     parser.add_argument("--keep", type=Path, help="keep the compressed models in this folder")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where compress.md and .json go")
@@ -180,16 +184,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--time", default="10min", help="of each search")
     parser.add_argument("--bench-time", type=float, default=20, help="seconds of timing for each model")
     given = parser.parse_args(arguments)
-    unknown = sorted(set(given.names) - set(known))
-    if unknown:
-        parser.error(f"there is no task for {', '.join(unknown)}")
-    os.environ["ZOO"] = str(given.zoo.resolve())  # the tasks read it, here and in the command line's process
+    check_names(parser, given.names)
+    use(given.zoo)
     rows: list[Row] = []
     failed = 0
     with tempfile.TemporaryDirectory() as temporary:
         folder = (given.keep or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        for name in given.names or known:
+        for name in given.names or TASKS:
             begun = time.monotonic()
             try:
                 rows.append(compress(name, folder, given))

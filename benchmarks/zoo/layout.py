@@ -1,31 +1,33 @@
 """Where the zoo's files are: what packages ship in the folder ZOO, what this repository ships beside it.
 
-The environment variable ZOO names the folder that :mod:`benchmarks.zoo.fetch` filled.  A variable, since the
+The environment variable ZOO names the folder that ``python -m benchmarks.zoo`` filled.  A variable, since the
 functions of the tasks are called by other programs, which hand them nothing else.
 """
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent.parent / "examples"
-_SHIPPED = {
-    "mnist_resnet14": EXAMPLES / "digits.onnx",
-    "mnist_mobilenetv2": HERE / "models" / "mnist_mobilenetv2.onnx",
-}
+TASKS = sorted(path.stem for path in (HERE / "tasks").glob("[!_]*.py"))
+_COMMAND = "python -m benchmarks.zoo"
 
 
 def root() -> Path:
-    """The folder that was filled by ``python -m benchmarks.zoo.fetch``.
+    """The folder that was filled by ``python -m benchmarks.zoo``.
 
     Raises:
         FileNotFoundError: ZOO is not set.
     """
     folder = os.environ.get("ZOO")
     if not folder:
-        raise FileNotFoundError("set ZOO to the folder that python -m benchmarks.zoo.fetch filled")
+        raise FileNotFoundError(f"set ZOO to the folder that {_COMMAND} filled")
     return Path(folder)
 
 
@@ -35,10 +37,28 @@ def model_path(name: str) -> Path:
     Raises:
         FileNotFoundError: it is not there.
     """
-    path = _SHIPPED.get(name) or root() / "models" / f"{name}.onnx"
+    shipped = EXAMPLES / "digits.onnx" if name == "mnist_resnet14" else HERE / "models" / f"{name}.onnx"
+    path = shipped if shipped.is_file() else root() / "models" / f"{name}.onnx"
     if not path.is_file():
-        raise FileNotFoundError(f"there is no {path}; see python -m benchmarks.zoo.fetch --help")
+        raise FileNotFoundError(f"there is no {path}; see {_COMMAND} --help")
     return path
+
+
+def task(name: str) -> ModuleType:
+    """The task of that name; what it needs to import may be missing."""
+    return importlib.import_module(f"benchmarks.zoo.tasks.{name}")
+
+
+def use(folder: Path) -> None:
+    """Let ZOO name ``folder``, here and in the processes that are started from here."""
+    os.environ["ZOO"] = str(folder.resolve())
+
+
+def check_names(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
+    """Stop with a usage error at names without a task."""
+    unknown = sorted(set(names) - set(TASKS))
+    if unknown:
+        parser.error(f"there is no task for {', '.join(unknown)}; there are {', '.join(TASKS)}")
 
 
 def auxiliary(name: str) -> Path:

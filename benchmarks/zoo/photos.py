@@ -28,16 +28,25 @@ _SCIKIT_IMAGE = (
 )
 
 
+def scikit_image() -> Path:
+    """The folder of the data that scikit-image brings along.
+
+    Raises:
+        FileNotFoundError: it is not installed.
+    """
+    package = find_spec("skimage")
+    if package is None or package.origin is None:
+        raise FileNotFoundError("the images of scikit-image: pip install scikit-image")
+    return Path(package.origin).parent / "data"
+
+
 def photos() -> list[Array]:
     """Images [height, width, 3] of uint8, RGB, in a fixed order.
 
     Raises:
-        FileNotFoundError: scikit-image is not installed, or ships fewer photographs.
+        FileNotFoundError: scikit-image is not installed.
     """
-    package = find_spec("skimage")
-    if package is None or package.origin is None:
-        raise FileNotFoundError("the photographs of scikit-image: pip install scikit-image")
-    more = [Path(package.origin).parent / "data" / name for name in _SCIKIT_IMAGE]
+    more = [scikit_image() / name for name in _SCIKIT_IMAGE]
     paths = [
         *sorted((root() / "data" / "imagenet20").glob("*.jpg")),
         *(path for path in more if path.is_file()),

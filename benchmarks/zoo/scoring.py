@@ -38,7 +38,9 @@ def proportion(hits: Sequence[bool] | Array) -> MetricResult:
     return MetricResult(count / total, total, wilson_interval(count, total))
 
 
-def resampled(rows: Sequence[Any], statistic: Callable[[Array], float], n: int | None = None) -> MetricResult:
+def resampled(
+    rows: Sequence[Any] | Array, statistic: Callable[[Array], float], n: int | None = None
+) -> MetricResult:
     """A statistic of independent rows, with the interval that resampling them gives.
 
     Args:

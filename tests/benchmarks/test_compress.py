@@ -63,6 +63,14 @@ def test_noise_is_that_of_the_worst_output(tmp_path: Path) -> None:
     assert sqnr_db(tmp_path / "a.onnx", tmp_path / "a.onnx", feeds) == math.inf
 
 
+def test_what_is_no_number_is_the_worst_noise(tmp_path: Path) -> None:
+    graph = "g (float[2] x) => (float[2] y) { y = %s(x) }"
+    for name in ("Neg", "Sqrt"):
+        onnx.save(proto(graph % name), tmp_path / f"{name}.onnx")
+    feeds = [{"x": np.array([-4, 4], np.float32)}]
+    assert sqnr_db(tmp_path / "Neg.onnx", tmp_path / "Sqrt.onnx", feeds) == -math.inf
+
+
 def test_a_failing_command_is_a_message() -> None:
     with pytest.raises(RuntimeError, match=r"(?s)exit code 2.*no-such-file"):
         compress.onnxslim("bench", "no-such-file.onnx")

@@ -1,4 +1,4 @@
-"""What turns outputs into answers, against brute force; no model of the zoo is needed."""
+"""What makes feeds and turns outputs into answers, against brute force; no model of the zoo is needed."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import itertools
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
-from benchmarks.zoo.tasks import lac_bigru, ppocr_rec
+from benchmarks.zoo import faces, scoring
+from benchmarks.zoo.tasks import lac_bigru, ppocr_rec, rxnmap
+from tests.models import proto
 
 
 def test_viterbi_finds_what_trying_all_sequences_finds(
@@ -63,3 +66,72 @@ def test_each_box_is_matched_once() -> None:
     assert ppocr_det._matches([near, far], [box, far]) == 2
     assert ppocr_det._matches([far], [box]) == 0
     assert ppocr_det._matches([], [box]) == 0
+
+
+def test_a_crop_is_as_much_a_face_as_its_likeliest_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A made-up network whose probability is the red of each of four places; the odd crops are scored."""
+    random = np.random.default_rng(7)
+    crops = random.integers(0, 20, size=(200, 2, 2, 3)).astype(np.float32)
+    crops[:100] += random.integers(0, 8, size=(100, 1, 1, 1))
+    monkeypatch.setattr(faces, "_crops", lambda side: crops)
+    graph = """g (float[N,2,2,3] x) => (float[N,2,2,3] other, float[N,2,2,2] softmax)
+               <int64[2] red = {1, 0}> { other = Neg(x)  softmax = Gather<axis = 3>(x, red) }"""
+    onnx.save(proto(graph), tmp_path / "some.onnx")
+    values = [crop[..., 0].max() for crop in crops[1::2]]
+    pairs = list(itertools.product(values[:50], values[50:]))
+    found = faces.score(str(tmp_path / "some.onnx"), 2)
+    assert found.value == pytest.approx(sum((a > b) + 0.5 * (a == b) for a, b in pairs) / len(pairs))
+    assert found.n == 100 and found.interval[0] < found.value < found.interval[1]
+
+
+def test_crops_are_transposed_and_near_one() -> None:
+    pytest.importorskip("skimage")
+    from PIL import Image
+
+    crops = faces._crops(48)
+    assert crops.shape == (200, 48, 48, 3) and -1 <= crops.min() < crops.max() <= 1
+    stored = np.load(faces.scikit_image() / "lfw_subset.npy")[3]
+    image = Image.fromarray(np.round(255 * stored).astype(np.uint8)).resize(
+        (48, 48), Image.Resampling.BILINEAR
+    )
+    assert np.corrcoef(crops[3, :, :, 1].T.ravel(), np.asarray(image).ravel())[0, 1] > 0.99
+
+
+def test_bonds_are_the_shortest_ways_through_the_tree() -> None:
+    random = np.random.default_rng(1)
+    parents = [int(random.integers(0, atom)) for atom in range(1, 12)]
+    ways = np.full((12, 12), 99)
+    for atom, parent in enumerate(parents, 1):
+        ways[atom, parent] = ways[parent, atom] = 1
+    np.fill_diagonal(ways, 0)
+    for middle in range(12):
+        ways = np.minimum(ways, ways[:, [middle]] + ways[[middle]])
+    np.testing.assert_array_equal(rxnmap._bonds(parents), ways)
+
+
+def test_closeness_is_one_less_the_relative_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = """g (int64[1,n] atoms, int64[1,n] neighbors, int64[1,n,n] distances, int64[1,n] roles)
+                 => (float[1,n,n] attention)
+               <float share = {%s}> { f = Cast<to = 1>(distances)  attention = Mul(f, share) }"""
+    (tmp_path / "models").mkdir()
+    for name, share in (("models/rxnmap", "1.0"), ("candidate", "0.75")):
+        onnx.save(proto(graph % share), tmp_path / f"{name}.onnx")
+    monkeypatch.setenv("ZOO", str(tmp_path))
+    scoring.reference.cache_clear()
+    try:
+        assert rxnmap.metric(str(tmp_path / "models/rxnmap.onnx")) == 1
+        assert rxnmap.metric(str(tmp_path / "candidate.onnx")) == pytest.approx(0.75)
+    finally:
+        scoring.reference.cache_clear()
+
+
+def test_reactions_keep_their_molecules_apart() -> None:
+    for feed in rxnmap.inputs(4):
+        distances, half = feed["distances"][0], feed["atoms"].shape[1] // 2
+        assert (distances[:half, half:] == 1).all() and (distances == distances.T).all()
+        assert (np.diag(distances) == 2).all()
+        bonded = (distances[:half, :half] == 3).sum(1)
+        assert bonded.sum() == 2 * (half - 1)  # a tree
+        np.testing.assert_array_equal(feed["neighbors"][0], np.tile(bonded + 2, 2))

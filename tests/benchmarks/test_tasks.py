@@ -16,7 +16,7 @@ from benchmarks.zoo.layout import EXAMPLES, model_path
 from benchmarks.zoo.scoring import proportion, resampled
 
 FILES = sorted(Path(next(iter(tasks.__path__))).glob("[!_]*.py"))
-DIGITS = ["mnist_resnet14", "mnist_mobilenetv2"]
+DIGITS = ["mnist_resnet14", "mnist_mobilenetv2", "mnist_vgg", "mnist_vit", "mnist_bigru"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

