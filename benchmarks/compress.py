@@ -132,7 +132,7 @@ def sqnr_db(original: str | Path, result: str | Path, feeds: Iterable[Feed]) -> 
 def timed(original: str, result: str, data: str, seconds: float) -> dict[str, Any]:
     """``onnxslim bench`` on held-out inputs, once more and longer where the first answer is too wide."""
     for budget in (seconds, 3 * seconds):
-        answer = onnxslim("bench", original, result, "--data", data, "--time", f"{budget}s")
+        answer = onnxslim("bench", original, result, "--data", data, "--budget", f"{budget}s")
         if answer["interval"][1] <= NOT_SLOWER or answer["verdict"] == "slower":
             break
     return answer

@@ -205,7 +205,7 @@ def test_compare_tells_equal_from_different(model: Path, capsys: pytest.CaptureF
 
 
 def test_bench_gives_a_verdict_and_an_interval(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "in.onnx", "in.onnx", "--time", "1s", "--json"]) == 0
+    assert main(["bench", "in.onnx", "in.onnx", "--budget", "1s", "--json"]) == 0
     found = document(capsys)
     assert found["verdict"] in ("faster", "slower", "equal", "inconclusive")
     low, high = found["interval"]
@@ -320,7 +320,7 @@ def test_a_full_stdout_is_an_error_of_three_lines(model: Path) -> None:
 def test_an_interruption_leaves_nothing_behind(model: Path, number: int, code: int) -> None:
     temporary = model.parent / "tmp"
     temporary.mkdir()
-    command = [sys.executable, "-m", "onnxslim", "bench", "in.onnx", "--time", "60s"]
+    command = [sys.executable, "-m", "onnxslim", "bench", "in.onnx", "--budget", "60s"]
     environment = {**os.environ, "TMPDIR": str(temporary)}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, start_new_session=True) as child:
         deadline = time.monotonic() + 30
