@@ -18,6 +18,7 @@ __all__ = [
     "parse_providers",
     "parse_size",
     "providers",
+    "report",
     "rewriting",
     "shapes",
     "split_rewrite",
@@ -134,6 +135,9 @@ def common(function: F) -> F:
     )(function)
 
 
+report = click.option("--report", metavar="FILE", help="Also write the report: FILE.html, .md or .json.")
+
+
 def rewriting(function: F) -> F:
     """Options of verbs that write a model."""
     return _stack(
@@ -145,7 +149,7 @@ def rewriting(function: F) -> F:
             is_flag=True,
             help="Keep the weights in a file of their own (always past 2 GB).",
         ),
-        click.option("--report", metavar="FILE", help="Also write the report: FILE.md or FILE.json."),
+        report,
     )(function)
 
 
