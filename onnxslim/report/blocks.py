@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from onnxslim.report.charts import Estimate, bars, interval, interval_axis, interval_scale
-from onnxslim.report.markup import Safe, element, join, text
-from onnxslim.report.quantities import Quantity
+from onnxslim.report.markup import SPACE, Safe, element, join, text
+from onnxslim.report.quantities import Quantity, quantity_table
 from onnxslim.report.text import Table, ratio
 from onnxslim.report.verdict import MARGIN
 
 __all__ = ["comparison", "facts", "figure", "intervals", "legend", "listed", "status", "table"]
 
+_SIDES = ("before", "after")
 _ROWS = 60
+_WORD = 26  # characters that stay on one line
 _SENTENCES = 40
 _SENTENCE = 800  # characters
 _MARKS = {
@@ -45,76 +47,99 @@ def status(word: str) -> Safe:
     if word not in _MARKS:
         return text(word)
     mark = element("span", _MARKS[word], aria_hidden="true")
-    return element("span", mark, " ", word, class_=f"status {_TONES.get(word, '')}".strip())
+    return element("span", mark, SPACE, word, class_=f"status {_TONES.get(word, '')}".strip())
 
 
 def table(found: Table, charts: Sequence[Safe] = (), limit: int = _ROWS) -> Safe:
     """A table with its title as caption; ``charts``, one a row, get a column of their own after the first."""
-    if not found.rows:
-        return Safe("")
     shown = found.first(limit)
-    head = Safe("")
-    if any(shown.head):
-        cells = [
-            element("th", cell, scope="col", class_=_side(side)) if cell else element("td")
-            for cell, side in zip(shown.head, shown.align, strict=True)
-        ]
-        if charts:
-            cells.insert(1, element("td", class_="chart"))
-        head = element("thead", element("tr", *cells))
-    body = []
-    for number, row in enumerate(shown.rows):
-        cells = [element("th", row[0], scope="row")]
-        cells += [
-            element("td", status(cell), class_=_side(side))
-            for cell, side in zip(row[1:], shown.align[1:], strict=True)
-        ]
-        if charts:
-            cells.insert(1, element("td", charts[number] if number < len(charts) else "", class_="chart"))
-        body.append(element("tr", *cells))
-    drawn = element("table", element("caption", shown.title), head, element("tbody", *body))
-    return element("div", drawn, class_="scroll", role="region", aria_label=shown.title, tabindex=0)
-
-
-def _side(side: str) -> str | None:
-    return "n" if side == "r" else None
+    rows = [[text(row[0]), *map(status, row[1:])] for row in shown.rows]
+    return _table(shown.title, shown.head, shown.align, rows, charts)
 
 
 def comparison(title: str, found: Sequence[Quantity], single: bool) -> Safe:
     """Both models side by side as bars and numbers; for a single model, numbers alone."""
+    if single:
+        return table(quantity_table(title, list(found), single))
+    rows = [[text(q.label), text(q.shown(q.before)), _with_spread(q), _compared(q)] for q in found[:_ROWS]]
+    charts = [bars(q.before, q.after, q.whisker) for q in found[:_ROWS]]
+    return _table(title, ("", *_SIDES, "after / before"), "lrrr", rows, charts)
+
+
+def intervals(title: str, found: Sequence[Estimate], control: Estimate | None) -> Safe:
+    """Ratios with their intervals, one under the other on a common logarithmic axis."""
+    shown = [*found[:_ROWS], *([control] if control else [])]
     if not found:
         return Safe("")
-    rows = []
-    for quantity in found[:_ROWS]:
-        cells = [element("th", quantity.label, scope="row")]
-        if single:
-            cells.append(element("td", quantity.shown(quantity.before), class_="n"))
-        else:
-            after: list[str] = [quantity.shown(quantity.after)]
-            if quantity.spread:
-                after += [" ", element("small", "[{:.4g}, {:.4g}]".format(*quantity.spread))]
-            cells += [
-                element("td", bars(quantity.before, quantity.after, quantity.whisker), class_="chart"),
-                element("td", quantity.shown(quantity.before), class_="n", data_label="before"),
-                element("td", *after, class_="n", data_label="after"),
-                element("td", _compared(quantity), class_="n", data_label="after / before"),
-            ]
-        rows.append(element("tr", *cells))
-    head = [element("td")]
-    if single:
-        head = []
-    else:
-        head.append(element("td", class_="chart"))
-        head += [
-            element("th", word, scope="col", class_="n") for word in ("before", "after", "after / before")
+    scale = interval_scale(shown)
+    rows = [
+        [
+            text(estimate.label),
+            *([text(estimate.before), text(estimate.after)] if len(found) > 1 else []),
+            text(ratio(estimate.ratio, estimate.ends)),
+            status(estimate.verdict),
         ]
-    return element(
-        "table",
-        element("caption", title),
-        element("thead", element("tr", *head)) if head else "",
-        element("tbody", *rows),
-        class_="facts" if single else "pairs",
-    )
+        for estimate in shown
+    ]
+    rows.append([Safe("")] * len(rows[0]))
+    charts = [*(interval(estimate, scale) for estimate in shown), interval_axis(scale)]
+    sides = _SIDES if len(found) > 1 else ()
+    align = "l" + "r" * len(sides) + "rl"
+    return _table(title, ("", *sides, "after / before", "verdict"), align, rows, charts, "intervals")
+
+
+def _table(
+    title: str,
+    head: Sequence[str],
+    align: str,
+    rows: Sequence[Sequence[Safe]],
+    charts: Sequence[Safe] = (),
+    kind: str = "",
+) -> Safe:
+    if not rows:
+        return Safe("")
+    body = []
+    for number, row in enumerate(rows):
+        cells = [element("th", row[0], scope="row", class_=_kind(row[0])) if row[0] else element("td")]
+        cells += [
+            element("td", cell, class_=_kind(cell, side), data_label=name or None)
+            for cell, side, name in zip(row[1:], align[1:], head[1:], strict=True)
+        ]
+        if charts:
+            cells.insert(1, element("td", charts[number] if number < len(charts) else "", class_="chart"))
+        body.append(element("tr", *cells))
+    parts = [element("caption", title)]
+    if any(head):
+        heads = [_head(word, side, bool(charts)) for word, side in zip(head, align, strict=True)]
+        if charts:
+            heads.insert(1, element("td", class_="chart"))
+        parts.append(element("thead", element("tr", *heads)))
+    stack = charts or (len(head) > 2 and "l" in align[1:])  # on a phone, a row becomes a block
+    kinds = [*(["pairs"] if charts else []), *(["stack"] if stack else []), *([kind] if kind else [])]
+    drawn = element("table", *parts, element("tbody", *body), class_=" ".join(kinds) or None)
+    return element("div", drawn, class_="scroll", role="region", aria_label=title, tabindex=0)
+
+
+def _head(word: str, side: str, drawn: bool) -> Safe:
+    """The head of a column, with the color of its bars where there are some."""
+    if not word:
+        return element("td")
+    key = [element("span", class_=f"key {word}", aria_hidden="true")] if drawn and word in _SIDES else []
+    return element("th", *key, word, scope="col", class_=_kind(word, side))
+
+
+def _kind(cell: str, side: str = "l") -> str | None:
+    """``n`` for quantities, ``long`` for what may be broken anywhere because it has no spaces to speak of."""
+    if max(map(len, cell.split()), default=0) > _WORD and not cell.startswith("<"):
+        return "long"
+    return "n" if side == "r" else None
+
+
+def _with_spread(quantity: Quantity) -> Safe:
+    shown = text(quantity.shown(quantity.after))
+    if not quantity.spread:
+        return shown
+    return join((shown, SPACE, element("small", "[{:.4g}, {:.4g}]".format(*quantity.spread))))
 
 
 def _compared(quantity: Quantity) -> Safe:
@@ -128,46 +153,11 @@ def _compared(quantity: Quantity) -> Safe:
     tone = None
     if quantity.better and (smaller or larger):
         tone = "good" if smaller == (quantity.better == "lower") else "bad"
-    mark = element("span", "▼ " if smaller else "▲ ", aria_hidden="true") if tone else Safe("")
-    parts = [element("span", mark, ratio(quantity.ratio), class_=f"status {tone}" if tone else None)]
+    mark = [element("span", "▼" if smaller else "▲", aria_hidden="true"), SPACE] if tone else []
+    parts = [element("span", *mark, ratio(quantity.ratio), class_=f"status {tone}" if tone else None)]
     if ends:
-        parts += [Safe(" "), element("small", f"[{ends[0]:.3f}, {ends[1]:.3f}]")]
+        parts += [SPACE, element("small", f"[{ends[0]:.3f}, {ends[1]:.3f}]")]
     return join(parts)
-
-
-def intervals(title: str, found: Sequence[Estimate]) -> Safe:
-    """Ratios with their intervals, one under the other on a common logarithmic axis."""
-    if not found:
-        return Safe("")
-    scale = interval_scale(found[:_ROWS])
-    rows = [
-        element(
-            "tr",
-            element("th", estimate.label, scope="row"),
-            element("td", interval(estimate, scale), class_="chart"),
-            element("td", ratio(estimate.ratio, estimate.ends), class_="n", data_label="after / before"),
-            element("td", status(estimate.verdict), data_label="verdict"),
-        )
-        for estimate in found[:_ROWS]
-    ]
-    rows.append(
-        element(
-            "tr", element("td"), element("td", interval_axis(scale), class_="chart"), *[element("td")] * 2
-        )
-    )
-    head = [
-        element("td"),
-        element("td", class_="chart"),
-        element("th", "after / before", scope="col", class_="n"),
-    ]
-    head.append(element("th", "verdict", scope="col"))
-    return element(
-        "table",
-        element("caption", title),
-        element("thead", element("tr", *head)),
-        element("tbody", *rows),
-        class_="pairs intervals",
-    )
 
 
 def figure(drawn: Safe, caption: str, *below: Safe) -> Safe:

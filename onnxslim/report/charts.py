@@ -10,7 +10,7 @@ from typing import Any
 
 from onnxslim.report.markup import Safe, element, join
 from onnxslim.report.svg import LogScale, axis, band, drawing, percent, rule
-from onnxslim.report.text import bounds, counted, finite, ratio
+from onnxslim.report.text import bounds, counted, duration, finite, ratio
 from onnxslim.report.verdict import MARGIN
 
 __all__ = ["Estimate", "Strip", "bars", "interval", "interval_axis", "interval_scale", "strip"]
@@ -20,6 +20,7 @@ _POINTS = 500  # of each kind that are drawn
 _GOLDEN = 0.6180339887498949
 _BAR, _BARS_WIDTH = 9, 97.0  # pixels, per cent
 _ROW = 34  # pixels of one interval
+_STRIPE = 8  # pixels from which on epochs are told apart
 
 
 def bars(before: float | None, after: float | None, whisker: Any = None, *, most: float = 0.0) -> Safe:
@@ -53,12 +54,14 @@ def bars(before: float | None, after: float | None, whisker: Any = None, *, most
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A ratio, its interval and what it is a ratio of."""
+    """A ratio, its interval, what it is a ratio of, and both medians as text."""
 
     label: str
     ratio: float
     ends: tuple[float, float] | None
     verdict: str = ""
+    before: str = ""
+    after: str = ""
     control: bool = False
 
     @classmethod
@@ -67,7 +70,9 @@ class Estimate:
         found = finite(latency.get("ratio"))
         if found is None or found <= 0 or latency.get("verdict") is None:
             return None
-        return cls(label, found, bounds(latency.get("interval")), str(latency["verdict"]))
+        times = [finite(latency.get(key)) for key in ("before_ms", "after_ms")]
+        before, after = ("-" if time is None else duration(time / 1e3) for time in times)
+        return cls(label, found, bounds(latency.get("interval")), str(latency["verdict"]), before, after)
 
     @classmethod
     def control_of(cls, latency: Mapping[str, Any]) -> Estimate | None:
@@ -76,7 +81,7 @@ class Estimate:
         if found is None or found <= 0:
             return None
         ends = bounds(latency.get("control_interval"))
-        return cls("control: the original against itself", found, ends, control=True)
+        return cls("original against itself", found, ends, control=True)
 
 
 def interval_scale(estimates: Sequence[Estimate]) -> LogScale:
@@ -181,7 +186,11 @@ def strip(found: Strip, estimates: Sequence[Estimate], name: str) -> Safe:
     scale = found.scale(estimates)
     row = min(max(220 / found.epochs, 2.0), 48.0)
     top, height = 6.0, row * found.epochs
-    parts = [band(scale, _LOW, _HIGH, 0, height + 2 * top, "margin")]
+    parts = [
+        element("rect", x=0, y=top + row * epoch, width="100%", height=row, class_="epoch")
+        for epoch in range(0, found.epochs if row >= _STRIPE else 0, 2)
+    ]
+    parts.append(band(scale, _LOW, _HIGH, 0, height + 2 * top, "margin"))
     for estimate in estimates:
         kind = "control" if estimate.control else "verdict"
         if estimate.ends:

@@ -9,7 +9,7 @@ from typing import Any
 from onnxslim.report import measured, quantities
 from onnxslim.report.blocks import comparison, facts, figure, intervals, legend, listed, table
 from onnxslim.report.charts import Estimate, Strip, bars, strip
-from onnxslim.report.markup import Safe, element, join, text
+from onnxslim.report.markup import SPACE, Safe, element, join, text
 from onnxslim.report.report import Report
 from onnxslim.report.tables import decline_table, output_table, pass_table, trial_table
 from onnxslim.report.text import Table, counted, finite, number, ratio, size
@@ -77,23 +77,21 @@ def _banner(report: Report) -> Safe:
     parts = []
     if found:
         sentence = element("span", found.sentence, class_="sentence")
-        parts.append(element("p", element("strong", found.word), " ", sentence, class_="verdict"))
+        parts.append(
+            element("p", element("strong", found.word), SPACE, sentence, class_=f"verdict {found.tone}")
+        )
         parts.append(listed(found.details, "details"))
-    if report.gates:
-        parts.append(table(measured.gate_table(report)))
-    tone = found.tone if found else "neutral"
+    parts.append(table(measured.gate_table(report)))
+    broken = any(gate.get("verdict") == "broken" for gate in report.gates)
+    tone = "bad" if broken else found.tone if found else "neutral"
     return element("div", *parts, class_=f"banner {tone}", role="group", aria_label="Verdict")
 
 
 def _overview(report: Report) -> Iterator[Safe]:
     single, found = is_single(report), quantities.model(report)
     yield comparison("The model" if single else "Before and after", found, single)
-    if found and not single:
-        yield _bars_legend("the line on a bar is the 95 % interval")
-
-
-def _bars_legend(*more: str) -> Safe:
-    return legend(("before", "before"), ("after", "after"), *(("whisker", words) for words in more))
+    if any(quantity.whisker for quantity in found):
+        yield legend(("whisker", "95 % interval"))
 
 
 def _notes(report: Report) -> Iterator[Safe]:
@@ -111,10 +109,10 @@ def _time(report: Report) -> Iterator[Safe]:
     ]
     known = [estimate for estimate in found if estimate]
     if known:
-        control = Estimate.control_of(report.latency or {})
-        yield intervals("Ratio of times", [*known, *([control] if control else [])])
+        title = "Ratio of times in each setting" if report.scenarios else "Ratio of times"
+        yield intervals(title, known, Estimate.control_of(report.latency or {}))
         yield legend(("margin", f"margin of ±{MARGIN:.0%}"), ("span", "ratio and its 95 % interval"))
-    if report.scenarios:
+    if len(known) < len(report.scenarios):
         yield table(measured.scenario_table(report))
 
 
@@ -220,15 +218,15 @@ def _origin(report: Report) -> Iterator[Safe]:
 
 
 _SECTIONS: tuple[tuple[str, Callable[[Report], Iterator[Safe]]], ...] = (
-    ("Overview", _overview),
+    ("At a glance", _overview),
     ("Notes", _notes),
     ("Time", _time),
     ("Every round", _rounds),
     ("Resources", _resources),
-    ("What runs", _running),
-    ("Hottest nodes", _hot),
+    ("Inside the runtime", _running),
+    ("Where the time goes", _hot),
     ("Accuracy", _accuracy),
     ("What was done", _work),
-    ("Left alone", _declined),
+    ("What was left alone", _declined),
     ("Origin", _origin),
 )

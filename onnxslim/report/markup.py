@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from onnxslim.report.text import clip, printable
 
-__all__ = ["Safe", "element", "join", "text"]
+__all__ = ["SPACE", "Safe", "element", "join", "text"]
 
 _LIMIT = 240  # characters of one text: a name can be a million long
 _EMPTY = frozenset({"br", "circle", "line", "link", "meta", "rect"})
@@ -21,6 +21,9 @@ class Safe(str):
     """Markup; whatever is done to it but joining makes it a plain ``str`` again, which is escaped."""
 
     __slots__ = ()
+
+
+SPACE = Safe(" ")  # a plain one would be stripped
 
 
 def text(value: object, limit: int = _LIMIT) -> Safe:

@@ -18,7 +18,7 @@ __all__ = ["LogScale", "axis", "band", "drawing", "percent", "rule"]
 _EDGE = 2.0  # per cent kept free on both sides
 _GAP = 11.0  # per cent between two ticks at least
 _STEPS = (1.0, 2.0, 5.0)
-_MANTISSAS = ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))
+_MANTISSAS = ((1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8), (1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,8 +69,7 @@ def headline(report: Report) -> Headline | None:
     verdicts = Counter(str(gate.get("verdict")) for gate in report.gates)
     text = counted(len(report.gates), "gate") + ": "
     text += ", ".join(f"{verdicts[name]} {name}" for name in ("met", "broken", "undecided") if verdicts[name])
-    tone = "bad" if verdicts["broken"] else found.tone
-    return Headline(tone, found.word, found.sentence, (text, *found.details))
+    return Headline(found.tone, found.word, found.sentence, (text, *found.details))
 
 
 def _time(latency: Mapping[str, Any]) -> Headline | None:
