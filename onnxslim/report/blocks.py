@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from onnxslim.report.charts import Estimate, bars, interval, interval_axis, interval_scale
@@ -13,7 +14,7 @@ from onnxslim.report.verdict import MARGIN
 __all__ = ["comparison", "facts", "figure", "intervals", "legend", "listed", "status", "table"]
 
 _SIDES = ("before", "after")
-_ROWS = 60
+_ROWS = 50
 _WORD = 26  # characters that stay on one line
 _SENTENCES = 40
 _SENTENCE = 800  # characters
@@ -50,11 +51,19 @@ def status(word: str) -> Safe:
     return element("span", mark, SPACE, word, class_=f"status {_TONES.get(word, '')}".strip())
 
 
-def table(found: Table, charts: Sequence[Safe] = (), limit: int = _ROWS) -> Safe:
-    """A table with its title as caption; ``charts``, one a row, get a column of their own after the first."""
-    shown = found.first(limit)
+def table(found: Table, charts: Sequence[Safe] = (), *, stack: bool = True) -> Safe:
+    """A table with its title as caption.
+
+    Args:
+        charts: one a row; they get a column of their own after the first.
+        stack: on a phone, rows of text become blocks.
+    """
+    shown = found.first(_ROWS)
     rows = [[text(row[0]), *map(status, row[1:])] for row in shown.rows]
-    return _table(shown.title, shown.head, shown.align, rows, charts)
+    kinds = ["pairs"] if charts else []
+    if stack and (charts or (len(found.head) > 2 and "l" in found.align[1:])):
+        kinds.append("stack")
+    return _table(shown.title, shown.head, shown.align, rows, charts, kinds)
 
 
 def comparison(title: str, found: Sequence[Quantity], single: bool) -> Safe:
@@ -63,7 +72,7 @@ def comparison(title: str, found: Sequence[Quantity], single: bool) -> Safe:
         return table(quantity_table(title, list(found), single))
     rows = [[text(q.label), text(q.shown(q.before)), _with_spread(q), _compared(q)] for q in found[:_ROWS]]
     charts = [bars(q.before, q.after, q.whisker) for q in found[:_ROWS]]
-    return _table(title, ("", *_SIDES, "after / before"), "lrrr", rows, charts)
+    return _table(title, ("", *_SIDES, "after / before"), "lrrr", rows, charts, ["pairs", "stack"])
 
 
 def intervals(title: str, found: Sequence[Estimate], control: Estimate | None) -> Safe:
@@ -85,7 +94,9 @@ def intervals(title: str, found: Sequence[Estimate], control: Estimate | None) -
     charts = [*(interval(estimate, scale) for estimate in shown), interval_axis(scale)]
     sides = _SIDES if len(found) > 1 else ()
     align = "l" + "r" * len(sides) + "rl"
-    return _table(title, ("", *sides, "after / before", "verdict"), align, rows, charts, "intervals")
+    return _table(
+        title, ("", *sides, "after / before", "verdict"), align, rows, charts, ["pairs", "intervals", "stack"]
+    )
 
 
 def _table(
@@ -94,15 +105,16 @@ def _table(
     align: str,
     rows: Sequence[Sequence[Safe]],
     charts: Sequence[Safe] = (),
-    kind: str = "",
+    kinds: Sequence[str] = (),
 ) -> Safe:
     if not rows:
         return Safe("")
     body = []
     for number, row in enumerate(rows):
-        cells = [element("th", row[0], scope="row", class_=_kind(row[0])) if row[0] else element("td")]
+        first = _breakable(row[0])
+        cells = [element("th", first, scope="row", class_=_kind(row[0])) if first else element("td")]
         cells += [
-            element("td", cell, class_=_kind(cell, side), data_label=name or None)
+            element("td", _breakable(cell), class_=_kind(cell, side), data_label=name or None)
             for cell, side, name in zip(row[1:], align[1:], head[1:], strict=True)
         ]
         if charts:
@@ -114,8 +126,6 @@ def _table(
         if charts:
             heads.insert(1, element("td", class_="chart"))
         parts.append(element("thead", element("tr", *heads)))
-    stack = charts or (len(head) > 2 and "l" in align[1:])  # on a phone, a row becomes a block
-    kinds = [*(["pairs"] if charts else []), *(["stack"] if stack else []), *([kind] if kind else [])]
     drawn = element("table", *parts, element("tbody", *body), class_=" ".join(kinds) or None)
     return element("div", drawn, class_="scroll", role="region", aria_label=title, tabindex=0)
 
@@ -126,6 +136,11 @@ def _head(word: str, side: str, drawn: bool) -> Safe:
         return element("td")
     key = [element("span", class_=f"key {word}", aria_hidden="true")] if drawn and word in _SIDES else []
     return element("th", *key, word, scope="col", class_=_kind(word, side))
+
+
+def _breakable(cell: Safe) -> Safe:
+    """A long name may be broken where its parts end."""
+    return Safe(re.sub("([/_.:])", r"\1<wbr>", cell)) if _kind(cell) == "long" else cell
 
 
 def _kind(cell: str, side: str = "l") -> str | None:

@@ -16,7 +16,7 @@ from onnxslim.report.verdict import MARGIN
 __all__ = ["Estimate", "Strip", "bars", "interval", "interval_axis", "interval_scale", "strip"]
 
 _LOW, _HIGH = 1 / (1 + MARGIN), 1 + MARGIN
-_POINTS = 500  # of each kind that are drawn
+_POINTS = 400  # of each kind that are drawn
 _GOLDEN = 0.6180339887498949
 _BAR, _BARS_WIDTH = 9, 97.0  # pixels, per cent
 _ROW = 34  # pixels of one interval

@@ -20,6 +20,7 @@ __all__ = ["to_html"]
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # even a mistake here loads nothing
 _NODES = 30
 _OPERATORS = 30
+_LEFTOVERS = 20
 _REASONS = 40
 _EXAMPLES = 3
 _NAME = 120  # characters of a file's name in the title
@@ -159,6 +160,7 @@ def _running(report: Report) -> Iterator[Safe]:
         _counts("Operators in the file", report.before.get("ops"), report.after.get("ops")),
     )
     yield element("div", *found, class_="columns") if all(found) else join(found)
+    yield table(measured.leftover_table(report, _LEFTOVERS))
 
 
 def _counts(title: str, before: Any, after: Any) -> Safe:
@@ -167,7 +169,7 @@ def _counts(title: str, before: Any, after: Any) -> Safe:
         most = max((*before.values(), *after.values()), default=0)
         changes = measured.count_changes(before, after)[:_OPERATORS]
         charts = [bars(old, new, most=most) for _, old, new in changes]
-    return table(measured.count_table(title, before, after or None, _OPERATORS), charts)
+    return table(measured.count_table(title, before, after or None, _OPERATORS), charts, stack=False)
 
 
 def _hot(report: Report) -> Iterator[Safe]:

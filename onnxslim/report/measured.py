@@ -17,6 +17,7 @@ __all__ = [
     "gate_table",
     "hot_table",
     "joined",
+    "leftover_table",
     "percentile_table",
     "resource_tables",
     "running_table",
@@ -24,7 +25,6 @@ __all__ = [
 ]
 
 _PERCENTILES = ("p50", "p90", "p99", "best")
-_LEFTOVERS_SHOWN = 3
 
 
 def gate_table(report: Report) -> Table:
@@ -95,7 +95,7 @@ def running_table(report: Report) -> Table:
         ("time of all nodes, per run", *(_micro(side.get("total_us")) for side in sides)),
         ("kernels", *(number(sum((side.get("kernels") or {}).values())) for side in sides)),
         ("integer kernels", *(number(side.get("integer")) for side in sides)),
-        ("QuantizeLinear and DequantizeLinear left", *(_leftovers(side.get("leftover")) for side in sides)),
+        ("QuantizeLinear and DequantizeLinear", *(_length(side.get("leftover")) for side in sides)),
     ]
     providers = dict.fromkeys(name for side in sides for name in side.get("providers") or {})
     rows += [
@@ -106,11 +106,24 @@ def running_table(report: Report) -> Table:
     return Table("What runs", head, tuple(rows))
 
 
-def _leftovers(found: Sequence[str] | None) -> str:
-    if not found:
-        return "0" if found is not None else "-"
-    shown = ", ".join(map(str, found[:_LEFTOVERS_SHOWN])) + (", ..." if len(found) > _LEFTOVERS_SHOWN else "")
-    return f"{len(found)}: {shown}"
+def _length(found: Sequence[str] | None) -> str:
+    return "-" if found is None else number(len(found))
+
+
+def leftover_table(report: Report, limit: int) -> Table:
+    """The QuantizeLinear and DequantizeLinear that no integer kernel took in: a quantization left unfinished."""
+    profile = report.profile or {}
+    rows = [
+        (output, side)
+        for side in ("before", "after")
+        for output in map(str, (profile.get(side) or {}).get("leftover") or ())
+    ]
+    if is_single(report):
+        rows = [(output, "") for output, _ in rows]
+    head = ("output", "") if is_single(report) else ("output", "model")
+    return Table("QuantizeLinear and DequantizeLinear that still run", head, tuple(rows), "ll").first(
+        limit, "outputs"
+    )
 
 
 def count_table(

@@ -47,6 +47,7 @@ def details(report: Report) -> Iterator[Table]:
         for table in (
             measured.running_table(report),
             measured.count_table("Kernels", *kernels, _ROWS_SHOWN),
+            measured.leftover_table(report, _ROWS_SHOWN),
             measured.hot_table(report, _ROWS_SHOWN),
             pass_table(report),
             trial_table(report),
