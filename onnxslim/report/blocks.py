@@ -15,6 +15,7 @@ __all__ = ["comparison", "facts", "figure", "intervals", "legend", "listed", "st
 
 _SIDES = ("before", "after")
 _ROWS = 50
+_VISIBLE = 0.0005  # a smaller change of a counted quantity would read 1.000
 _WORD = 26  # characters that stay on one line
 _SENTENCES = 40
 _SENTENCE = 800  # characters
@@ -163,7 +164,7 @@ def _compared(quantity: Quantity) -> Safe:
         return text(quantity.compared())
     ends = quantity.interval
     low, high = ends or (quantity.ratio, quantity.ratio)
-    margin = MARGIN if ends else 0.0
+    margin = MARGIN if ends else _VISIBLE
     smaller, larger = high < 1 / (1 + margin), low > 1 + margin
     tone = None
     if quantity.better and (smaller or larger):

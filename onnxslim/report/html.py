@@ -91,7 +91,7 @@ def _banner(report: Report) -> Safe:
 def _overview(report: Report) -> Iterator[Safe]:
     single, found = is_single(report), quantities.model(report)
     yield comparison("The model" if single else "Before and after", found, single)
-    if any(quantity.whisker for quantity in found):
+    if not single and any(quantity.whisker for quantity in found):
         yield legend(("whisker", "95 % interval"))
 
 
@@ -191,12 +191,7 @@ def _hot(report: Report) -> Iterator[Safe]:
 def _accuracy(report: Report) -> Iterator[Safe]:
     yield listed(verified(report), "details")
     yield table(output_table(report.verification or {}))
-    metric = report.metric
-    if metric:
-        found = [
-            (str(metric.get("name", "metric")), number(metric.get("before")), number(metric.get("after")))
-        ]
-        yield table(Table("Score", ("metric", "before", "after"), tuple(found)))
+    yield comparison("Score", quantities.score(report), is_single(report))
 
 
 def _work(report: Report) -> Iterator[Safe]:
@@ -225,7 +220,7 @@ _SECTIONS: tuple[tuple[str, Callable[[Report], Iterator[Safe]]], ...] = (
     ("Time", _time),
     ("Every round", _rounds),
     ("Resources", _resources),
-    ("Inside the runtime", _running),
+    ("Operators and kernels", _running),
     ("Where the time goes", _hot),
     ("Accuracy", _accuracy),
     ("What was done", _work),

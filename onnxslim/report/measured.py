@@ -111,7 +111,7 @@ def _length(found: Sequence[str] | None) -> str:
 
 
 def leftover_table(report: Report, limit: int) -> Table:
-    """The QuantizeLinear and DequantizeLinear that no integer kernel took in: a quantization left unfinished."""
+    """What no integer kernel took in: there the quantization is unfinished."""
     profile = report.profile or {}
     rows = [
         (output, side)

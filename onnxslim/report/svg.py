@@ -64,7 +64,9 @@ class LogScale:
         for step in (m * 10.0**e for e in range(-6, 1) for m in _STEPS):
             if self(self.high) - self(max(self.high - step, self.low)) >= _GAP:
                 break
-        return [i * step for i in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
+        return [
+            round(i * step, 9) for i in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)
+        ]
 
 
 def percent(value: float) -> str:
@@ -106,7 +108,7 @@ def axis(scale: LogScale, top: float) -> Safe:
     ]
     for tick in scale.ticks():
         parts.append(rule(scale, tick, top, top + 5, "axis"))
-        parts.append(_label(f"{tick:.4g}", percent(scale(tick)), top + 18, "middle"))
+        parts.append(_label(f"{tick:.6g}", percent(scale(tick)), top + 18, "middle"))
     parts.append(_label("← faster", percent(_EDGE), top + 34, "start"))
     parts.append(_label("slower →", percent(100 - _EDGE), top + 34, "end"))
     return join(parts)

@@ -124,9 +124,9 @@ def decline_table(report: Report, limit: int, examples: int = 1) -> Table:
     """What was left alone, by reason, with some of the nodes concerned."""
     groups = report.declined_by_reason()
     rows = tuple(
-        (reason, pass_name, number(len(nodes)), ", ".join(nodes[:examples]))
+        (pass_name, reason, number(len(nodes)), ", ".join(nodes[:examples]))
         for (pass_name, reason), nodes in groups.items()
     )
-    return Table("Left alone", ("reason", "pass", "count", "for example"), rows, "llrl").first(
+    return Table("Left alone", ("pass", "reason", "count", "for example"), rows, "llrl").first(
         limit, "reasons"
     )
