@@ -167,14 +167,14 @@ def _counts(title: str, before: Any, after: Any) -> Safe:
     charts: list[Safe] = []
     if before and after:
         most = max((*before.values(), *after.values()), default=0)
-        changes = measured.count_changes(before, after)[:_OPERATORS]
+        changes = measured.count_changes(before, after)[: _OPERATORS + 1]
         charts = [bars(old, new, most=most) for _, old, new in changes]
     return table(measured.count_table(title, before, after or None, _OPERATORS), charts, stack=False)
 
 
 def _hot(report: Report) -> Iterator[Safe]:
     profile = report.profile or {}
-    rows = measured.joined(report)[:_NODES]
+    rows = measured.joined(report)[: _NODES + 1]
     if rows:
         pairs = [
             tuple(finite((entry.get(side) or {}).get("us")) for side in ("before", "after")) for entry in rows
@@ -182,7 +182,7 @@ def _hot(report: Report) -> Iterator[Safe]:
         most = max((value for pair in pairs for value in pair if value), default=0.0)
         charts = [bars(before, after, most=most) for before, after in pairs]
     else:
-        nodes = ((profile.get("before") or {}).get("nodes") or ())[:_NODES]
+        nodes = ((profile.get("before") or {}).get("nodes") or ())[: _NODES + 1]
         times = [finite(node.get("us")) for node in nodes]
         charts = [bars(None, time, most=max(filter(None, times), default=0.0)) for time in times]
     yield table(measured.hot_table(report, _NODES), charts)
