@@ -25,7 +25,7 @@ from benchmarks.peers.methods import METHODS, Builder, BuildError
 from benchmarks.peers.rows import MAX_DROP, Row, load, table
 from benchmarks.writing import RESULTS, write
 from benchmarks.zoo.layout import TASKS, check_names, use
-from onnxslim.report.report import environment
+from onnxslim.runtime.environment import environment
 
 
 class Results:

@@ -20,6 +20,7 @@ __all__ = [
     "parse_providers",
     "parse_size",
     "providers",
+    "report",
     "rewriting",
     "shapes",
     "split_rewrite",
@@ -171,6 +172,9 @@ def common(function: F) -> F:
     )(function)
 
 
+report = click.option("--report", metavar="FILE", help="Also write the report: FILE.html, .md or .json.")
+
+
 def rewriting(function: F) -> F:
     """Options of verbs that write a model."""
     return _stack(
@@ -182,7 +186,7 @@ def rewriting(function: F) -> F:
             is_flag=True,
             help="Keep the weights in a file of their own (always past 2 GB).",
         ),
-        click.option("--report", metavar="FILE", help="Also write the report: FILE.md or FILE.json."),
+        report,
     )(function)
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from onnxslim.cli.files import check_target, model_path, write_result, write_text
+from onnxslim.cli.files import check_target, model_path, write_result
+from onnxslim.cli.reports import check_report, write_report
 from onnxslim.cli.screen import Screen
-from onnxslim.errors import OptionError
 
 if TYPE_CHECKING:
     from onnxslim.recipes.pipeline import Result
@@ -51,7 +50,7 @@ class Rewrite:
         if self.dry_run:
             report = replace(report, notes=(*report.notes, "dry run: nothing was written"))
         elif self.report is not None:
-            self._write_report(report)
+            write_report(self.report, self.verb, report)
         screen.report(report)
         return 0
 
@@ -66,35 +65,9 @@ class Rewrite:
         if self.output is not None and not self.dry_run:
             check_target(self.output, inputs, force=self.force)
         if self.report is not None:
-            if Path(self.report).suffix not in _WRITERS:
-                raise OptionError(
-                    f"reports end in {' or '.join(_WRITERS)}", where=self.report, hint="--report FILE.md"
-                )
-            if self.output is not None and Path(self.report).resolve() == Path(self.output).resolve():
-                raise OptionError("the report and the model are the same file", where=self.report)
-            check_target(self.report, inputs, force=self.force)
+            check_report(self.report, (*inputs, self.output), force=self.force)
 
     def _name_stdin(self, report: Report) -> Report:
         if self.model != "-" or report.input is None:
             return report
         return replace(report, input=replace(report.input, path="-"))
-
-    def _write_report(self, report: Report) -> None:
-        assert self.report is not None
-        path = Path(self.report)
-        write_text(path, _WRITERS[path.suffix](self.verb, report))
-
-
-def _markdown(verb: str, report: Report) -> str:
-    from onnxslim.report.markdown import to_markdown
-
-    return to_markdown(report, f"onnxslim {verb}")
-
-
-def _json(verb: str, report: Report) -> str:
-    from onnxslim.report.to_json import to_json
-
-    return to_json(report, verb) + "\n"
-
-
-_WRITERS: dict[str, Callable[[str, Any], str]] = {".md": _markdown, ".json": _json}

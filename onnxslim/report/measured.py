@@ -12,9 +12,12 @@ from onnxslim.report.text import Table, counted, duration, finite, number, ratio
 from onnxslim.report.verdict import is_single
 
 __all__ = [
+    "count_changes",
     "count_table",
     "gate_table",
     "hot_table",
+    "joined",
+    "leftover_table",
     "percentile_table",
     "resource_tables",
     "running_table",
@@ -22,7 +25,6 @@ __all__ = [
 ]
 
 _PERCENTILES = ("p50", "p90", "p99", "best")
-_LEFTOVERS_SHOWN = 3
 
 
 def gate_table(report: Report) -> Table:
@@ -93,7 +95,7 @@ def running_table(report: Report) -> Table:
         ("time of all nodes, per run", *(_micro(side.get("total_us")) for side in sides)),
         ("kernels", *(number(sum((side.get("kernels") or {}).values())) for side in sides)),
         ("integer kernels", *(number(side.get("integer")) for side in sides)),
-        ("QuantizeLinear and DequantizeLinear left", *(_leftovers(side.get("leftover")) for side in sides)),
+        ("QuantizeLinear and DequantizeLinear", *(_length(side.get("leftover")) for side in sides)),
     ]
     providers = dict.fromkeys(name for side in sides for name in side.get("providers") or {})
     rows += [
@@ -104,11 +106,24 @@ def running_table(report: Report) -> Table:
     return Table("What runs", head, tuple(rows))
 
 
-def _leftovers(found: Sequence[str] | None) -> str:
-    if not found:
-        return "0" if found is not None else "-"
-    shown = ", ".join(map(str, found[:_LEFTOVERS_SHOWN])) + (", ..." if len(found) > _LEFTOVERS_SHOWN else "")
-    return f"{len(found)}: {shown}"
+def _length(found: Sequence[str] | None) -> str:
+    return "-" if found is None else number(len(found))
+
+
+def leftover_table(report: Report, limit: int) -> Table:
+    """What no integer kernel took in: there the quantization is unfinished."""
+    profile = report.profile or {}
+    rows = [
+        (output, side)
+        for side in ("before", "after")
+        for output in map(str, (profile.get(side) or {}).get("leftover") or ())
+    ]
+    if is_single(report):
+        rows = [(output, "") for output, _ in rows]
+    head = ("output", "") if is_single(report) else ("output", "model")
+    return Table("QuantizeLinear and DequantizeLinear that still run", head, tuple(rows), "ll").first(
+        limit, "outputs"
+    )
 
 
 def count_table(
@@ -121,18 +136,23 @@ def count_table(
         ]
         head: tuple[str, ...] = ("operator", "count")
     else:
-        one = before or {}
-        ops = sorted({*one, *after}, key=lambda op: _by_change(op, one.get(op, 0), after.get(op, 0)))
         rows = [
-            (op, number(one.get(op, 0)), number(after.get(op, 0)), f"{after.get(op, 0) - one.get(op, 0):+,}")
-            for op in ops
+            (op, number(old), number(new), f"{new - old:+,}" if new != old else "0")
+            for op, old, new in count_changes(before or {}, after)
         ]
         head = ("operator", "before", "after", "change")
-    return _cut(Table(title, head, tuple(rows)), limit, "operators")
+    return Table(title, head, tuple(rows)).first(limit, "operators")
 
 
-def _by_change(op: str, before: int, after: int) -> tuple[int, int, str]:
-    return (-abs(after - before), -after, op)
+def count_changes(before: Mapping[str, int], after: Mapping[str, int]) -> list[tuple[str, int, int]]:
+    """Operator, count before and count after; those that changed most first.
+
+    Example:
+        >>> count_changes({"Conv": 3, "Add": 2}, {"Conv": 3, "QLinearAdd": 2})
+        [('Add', 2, 0), ('QLinearAdd', 0, 2), ('Conv', 3, 3)]
+    """
+    found = [(op, before.get(op, 0), after.get(op, 0)) for op in {*before, *after}]
+    return sorted(found, key=lambda row: (-abs(row[2] - row[1]), -row[1], row[0]))
 
 
 def hot_table(report: Report, limit: int) -> Table:
@@ -141,12 +161,11 @@ def hot_table(report: Report, limit: int) -> Table:
     title = "Hottest nodes"
     if profile.get("joined"):
         head: tuple[str, ...] = ("output", "before", "time", "after", "time")
-        joined = sorted(profile["joined"], key=_hotter)
         rows = [
             (str(entry.get("output")), *_node(entry.get("before")), *_node(entry.get("after")))
-            for entry in joined
+            for entry in joined(report)
         ]
-        return _cut(Table(title, head, tuple(rows), "llrlr"), limit, "nodes")
+        return Table(title, head, tuple(rows), "llrlr").first(limit, "nodes")
     nodes = (profile.get("before") or {}).get("nodes") or ()
     rows = [
         (
@@ -159,11 +178,16 @@ def hot_table(report: Report, limit: int) -> Table:
         for node in nodes
     ]
     head = ("output", "operator", "provider", "time", "share")
-    return _cut(Table(title, head, tuple(rows), "lllrr"), limit, "nodes")
+    return Table(title, head, tuple(rows), "lllrr").first(limit, "nodes")
 
 
-def _hotter(entry: Mapping[str, Any]) -> float:
-    return -max((finite((entry.get(side) or {}).get("us")) or 0.0) for side in ("before", "after"))
+def joined(report: Report) -> list[Mapping[str, Any]]:
+    """The nodes of both models by the name of their output, the hottest of either model first."""
+
+    def hottest(entry: Mapping[str, Any]) -> float:
+        return max((finite((entry.get(side) or {}).get("us")) or 0.0) for side in ("before", "after"))
+
+    return sorted((report.profile or {}).get("joined") or (), key=hottest, reverse=True)
 
 
 def _node(node: Mapping[str, Any] | None) -> tuple[str, str]:
@@ -178,11 +202,3 @@ def _micro(microseconds: Any) -> str:
 def _time(seconds: Any) -> str:
     found = finite(seconds)
     return "-" if found is None else duration(found)
-
-
-def _cut(table: Table, limit: int, what: str) -> Table:
-    left = len(table.rows) - limit
-    if left <= 0:
-        return table
-    last = (f"... {left:,} more {what} (all in --json)", *[""] * (len(table.head) - 1))
-    return Table(table.title, table.head, (*table.rows[:limit], last), table.align)

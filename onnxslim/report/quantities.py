@@ -12,7 +12,7 @@ from typing import Any, Literal
 from onnxslim.report.report import Report
 from onnxslim.report.text import Table, bounds, duration, finite, number, ratio, size
 
-__all__ = ["Quantity", "footprint", "model", "quantity_table", "throughput", "transfers"]
+__all__ = ["Quantity", "footprint", "model", "quantity_table", "score", "throughput", "transfers"]
 
 Interval = tuple[float, float] | None
 
@@ -90,9 +90,7 @@ def model(report: Report) -> list[Quantity]:
     found = [quantity for quantity in _counts(report) if (quantity.before, quantity.after) != (None, None)]
     if report.latency:
         found.append(_latency(report.latency))
-    if report.metric:
-        found.append(_metric(report.metric))
-    return found
+    return [*found, *score(report)]
 
 
 def _counts(report: Report) -> Iterator[Quantity]:
@@ -122,16 +120,16 @@ def _latency(latency: Mapping[str, Any]) -> Quantity:
     )
 
 
-def _metric(metric: Mapping[str, Any]) -> Quantity:
+def score(report: Report) -> list[Quantity]:
+    """What the models score on the task."""
+    metric = report.metric
+    if not metric:
+        return []
     before, after = finite(metric.get("before")), finite(metric.get("after"))
     change = f"{after - before:+.4f}" if before is not None and after is not None else "-"
-    return Quantity(
-        str(metric.get("name", "metric")),
-        before,
-        after,
-        spread=bounds(metric.get("interval")),
-        note=change + (f", n={metric['n']}" if metric.get("n") else ""),
-    )
+    note = change + (f", n={metric['n']}" if metric.get("n") else "")
+    spread = bounds(metric.get("interval"))
+    return [Quantity(str(metric.get("name", "metric")), before, after, spread=spread, note=note)]
 
 
 def footprint(report: Report) -> list[Quantity]:

@@ -47,6 +47,7 @@ def details(report: Report) -> Iterator[Table]:
         for table in (
             measured.running_table(report),
             measured.count_table("Kernels", *kernels, _ROWS_SHOWN),
+            measured.leftover_table(report, _ROWS_SHOWN),
             measured.hot_table(report, _ROWS_SHOWN),
             pass_table(report),
             trial_table(report),
@@ -122,10 +123,10 @@ def output_table(verification: Mapping[str, Any]) -> Table:
 def decline_table(report: Report, limit: int, examples: int = 1) -> Table:
     """What was left alone, by reason, with some of the nodes concerned."""
     groups = report.declined_by_reason()
-    rows = [
+    rows = tuple(
         (pass_name, reason, number(len(nodes)), ", ".join(nodes[:examples]))
-        for (pass_name, reason), nodes in list(groups.items())[:limit]
-    ]
-    if len(groups) > limit:
-        rows.append(("...", f"{len(groups) - limit:,} more reasons (all in --json)", "", ""))
-    return Table("Left alone", ("pass", "reason", "count", "for example"), tuple(rows), "llrl")
+        for (pass_name, reason), nodes in groups.items()
+    )
+    return Table("Left alone", ("pass", "reason", "count", "for example"), rows, "llrl").first(
+        limit, "reasons"
+    )

@@ -37,6 +37,19 @@ class Table:
         if not self.align:
             object.__setattr__(self, "align", "l" + "r" * (len(self.head) - 1))
 
+    def first(self, limit: int, what: str = "rows") -> Table:
+        """The first rows, and in place of the others how many they are; a single one is no longer than that.
+
+        Example:
+            >>> Table("Sizes", ("name", "n"), (("a", "1"), ("b", "2"), ("c", "3"))).first(1).rows
+            (('a', '1'), ('... 2 more rows (all in --json)', ''))
+        """
+        left = len(self.rows) - limit
+        if left <= 1:
+            return self
+        last = (f"... {left:,} more {what} (all in --json)", *[""] * (len(self.head) - 1))
+        return Table(self.title, self.head, (*self.rows[:limit], last), self.align)
+
 
 def size(count: float) -> str:
     """Bytes in decimal units.

@@ -26,6 +26,7 @@ MARGIN = 0.02
 """The margin of onnxslim.measure.latency, repeated here because that module loads numpy."""
 
 Tone = Literal["good", "bad", "unsure", "neutral"]
+_NOTICEABLE = 0.005  # of the bytes
 _TONES: dict[str, Tone] = {"faster": "good", "slower": "bad", "equal": "neutral"}
 
 
@@ -69,8 +70,7 @@ def headline(report: Report) -> Headline | None:
     verdicts = Counter(str(gate.get("verdict")) for gate in report.gates)
     text = counted(len(report.gates), "gate") + ": "
     text += ", ".join(f"{verdicts[name]} {name}" for name in ("met", "broken", "undecided") if verdicts[name])
-    tone = "bad" if verdicts["broken"] else found.tone
-    return Headline(tone, found.word, found.sentence, (text, *found.details))
+    return Headline(found.tone, found.word, found.sentence, (text, *found.details))
 
 
 def _time(latency: Mapping[str, Any]) -> Headline | None:
@@ -128,6 +128,7 @@ def _files(report: Report) -> Headline | None:
         count = f", {counted(old, 'node')}" if old is not None else ""
         return Headline("neutral", size(before), f"the size of the model{count}")
     checked = report.verification or {}
+    tone: Tone
     details = tuple(verified(report))[:1]
     if old is None or new is None:
         counts = ""
@@ -137,9 +138,13 @@ def _files(report: Report) -> Headline | None:
         counts = f", {counted(old, 'node')} before and {new:,} after"
     if before == after and not any(record.modified for record in report.passes):
         return Headline("neutral", "Unchanged", f"{size(before)}{counts}", details)
-    word = "Smaller" if after < before else "Larger" if after > before else "Rewritten"
-    sentence = f"{size(before)} before, {size(after)} after ({ratio(after / before)} of the bytes){counts}"
-    tone: Tone = "good" if after < before else "bad" if after > before else "neutral"
+    ratio_of_bytes = after / before if before else 1.0
+    fewer = old is not None and new is not None and new < old
+    if abs(ratio_of_bytes - 1) < _NOTICEABLE:
+        word, tone = ("Fewer nodes", "good") if fewer else ("Rewritten", "neutral")
+    else:
+        word, tone = ("Smaller", "good") if after < before else ("Larger", "bad")
+    sentence = f"{size(before)} before, {size(after)} after ({ratio(ratio_of_bytes)} of the bytes){counts}"
     if not checked or not checked.get("verified", True):
         tone = "unsure" if tone == "good" else tone
     elif not checked.get("ok", True):

@@ -110,7 +110,7 @@ def test_text_of_a_hostile_file_stays_on_its_line(
         (["simplify", "a.onnx", "-o", "b.onnx", "--input-shape", "x:1,-2"], "name:1,3,224,224"),
         (["simplify", "a.onnx", "-o", "b.onnx", "--set", "fold.x"], "pass.option=value"),
         (["simplify", "a.onnx", "-o", "b.onnx", "--verify-limit", "2x"], "500MB"),
-        (["simplify", "a.onnx", "-o", "b.onnx", "--report", "r.html"], ".md or .json"),
+        (["simplify", "a.onnx", "-o", "b.onnx", "--report", "r.pdf"], ".html, .md or .json"),
         (["quantize", "a.onnx", "-o", "b.onnx"], "--data or --calibration"),
         (["compress", "a.onnx", "-o", "b.onnx"], "--data"),
         (["compress", "a.onnx", "-o", "b.onnx", "--data", "d", "--objective", "speed"], "latency"),

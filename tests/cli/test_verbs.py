@@ -101,7 +101,7 @@ def test_a_dry_run_writes_nothing(model: Path, capsys: pytest.CaptureFixture[str
     assert names() == ["in.onnx"]
 
 
-@pytest.mark.parametrize("name", ["report.md", "report.json"])
+@pytest.mark.parametrize("name", ["report.html", "report.md", "report.json"])
 def test_the_report_can_be_kept(model: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["simplify", "in.onnx", "-o", "out.onnx", "--report", name]) == 0
     text = Path(name).read_text()
