@@ -39,20 +39,27 @@ class Rewrite:
         """Call ``work(path, progress)``, write what it returns, show the report; returns the exit code."""
         self._check()
         screen = Screen(self.verb, self.as_json, self.verbose, self.quiet, self.output == "-")
-        with model_path(self.model) as path:
-            with screen.progress() as progress:
-                result = work(path, progress)
+        with model_path(self.model) as path, screen.progress() as progress:
+            result = work(path, progress)
             report = self._name_stdin(result.report)
             if not self.dry_run:
-                assert self.output is not None
-                info = write_result(result, self.output, external_data=self.external_data, force=self.force)
-                report = replace(report, output=replace(info, path=self.output))
+                report = self._write(result, report, path, progress)
         if self.dry_run:
             report = replace(report, notes=(*report.notes, "dry run: nothing was written"))
         elif self.report is not None:
             write_report(self.report, self.verb, report)
         screen.report(report)
         return 0
+
+    def _write(self, result: Result, report: Report, path: str, progress: Callable[..., None]) -> Report:
+        assert self.output is not None
+        info = write_result(result, self.output, external_data=self.external_data, force=self.force)
+        if self.report is not None and self.output != "-" and result.unchanged is None:
+            from onnxslim.recipes.evidence import with_profile
+
+            progress("profiling nodes")
+            report = with_profile(report, path, self.output)
+        return replace(report, output=replace(info, path=self.output))
 
     def _check(self) -> None:
         if self.output is None and not self.dry_run:

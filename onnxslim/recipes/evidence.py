@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from typing import Any
 
+from onnxslim.errors import OnnxSlimError
 from onnxslim.measure.latency import Latency
 from onnxslim.measure.profile import join, profile
-from onnxslim.measure.setting import Inputs, Setting
+from onnxslim.measure.setting import Inputs, Setting, draw_inputs
+from onnxslim.report.report import Report
 from onnxslim.runtime.sources import RunnableModel
 
-__all__ = ["latency_fields", "profile_fields"]
+__all__ = ["latency_fields", "profile_fields", "with_profile"]
 
 
 def latency_fields(measured: Latency, name: str = "") -> dict[str, Any]:
@@ -37,3 +41,15 @@ def profile_fields(
         "after": None if after is None else after.to_dict(),
         "joined": [] if after is None else join(before, after),
     }
+
+
+def with_profile(report: Report, a: str | os.PathLike[str], b: str | os.PathLike[str]) -> Report:
+    """A report with per-node times of the files before and after; with a note where they cannot be had.
+
+    The inputs are random, and fit the second model: its shapes may have been fixed.
+    """
+    try:
+        inputs = draw_inputs(b, Setting())
+        return replace(report, profile=profile_fields(a, b, inputs))
+    except OnnxSlimError as error:
+        return replace(report, notes=(*report.notes, f"no times of single nodes: {error.what}"))

@@ -6,9 +6,10 @@ changed the layout, its own transposition stands between a kernel and the name; 
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import onnx
 from onnxslim._ir import ir
 from onnxslim.errors import ModelError
 from onnxslim.model.protos import graphs_of
-from onnxslim.ops.registry import is_quantizing
+from onnxslim.ops.registry import is_conversion, is_quantizing
 from onnxslim.runtime.client import Optimize, open_worker
 from onnxslim.runtime.sources import RunnableModel
 
@@ -29,6 +30,7 @@ SMALL_DUMP = {
     "session.optimized_model_external_initializers_min_size_in_bytes": "256",
 }
 _PLANAR = "_nchwc"
+_TOKEN = re.compile(r"_token_\d+$")  # appended to the name of a node that was moved to another layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +127,34 @@ def read_dump(dump: Path, model: RunnableModel) -> Executed:
         value = kernel.name.removesuffix(_PLANAR)
         if value != kernel.name and value in original:
             by_output.setdefault(value, kernel)
+    known = set(by_output.values())
+    for kernel, value in _by_node_name([k for k in kernels if k not in known], kernels, source.graph):
+        by_output.setdefault(value, kernel)
     quantized = {k.outputs[0]: k.inputs[0] for k in _kernels(source.graph) if is_quantizing(k.op_type)}
     return Executed(kernels, by_output, quantized)
+
+
+def _by_node_name(
+    wanted: Iterable[Kernel], kernels: Iterable[Kernel], graph: onnx.GraphProto
+) -> Iterator[tuple[Kernel, str]]:
+    """Kernels that bear the name of a node, with the value at the end of what they absorbed behind it."""
+    nodes = list(_kernels(graph))
+    by_name = {node.name: node for node in nodes if node.name}
+    surviving = {_TOKEN.sub("", kernel.name) for kernel in kernels}
+    readers: dict[str, list[Kernel]] = {}
+    for node in nodes:
+        for name in node.inputs:
+            readers.setdefault(name, []).append(node)
+    for kernel in wanted:
+        node = by_name.get(_TOKEN.sub("", kernel.name))
+        if node is None or not node.outputs:
+            continue
+        value = node.outputs[0]
+        while len(found := readers.get(value, [])) == 1 and found[0].outputs:
+            if found[0].name in surviving or is_conversion(found[0].op_type):
+                break
+            value = found[0].outputs[0]
+        yield kernel, value
 
 
 def message_of(model: RunnableModel) -> onnx.ModelProto:
