@@ -146,10 +146,10 @@ def _by_node_name(
         for name in node.inputs:
             readers.setdefault(name, []).append(node)
     for kernel in wanted:
-        node = by_name.get(_TOKEN.sub("", kernel.name))
-        if node is None or not node.outputs:
+        named = by_name.get(_TOKEN.sub("", kernel.name))
+        if named is None or not named.outputs:
             continue
-        value = node.outputs[0]
+        value = named.outputs[0]
         while len(found := readers.get(value, [])) == 1 and found[0].outputs:
             if found[0].name in surviving or is_conversion(found[0].op_type):
                 break
