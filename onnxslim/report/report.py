@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["PassRecord", "Report", "plain"]
 
 Fields = Mapping[str, Any]
+_HEADLINE = ("verdict", "ratio", "interval")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +110,13 @@ class Report:
         return dict(sorted(groups.items(), key=lambda item: -len(item[1])))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able form; ``declined`` has the keys ``pass``, ``node`` and ``reason``."""
-        result: dict[str, Any] = plain({name: getattr(self, name) for name in self.__dataclass_fields__})
+        """JSON-able form; ``declined`` has the keys ``pass``, ``node`` and ``reason``.
+
+        Where time was measured, its ``verdict``, ``ratio`` and ``interval`` come first.
+        """
+        first = {name: self.latency.get(name) for name in _HEADLINE} if self.latency else {}
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        result: dict[str, Any] = plain({**first, **fields})
         result["declined"] = [
             {"pass": d.pass_name, "node": d.node, "reason": d.reason} for d in self.declined
         ]
