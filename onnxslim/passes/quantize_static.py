@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from onnxslim.reconstruct.affine import affine_uint8, bias_int32, least_weight_s
 from onnxslim.reconstruct.bias import rounding_shift
 from onnxslim.reconstruct.rounding import round_symmetric
 from onnxslim.runtime.kernels import executed
-from onnxslim.runtime.targets.placement import place
+from onnxslim.runtime.targets.placement import Times, place
 from onnxslim.runtime.targets.target import DEFAULT_TARGET, load_target
 from onnxslim.runtime.targets.units import Unit, find_units
 
@@ -48,8 +48,8 @@ class QuantizeStatic(Pass):
     """Put QuantizeLinear / DequantizeLinear pairs around the nodes that become integer kernels and pay.
 
     1. Units are nodes of the target's fusion table, with the Relu or Clip that their kernel absorbs.
-    2. A minimum cut over the target's costs chooses those that are worth the conversions around them; the
-       rest stays in float, declined with its two times.
+    2. A minimum cut over the target's costs, or over ``times`` that were measured, chooses those that are
+       worth the conversions around them; the rest stays in float, declined with its two times.
     3. Activations become uint8 with one scale per tensor, from the calibration; what only moves values keeps
        the scale of its input.  Weights become int8 with a scale per output channel, biases int32.
     4. The runtime builds the graph; a node that did not become its integer kernel goes back to float, and
@@ -80,6 +80,12 @@ class QuantizeStatic(Pass):
     )
     target: str = field(default=DEFAULT_TARGET, metadata={"help": "what the integers are placed for"})
     exclude: str = field(default="", metadata={"help": "comma-separated globs of nodes to leave in float"})
+    placement: Literal["pays", "all"] = field(
+        default="pays", metadata={"help": "all: whatever has an integer kernel, whether it pays or not"}
+    )
+    times: Times = field(
+        default_factory=dict, metadata={"help": "nanoseconds that units were measured to take"}
+    )
     check: bool = field(default=True, metadata={"help": "look at the graph that the runtime builds"})
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -131,7 +137,9 @@ class QuantizeStatic(Pass):
             return None
 
         units, unfit = find_units(model.graph, target, refuse)
-        placement = place(units, target, shapes)
+        if self.placement == "all":
+            return units, dict(unfit), shapes
+        placement = place(units, target, shapes, self.times)
         return list(placement.units), {**unfit, **placement.reasons}, shapes
 
     def _sqnr_db(self, name: str) -> float:

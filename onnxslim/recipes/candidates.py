@@ -14,12 +14,13 @@ from typing import Any
 from onnxslim._ir import ir
 from onnxslim.calibration.calibrators import Method
 from onnxslim.calibration.store import Calibration
-from onnxslim.errors import ModelError, OptionError, ResourceError
+from onnxslim.errors import ModelError, OnnxSlimError, OptionError, ResourceError
 from onnxslim.measure.differences import Difference
 from onnxslim.passes.pack_weights import PackWeights
 from onnxslim.passes.quantize_static import QuantizeStatic
 from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.recipes.engine import Step, run_steps
+from onnxslim.recipes.unit_times import unit_times
 from onnxslim.runtime.client import Worker, open_worker
 from onnxslim.runtime.targets.target import DEFAULT_TARGET, load_target
 
@@ -28,6 +29,7 @@ __all__ = ["MODES", "Candidate", "candidates"]
 _log = logging.getLogger(__name__)
 
 _OUTLIERS_DB = 23.0  # activations noisier than this in 8 bits have outliers; most have 30 to 45
+_TIMING_FEEDS = 4
 _METHODS: tuple[Method, ...] = ("minmax", "mse")
 MODES = ("compress", "auto", "static", "weight-only")
 
@@ -72,11 +74,15 @@ def candidates(
     name = load_target(target or DEFAULT_TARGET).name
     found: list[Candidate] = []
     if mode in ("compress", "auto", "static") and calibration is not None:
-        best = _least_noise(model, QuantizeStatic(calibration, target=name), feeds)
+        first = QuantizeStatic(calibration, target=name)
+        best = _least_noise(model, replace(first, times=_times(model, first, feeds)), feeds)
         found.append(_static(best))
         careful = replace(best, min_sqnr_db=_OUTLIERS_DB)
         if _node_count(model, careful) != _node_count(model, best):
             found.append(_static(careful))
+        if best.times:
+            found.append(_static(replace(best, times={})))
+        found.append(_static(replace(best, placement="all")))
     if mode in ("compress", "auto", "weight-only"):
         found.append(Candidate("packed weights", (PackWeights(),)))
     return found
@@ -88,7 +94,22 @@ def _static(quantize: QuantizeStatic) -> Candidate:
         name += ", corrected biases"
     if quantize.min_sqnr_db:
         name += ", outliers in float"
+    if quantize.placement == "all":
+        name += ", wherever there is a kernel"
+    elif quantize.times:
+        name += ", placed by times measured here"
     return Candidate(name, (RaiseOpset(), quantize, PackWeights()), essential=quantize.name)
+
+
+def _times(
+    model: ir.Model, quantize: QuantizeStatic, feeds: Sequence[Mapping[str, Any]]
+) -> Mapping[str, tuple[float, float]]:
+    """What units take on this machine; nothing where that cannot be measured."""
+    try:
+        return unit_times(model, quantize, feeds[:_TIMING_FEEDS]) if feeds else {}
+    except OnnxSlimError as error:
+        _log.info("units were not timed: %s", error.what)
+        return {}
 
 
 def _node_count(model: ir.Model, quantize: QuantizeStatic) -> int:

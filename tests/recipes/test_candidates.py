@@ -36,7 +36,13 @@ def feeds(count: int) -> list[dict[str, np.ndarray]]:
 def test_each_candidate_shrinks_the_model() -> None:
     model = convolutions()
     proposed = candidates(model, calibrate(model, feeds(4)), feeds=feeds(2))
-    assert [c.name.partition(",")[0] for c in proposed] == ["static int8", "packed weights"]
+    kinds = [c.name.rpartition(", ")[2].replace("mse", "minmax") for c in proposed]
+    assert kinds == [
+        "placed by times measured here",
+        "minmax ranges",
+        "wherever there is a kernel",
+        "packed weights",
+    ]
     for candidate in proposed:
         result = run_steps(model, candidate.passes)
         assert not [record for record in result.applied if record.rolled_back]
@@ -48,7 +54,10 @@ def test_modes() -> None:
     assert [c.name for c in candidates(model, None)] == ["packed weights"]
     assert [c.name for c in candidates(model, None, mode="weight-only")] == ["packed weights"]
     static = candidates(model, calibrate(model, feeds(2)), mode="static")
-    assert [c.name for c in static] == ["static int8, minmax ranges"]
+    assert [c.name for c in static] == [
+        "static int8, minmax ranges",
+        "static int8, minmax ranges, wherever there is a kernel",
+    ]
 
 
 @pytest.mark.parametrize(
