@@ -86,6 +86,9 @@ class QuantizeStatic(Pass):
     times: Times = field(
         default_factory=dict, metadata={"help": "nanoseconds that units were measured to take"}
     )
+    penalties: Mapping[str, float] = field(
+        default_factory=dict, metadata={"help": "nanoseconds that a unit must gain beside, for its noise"}
+    )
     check: bool = field(default=True, metadata={"help": "look at the graph that the runtime builds"})
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -139,7 +142,7 @@ class QuantizeStatic(Pass):
         units, unfit = find_units(model.graph, target, refuse)
         if self.placement == "all":
             return units, dict(unfit), shapes
-        placement = place(units, target, shapes, self.times)
+        placement = place(units, target, shapes, self.times, self.penalties)
         return list(placement.units), {**unfit, **placement.reasons}, shapes
 
     def _sqnr_db(self, name: str) -> float:

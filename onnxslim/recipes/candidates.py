@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,11 +20,12 @@ from onnxslim.passes.pack_weights import PackWeights
 from onnxslim.passes.quantize_static import QuantizeStatic
 from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.recipes.engine import Step, run_steps
+from onnxslim.recipes.mixed_precision import most_precise
 from onnxslim.recipes.unit_times import unit_times
 from onnxslim.runtime.client import Worker, open_worker
 from onnxslim.runtime.targets.target import DEFAULT_TARGET, load_target
 
-__all__ = ["MODES", "Candidate", "candidates"]
+__all__ = ["MODES", "Candidate", "candidates", "milder"]
 
 _log = logging.getLogger(__name__)
 
@@ -96,9 +97,28 @@ def _static(quantize: QuantizeStatic) -> Candidate:
         name += ", outliers in float"
     if quantize.placement == "all":
         name += ", wherever there is a kernel"
+    elif quantize.penalties:
+        name += ", the noisiest parts in float"
     elif quantize.times:
         name += ", placed by times measured here"
     return Candidate(name, (RaiseOpset(), quantize, PackWeights()), essential=quantize.name)
+
+
+def milder(
+    model: ir.Model,
+    candidate: Candidate,
+    feeds: Sequence[Mapping[str, Any]],
+    accepts: Callable[[ir.Model], bool],
+) -> Candidate | None:
+    """A static candidate with as much of its noisiest parts in float as ``accepts`` wants; None if it cannot.
+
+    Args:
+        model: the simplified model.
+        feeds: held-out feeds on which the noise of each part is measured.
+    """
+    form = next((each for each in candidate.passes if isinstance(each, QuantizeStatic)), None)
+    found = most_precise(model, form, feeds[:_TIMING_FEEDS], accepts) if form is not None and feeds else None
+    return None if found is None else _static(found)
 
 
 def _times(

@@ -38,6 +38,7 @@ _SAFE_END = 1.015
 # Bytes cannot buy time: in time x bytes, a percent above the original's time weighs as ten.
 _SLOWER_WEIGHT = 10
 Progress = Callable[[str], None]
+Refine = Callable[[Candidate, Callable[[ir.Model], bool]], Candidate | None]
 
 
 @dataclass
@@ -82,6 +83,7 @@ class Search:
         threads: of the measured sessions.
         screen_s, final_s: seconds of measuring for a first look, and for the winner.
         deadline: ``time.monotonic()`` after which no further candidate is begun.
+        refine: makes a milder form of a candidate, the least mild that is accepted.
     """
 
     original: FileInfo
@@ -96,6 +98,7 @@ class Search:
     screen_s: float = 4.0
     final_s: float = 12.0
     deadline: float = float("inf")
+    refine: Refine = lambda candidate, accepts: None
     progress: Progress = lambda message: None
 
     def run(
@@ -117,6 +120,10 @@ class Search:
             self.progress(f"candidate {number} of {len(candidates)}: {candidate.name}")
             candidate = replace(candidate, passes=apply_overrides(candidate.passes, overrides))
             trials.append(self._try(base, candidate, trials))
+        refined = self._refined(candidates, trials)
+        if refined is not None:
+            refined = replace(refined, passes=apply_overrides(refined.passes, overrides))
+            trials.append(self._try(base, refined, trials))
         for trial in self._ranking(trials):
             self.progress(f"measuring {trial.name}")
             if self._confirm(trial):
@@ -125,6 +132,19 @@ class Search:
                         other.rejected = "another one is better"
                 return trial, trials
         return None, trials
+
+    def _refined(self, candidates: Sequence[Candidate], trials: Sequence[Trial]) -> Candidate | None:
+        """A milder form of what was too noisy, where nothing of its kind is left in the race."""
+        pairs = [(c, t) for c, t in zip(candidates, trials, strict=True) if c.essential]
+        noisy = [c for c, t in pairs if t.score is not None and t.score.rejected is not None]
+        if not noisy or any(t.rejected is None for _, t in pairs) or time.monotonic() > self.deadline:
+            return None
+        self.progress(f"looking for a milder form of: {noisy[0].name}")
+        try:
+            return self.refine(noisy[0], lambda model: self.judge.score(model).rejected is None)
+        except OnnxSlimError:
+            _log.info("%s has no milder form", noisy[0].name, exc_info=True)
+            return None
 
     def _try(self, base: ir.Model, candidate: Candidate, earlier: Sequence[Trial]) -> Trial:
         name = candidate.name

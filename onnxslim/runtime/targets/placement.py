@@ -37,7 +37,11 @@ Times = Mapping[str, tuple[float, float]]  # output of a unit -> nanoseconds in 
 
 
 def place(
-    units: Sequence[Unit], target: Target, shapes: Shapes, times: Times = MappingProxyType({})
+    units: Sequence[Unit],
+    target: Target,
+    shapes: Shapes,
+    times: Times = MappingProxyType({}),
+    penalties: Mapping[str, float] = MappingProxyType({}),
 ) -> Placement:
     """Choose the units that are worth the conversions around them.
 
@@ -46,16 +50,24 @@ def place(
         target: what the two forms and the conversions cost.
         shapes: of the graph's values; what is unknown is guessed.
         times: what units were measured to take; they come before the target's costs.
+        penalties: nanoseconds that a unit's integers must gain beside, since they cost accuracy.
     """
     costs = {unit: _costs(unit, shapes, times) for unit in units}
-    chosen = min_cut(_edges(costs, target, shapes), _INTEGER, _FLOAT)
+    dear = {
+        unit: (slow, fast + penalties.get(unit.output.name or "", 0.0))
+        for unit, (slow, fast) in costs.items()
+    }
+    chosen = min_cut(_edges(dear, target, shapes), _INTEGER, _FLOAT)
     kept = tuple(unit for unit in units if unit in chosen)
     reasons = {}
     for unit, (slow, fast) in costs.items():
         if unit not in chosen and unit.weight is not None:
+            what = f"{unit.fusion.kernel} would not pay"
+            if dear[unit][1] > fast:
+                what += " for the accuracy that it costs"
             reasons[unit.node] = (
-                f"{unit.fusion.kernel} would not pay: {slow / 1e3:.1f} us in float, {fast / 1e3:.1f} us in "
-                "integers and the conversions around it"
+                f"{what}: {slow / 1e3:.1f} us in float, {fast / 1e3:.1f} us in integers and the conversions "
+                "around it"
             )
     return Placement(kept, reasons)
 
