@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from onnxslim.passes.arrange_gelu import ArrangeGelu as ArrangeGelu
     from onnxslim.passes.base import Pass as Pass
     from onnxslim.passes.base import Promise as Promise
     from onnxslim.passes.compose_movements import ComposeMovements as ComposeMovements
