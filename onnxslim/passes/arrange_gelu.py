@@ -44,20 +44,17 @@ class ArrangeGelu(Pass):
 
 
 def _arrange(scope: edit.Scope, product: ir.Node) -> bool:
-    for x, halved in (product.inputs, product.inputs[::-1]):
+    for outer in range(len(product.inputs)):
+        halved, x = product.inputs[outer], product.inputs[1 - outer]
         half = _producer(halved, "Mul")
         if x is None or halved is None or half is None or len(halved.uses()) != 1 or halved.is_graph_output():
             continue
-        for c, total in (half.inputs, half.inputs[::-1]):
-            if _is_number(c, 0.5) and total is not None and _is_one_plus_erf_of(total, x):
-                first = ir.node("Mul", [x, c])
-                value = first.outputs[0]
-                value.name = edit.unique_name(scope, f"{x.name}_half")
-                value.shape, value.type = x.shape, x.type
-                scope.insert_before(product, [first])
-                product.replace_input_with(0, value)
-                product.replace_input_with(1, total)
-                edit.remove_node(half)
+        for inner in range(len(half.inputs)):
+            total, number = half.inputs[inner], half.inputs[1 - inner]
+            if total is not None and _is_number(number, 0.5) and _is_one_plus_erf_of(total, x):
+                half.replace_input_with(inner, x)
+                product.replace_input_with(1 - outer, total)
+                halved.name = edit.unique_name(scope, "h")  # another value now; short, to keep the file small
                 return True
     return False
 
