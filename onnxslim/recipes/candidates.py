@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,12 +20,11 @@ from onnxslim.passes.pack_weights import PackWeights
 from onnxslim.passes.quantize_static import QuantizeStatic
 from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.recipes.engine import Step, run_steps
-from onnxslim.recipes.mixed_precision import most_precise
 from onnxslim.recipes.unit_times import unit_times
 from onnxslim.runtime.client import Worker, open_worker
 from onnxslim.runtime.targets.target import DEFAULT_TARGET, load_target
 
-__all__ = ["MODES", "Candidate", "candidates", "milder"]
+__all__ = ["MODES", "Candidate", "candidates", "static_candidate"]
 
 _log = logging.getLogger(__name__)
 
@@ -77,19 +76,20 @@ def candidates(
     if mode in ("compress", "auto", "static") and calibration is not None:
         first = QuantizeStatic(calibration, target=name)
         best = _least_noise(model, replace(first, times=_times(model, first, feeds)), feeds)
-        found.append(_static(best))
+        found.append(static_candidate(best))
         careful = replace(best, min_sqnr_db=_OUTLIERS_DB)
         if _node_count(model, careful) != _node_count(model, best):
-            found.append(_static(careful))
+            found.append(static_candidate(careful))
         if best.times:
-            found.append(_static(replace(best, times={})))
-        found.append(_static(replace(best, placement="all")))
+            found.append(static_candidate(replace(best, times={})))
+        found.append(static_candidate(replace(best, placement="all")))
     if mode in ("compress", "auto", "weight-only"):
-        found.append(Candidate("packed weights", (PackWeights(),)))
+        found.append(Candidate("packed weights", (PackWeights(),), essential=PackWeights.name))
     return found
 
 
-def _static(quantize: QuantizeStatic) -> Candidate:
+def static_candidate(quantize: QuantizeStatic, packing: Sequence[Step] = (PackWeights(),)) -> Candidate:
+    """Static quantization, and what stays in float packed."""
     name = f"static int8, {quantize.method} ranges"
     if quantize.correct_bias:
         name += ", corrected biases"
@@ -101,24 +101,7 @@ def _static(quantize: QuantizeStatic) -> Candidate:
         name += ", the noisiest parts in float"
     elif quantize.times:
         name += ", placed by times measured here"
-    return Candidate(name, (RaiseOpset(), quantize, PackWeights()), essential=quantize.name)
-
-
-def milder(
-    model: ir.Model,
-    candidate: Candidate,
-    feeds: Sequence[Mapping[str, Any]],
-    accepts: Callable[[ir.Model], bool],
-) -> Candidate | None:
-    """A static candidate with as much of its noisiest parts in float as ``accepts`` wants; None if it cannot.
-
-    Args:
-        model: the simplified model.
-        feeds: held-out feeds on which the noise of each part is measured.
-    """
-    form = next((each for each in candidate.passes if isinstance(each, QuantizeStatic)), None)
-    found = most_precise(model, form, feeds[:_TIMING_FEEDS], accepts) if form is not None and feeds else None
-    return None if found is None else _static(found)
+    return Candidate(name, (RaiseOpset(), quantize, *packing), essential=quantize.name)
 
 
 def _times(

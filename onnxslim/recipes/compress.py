@@ -25,9 +25,10 @@ from onnxslim.measure.verify import verify
 from onnxslim.model.io import ModelLike, load, save
 from onnxslim.passes.base import Promise
 from onnxslim.recipes.budget import Drop, Target
-from onnxslim.recipes.candidates import Candidate, candidates, milder
+from onnxslim.recipes.candidates import Candidate, candidates
 from onnxslim.recipes.engine import Outcome, run_steps
 from onnxslim.recipes.evidence import latency_fields
+from onnxslim.recipes.milder import Milder
 from onnxslim.recipes.named import simplify_steps
 from onnxslim.recipes.pipeline import Result, path_of, source_file
 from onnxslim.recipes.proof import Prover, running_feeds
@@ -130,7 +131,7 @@ def search_best(
             request.seed,
             deadline=begun + request.seconds,
             progress=progress,
-            refine=lambda candidate, accepts: milder(base.model, candidate, held_out, accepts),
+            refine=Milder(base.model, held_out),
         )
         options = candidates(
             base.model, calibration, target=request.target, mode=request.mode, feeds=held_out[:_CHOICE_FEEDS]

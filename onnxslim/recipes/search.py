@@ -120,8 +120,7 @@ class Search:
             self.progress(f"candidate {number} of {len(candidates)}: {candidate.name}")
             candidate = replace(candidate, passes=apply_overrides(candidate.passes, overrides))
             trials.append(self._try(base, candidate, trials))
-        refined = self._refined(candidates, trials)
-        if refined is not None:
+        for refined in self._refined(candidates, list(trials)):
             refined = replace(refined, passes=apply_overrides(refined.passes, overrides))
             trials.append(self._try(base, refined, trials))
         for trial in self._ranking(trials):
@@ -133,18 +132,21 @@ class Search:
                 return trial, trials
         return None, trials
 
-    def _refined(self, candidates: Sequence[Candidate], trials: Sequence[Trial]) -> Candidate | None:
-        """A milder form of what was too noisy, where nothing of its kind is left in the race."""
-        pairs = [(c, t) for c, t in zip(candidates, trials, strict=True) if c.essential]
-        noisy = [c for c, t in pairs if t.score is not None and t.score.rejected is not None]
-        if not noisy or any(t.rejected is None for _, t in pairs) or time.monotonic() > self.deadline:
-            return None
-        self.progress(f"looking for a milder form of: {noisy[0].name}")
-        try:
-            return self.refine(noisy[0], lambda model: self.judge.score(model).rejected is None)
-        except OnnxSlimError:
-            _log.info("%s has no milder form", noisy[0].name, exc_info=True)
-            return None
+    def _refined(self, candidates: Sequence[Candidate], trials: Sequence[Trial]) -> Iterator[Candidate]:
+        """A milder form of each kind of candidate that was too noisy, where nothing of the kind is left."""
+        for kind in reversed(list(dict.fromkeys(c.essential for c in candidates if c.essential))):
+            pairs = [(c, t) for c, t in zip(candidates, trials, strict=True) if c.essential == kind]
+            noisy = [c for c, t in pairs if t.score is not None and t.score.rejected is not None]
+            if not noisy or any(t.rejected is None for _, t in pairs) or time.monotonic() > self.deadline:
+                continue
+            self.progress(f"looking for a milder form of: {noisy[0].name}")
+            try:
+                found = self.refine(noisy[0], lambda model: self.judge.score(model).rejected is None)
+            except OnnxSlimError:
+                _log.info("%s has no milder form", noisy[0].name, exc_info=True)
+                continue
+            if found is not None:
+                yield found
 
     def _try(self, base: ir.Model, candidate: Candidate, earlier: Sequence[Trial]) -> Trial:
         name = candidate.name
