@@ -1,9 +1,10 @@
-"""``onnxslim inspect``: what a model is made of."""
+"""``onnxslim inspect``: what a model is made of, or what a calibration holds."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,11 +14,14 @@ from onnxslim.cli.screen import Screen
 
 if TYPE_CHECKING:
     from onnxslim.analysis.inspection import Inspection
+    from onnxslim.calibration.store import Calibration
     from onnxslim.report.tables import Table
 
 __all__ = ["command"]
 
 _MANY = 5
+_ROWS = 20
+_ARCHIVE = b"PK"  # what an .npz file begins with, and no model
 
 
 @click.command("inspect")
@@ -32,8 +36,18 @@ _MANY = 5
 )
 @options.common
 def command(model: str, dims: dict[str, int], as_json: bool, verbose: int, quiet: bool) -> int:
-    """Show inputs, outputs, operators, sizes and cost of MODEL without running it."""
+    """Show inputs, outputs, operators, sizes and cost of MODEL without running it.
+
+    MODEL may also be the CAL.npz of `onnxslim calibrate`: then its tensors, with -v all of them.
+    """
     screen = Screen("inspect", as_json, verbose, quiet)
+    if _is_archive(model):
+        from onnxslim.calibration.store import Calibration
+
+        calibration = Calibration.load(model)
+        facts = {"input": model, **calibration.summary(), **_observed(calibration)}
+        screen.tables(list(_ranges(calibration, verbose)), list(_remarks(calibration)), facts)
+        return 0
     from dataclasses import replace
 
     from onnxslim.analysis.inspection import inspect
@@ -87,3 +101,53 @@ def _shape(shape: tuple[int | str | None, ...] | None) -> str:
     if shape is None:
         return "?"
     return "[" + ", ".join("?" if size is None else str(size) for size in shape) + "]"
+
+
+def _is_archive(name: str) -> bool:
+    path = Path(name)
+    if name == "-" or not path.is_file():
+        return path.suffix == ".npz"
+    with path.open("rb") as file:
+        return file.read(len(_ARCHIVE)) == _ARCHIVE
+
+
+def _observed(calibration: Calibration) -> dict[str, Any]:
+    tensors = {
+        name: {
+            "minmax": calibration.range(name),
+            "percentile": calibration.range(name, "percentile"),
+            "values": state.histogram.total,
+            "channels": None if state.moments is None else len(state.moments.mean),
+            "second_moments": state.products is not None,
+        }
+        for name, state in calibration.states.items()
+    }
+    return {"ranges": tensors, "skipped": dict(calibration.skipped), "notes": list(calibration.notes)}
+
+
+def _ranges(calibration: Calibration, verbose: int) -> Iterator[Table]:
+    from onnxslim.report.tables import Table, number
+
+    facts = tuple((name.replace("_", " "), number(value)) for name, value in calibration.summary().items())
+    yield Table("Calibration", ("", ""), facts, "ll")
+    rows = []
+    for name in calibration.states:
+        (low, high), (inner, outer) = calibration.range(name), calibration.range(name, "percentile")
+        stretch = (high - low) / (outer - inner) if outer > inner else 1.0
+        rows.append((stretch, (name, f"{low:.4g}", f"{high:.4g}", f"{inner:.4g}", f"{outer:.4g}")))
+    title = "Tensors"
+    if not verbose and len(rows) > _ROWS:
+        rows = sorted(rows, key=lambda row: -row[0])[:_ROWS]
+        title = f"The {_ROWS} tensors that rare values stretch most"
+    yield Table(title, ("", "min", "max", "99.99 % from", "to"), tuple(row for _, row in rows))
+
+
+def _remarks(calibration: Calibration) -> Iterator[str]:
+    if calibration.is_random:
+        yield "made on random values"
+    yield from calibration.notes
+    names = list(calibration.skipped)
+    for name in names[:_MANY]:
+        yield f"not observed: {name}, {calibration.skipped[name]}"
+    if len(names) > _MANY:
+        yield f"and {len(names) - _MANY} others"

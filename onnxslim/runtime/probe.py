@@ -6,7 +6,7 @@ import sys
 
 import onnxruntime
 
-__all__ = ["modules", "providers"]
+__all__ = ["modules", "providers", "version"]
 
 
 def providers() -> list[str]:
@@ -17,3 +17,8 @@ def providers() -> list[str]:
 def modules() -> list[str]:
     """The top-level packages that this process has imported."""
     return sorted({name.partition(".")[0] for name in sys.modules})
+
+
+def version() -> str:
+    """Of onnxruntime."""
+    return str(onnxruntime.__version__)
