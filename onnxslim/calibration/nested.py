@@ -17,7 +17,8 @@ import numpy as np
 
 from onnxslim._ir import ir
 from onnxslim.analysis.shapes import Shapes, infer
-from onnxslim.model.edit import subgraphs, unique_name, value_names
+from onnxslim.model.edit import scopes, subgraphs, unique_name, value_names
+from onnxslim.ops.control import control_flow
 
 __all__ = ["FLOATS", "Promoted", "promote"]
 
@@ -65,6 +66,11 @@ def promote(
 
 class _Promotion:
     def __init__(self, model: ir.Model, wanted: Collection[str] | None) -> None:
+        self._opset = model.opset_imports.get("", 1)
+        for scope in scopes(model):
+            for node in scope:
+                if control_flow(node, self._opset) == "loop":
+                    _doubt_carried_shapes(node)
         self._shapes: Shapes = infer(model)
         self._wanted = wanted
         self._names = Counter(_all_names(model.graph))
@@ -77,11 +83,11 @@ class _Promotion:
         bodies = list(subgraphs(node))
         where = f"it is inside the body of '{node.name or node.op_type}'"
         inside = [(body, promoted) for body in bodies for promoted in self._inside(body, where)]
-        attributes = node.attributes
+        kind = control_flow(node, self._opset)
         for body, promoted in inside:
-            if "then_branch" in attributes and "else_branch" in attributes:
+            if kind == "branches":
                 yield self._from_branch(node, bodies, body, promoted)
-            elif "body" in attributes and bodies == [body]:
+            elif kind is not None:
                 reason = self._unsteady(promoted)
                 if reason:
                     self.refused[str(promoted.inner.name)] = f"{where}, {reason}"
@@ -148,6 +154,13 @@ class _Promotion:
                 node.attributes[name] = ir.AttrInt64s(name, values)
         outer = _further_output(node, promoted, dtype)
         return replace(promoted, outer=outer, leading=promoted.leading + 1)
+
+
+def _doubt_carried_shapes(node: ir.Node) -> None:
+    """What a Loop carries from one iteration to the next may change its shape, whatever the file says."""
+    for body in subgraphs(node):
+        for value in body.inputs[2:]:
+            value.shape = None
 
 
 def _hand_out(body: ir.Graph, value: ir.Value) -> None:

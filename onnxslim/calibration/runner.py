@@ -139,7 +139,8 @@ def calibrate(
         else:
             slices = [plan.fetches]
         done = run.observe(slices, keeper, kept[0] if kept is not None else Progress())
-    unused = {name: f"it is {what} in {origin}" for name, (origin, what) in done.rejected.items()}
+    unused = {tap.name: "no sample reached it" for tap in plan.fetches if tap.name not in done.states}
+    unused |= {name: f"it is {what} in {origin}" for name, (origin, what) in done.rejected.items()}
     return Calibration(
         identity,
         {tap.name: done.states[tap.name] for tap in (*plan.inputs, *plan.fetches) if tap.name in done.states},
