@@ -9,8 +9,8 @@ from onnxslim.ops.spec import OpSpec
 
 __all__ = ["SPECS", "control_flow"]
 
-# with the operator set since which a body may have further outputs: before, the branches of If had to agree in
-# their shapes, and Scan ran over a batch
+# with the operator set since which a body may have further outputs: before, the branches of If had to agree
+# in their shapes, and Scan ran over a batch
 _BODIES: dict[str, tuple[Literal["branches", "loop", "scan"], int]] = {
     "If": ("branches", 11),
     "Loop": ("loop", 1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,19 @@ import pytest
 from onnxslim.calibration.runner import calibrate
 from onnxslim.calibration.store import Calibration
 from onnxslim.errors import CalibrationError
+from onnxslim.runtime.client import open_worker
 from tests.calibration.reference import assert_matches
 from tests.models import proto
 
 RNG = np.random.default_rng(5)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_process() -> Iterator[None]:
+    """For all that a single worker does here."""
+    with open_worker():
+        yield
+
 
 BRANCH = """
 net (float[n, 3] x, bool flag) => (float[n, 3] y)
