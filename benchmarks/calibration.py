@@ -32,7 +32,7 @@ from onnxslim.calibration.store import Calibration
 
 DISTINCT = 64  # inputs of the task; the others are these with noise
 OURS, PEER = (16, 48), (4, 10)  # samples: the peer keeps every activation in memory
-BITS = 64  # samples of the runs whose bits are compared
+BITS = 128  # samples of the runs whose bits are compared
 HEADER = ("model", "samples", "peak MB", "CPU ms / sample", "onnxruntime's", "ratio", "killed", "workers")
 
 

@@ -11,9 +11,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Moments", "Products"]
+__all__ = ["Bounds", "Moments", "Products", "bounds_of"]
+
+Bounds = tuple[float, float]
 
 _HUGE = 1e15  # squares and sums of larger values leave float32 (masks of -3.4e38 are common)
+
+
+def bounds_of(values: np.ndarray) -> Bounds:
+    """Smallest and largest value; NaN where there is one, and zeros where there are no values."""
+    return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +37,11 @@ class Moments:
     mean_abs: np.ndarray
 
     @classmethod
-    def of(cls, values: np.ndarray, axis: int) -> Moments:
+    def of(cls, values: np.ndarray, axis: int, bounds: Bounds | None = None) -> Moments:
         """Of finite values over all axes but ``axis`` (negative counts from the end).
+
+        Args:
+            bounds: what ``bounds_of`` gives, where it is known.
 
         Example:
             >>> Moments.of(np.array([[1.0, 10.0], [3.0, 10.0]]), axis=1).mean
@@ -45,8 +55,9 @@ class Moments:
         at = axis % values.ndim
         inner = math.prod(values.shape[at + 1 :])
         cube = values.reshape(-1, channels, inner)
+        low, high = bounds or bounds_of(values)
         if cube.dtype != np.float64:
-            huge = max(-float(cube.min()), float(cube.max())) > _HUGE
+            huge = max(-low, high) > _HUGE
             cube = cube.astype(np.float64 if huge else np.float32, copy=False)
         mean = _channel_sums(cube) / count
         # Squares of deviations from (nearly) the mean: sums of squares would cancel.
@@ -54,6 +65,8 @@ class Moments:
         shift = _channel_sums(centred) / count
         np.multiply(centred, centred, out=centred)
         m2 = np.maximum(_channel_sums(centred) - count * shift**2, 0.0)
+        if low >= 0:
+            return cls(axis, count, mean + shift, m2, mean + shift)
         np.abs(cube, out=centred)
         return cls(axis, count, mean + shift, m2, _channel_sums(centred) / count)
 

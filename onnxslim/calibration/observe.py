@@ -5,11 +5,11 @@ Activations stay in the worker; what goes back are states of fixed size.  Import
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
+from onnxslim.calibration.moments import bounds_of
 from onnxslim.calibration.observers import TensorState
 
 __all__ = ["channel_axis", "observe"]
@@ -58,11 +58,13 @@ def observe(
             name = tap["name"]
             if tap["optional"] and not value.size:
                 continue
-            problem = _not_finite(value)
+            bounds = bounds_of(value)
+            problem = _not_finite(*bounds)
             if problem:
                 bad[name] = problem
             elif name not in rejected:
-                state = TensorState.of(value, channel_axis(tap, value.ndim), products=tap["products"])
+                axis = channel_axis(tap, value.ndim)
+                state = TensorState.of(value, axis, products=tap["products"], bounds=bounds)
                 merged[name] = merged[name].merge(state) if name in merged else state
         ruined = next((name for name in required if bad.get(name) == "NaN"), None)
         if ruined is not None:
@@ -96,7 +98,7 @@ def channel_axis(tap: Mapping[str, Any], rank: int) -> int | None:
     return int(axis + tap["leading"] if axis >= 0 else axis)
 
 
-def _not_finite(value: np.ndarray) -> str:
-    if not value.size or (np.isfinite(value.min()) and np.isfinite(value.max())):
+def _not_finite(low: float, high: float) -> str:
+    if math.isfinite(low) and math.isfinite(high):
         return ""
-    return "NaN" if np.isnan(value.min()) else "Inf"
+    return "NaN" if math.isnan(low) else "Inf"

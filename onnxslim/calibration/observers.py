@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from onnxslim.calibration.moments import Moments, Products
+from onnxslim.calibration.moments import Bounds, Moments, Products, bounds_of
 
 __all__ = ["BINS", "Extremes", "Histogram", "TensorState"]
 
@@ -48,8 +48,11 @@ class Histogram:
         return cls(math.inf, -math.inf, _LOWEST_EXPONENT, 0, np.zeros(0, np.int64))
 
     @classmethod
-    def of(cls, values: np.ndarray) -> Histogram:
+    def of(cls, values: np.ndarray, bounds: Bounds | None = None) -> Histogram:
         """Of finite values, any shape and any float type.
+
+        Args:
+            bounds: what ``bounds_of`` gives, where it is known.
 
         Example:
             >>> histogram = Histogram.of(np.array([0.0, 1.0, 4096.0], np.float32))
@@ -61,7 +64,8 @@ class Histogram:
             return cls.empty()
         if flat.dtype not in (np.float32, np.float64):
             flat = flat.astype(np.float32)
-        low, high = float(flat.min()) + 0.0, float(flat.max()) + 0.0  # -0.0 becomes 0.0
+        low, high = bounds or bounds_of(flat)
+        low, high = low + 0.0, high + 0.0  # -0.0 becomes 0.0
         exponent = _exponent(low, high)
         first = _bin(low, exponent)
         counts = np.zeros(_bin(high, exponent) - first + 1, np.int64)
@@ -70,8 +74,12 @@ class Histogram:
         factor = flat.dtype.type(2.0**-exponent)
         for start in range(0, flat.size, _BLOCK):
             scaled = flat[start : start + _BLOCK] * factor  # exact: a power of two
-            index = np.floor(scaled, out=scaled).astype(np.int64)
-            index = np.minimum(index - first, counts.size - 1)  # -5e-324 times a factor below 1 is -0.0
+            if low < 0:  # else the cast to integers rounds down by itself
+                np.floor(scaled, out=scaled)
+            index = scaled.astype(np.int64)
+            index -= first
+            if high < 0:  # -5e-324 times a factor below 1 is -0.0
+                np.minimum(index, counts.size - 1, out=index)
             counts += np.bincount(index, minlength=counts.size)
         return cls(low, high, exponent, first, counts)
 
@@ -165,18 +173,22 @@ class TensorState:
     products: Products | None = None
 
     @classmethod
-    def of(cls, values: np.ndarray, axis: int | None, *, products: bool = False) -> TensorState:
+    def of(
+        cls, values: np.ndarray, axis: int | None, *, products: bool = False, bounds: Bounds | None = None
+    ) -> TensorState:
         """Of the values of one feed.
 
         Args:
             axis: of the channels; None for a tensor without.
             products: whether to keep the products of all pairs of channels.
+            bounds: what ``bounds_of`` gives, where it is known.
         """
-        histogram = Histogram.of(values)
+        bounds = bounds or bounds_of(values)
+        histogram = Histogram.of(values, bounds)
         return cls(
             histogram,
             Extremes(1, histogram.low, histogram.high) if values.size else Extremes(0, 0.0, 0.0),
-            None if axis is None else Moments.of(values, axis),
+            None if axis is None else Moments.of(values, axis, bounds),
             Products.of(values, axis) if products and axis is not None else None,
         )
 
