@@ -7,6 +7,7 @@ runtime.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import time
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from onnxslim.calibration.observers import TensorState
 from onnxslim.calibration.sources.base import Sample
 from onnxslim.errors import CalibrationError
 
-__all__ = ["Checkpoint", "DataDigest", "Progress"]
+__all__ = ["Checkpoint", "DataDigest", "Progress", "discard"]
 
 _SCHEMA = "onnxslim.calibration.partial/1"
 _SECONDS = 1.0  # between two writes: what a kill may cost
@@ -133,6 +134,12 @@ class Checkpoint:
             write_archive(self._path, head, now.states, compress=False)
             self._pending, self._written = None, time.monotonic()
         return self._path.exists()
+
+
+def discard(path: Path) -> None:
+    """Remove a checkpoint, and what a kill in the middle of writing it may have left beside it."""
+    for left in (path, *path.parent.glob(f".{glob.escape(path.name)}.*")):
+        left.unlink(missing_ok=True)
 
 
 class DataDigest:

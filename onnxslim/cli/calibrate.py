@@ -75,6 +75,7 @@ def command(
     check_target(output, (model, *merge, *((data,) if data else ())), force=force)
     checkpoint = _checkpoint(output, force=force, resume=resume)
     screen = Screen("calibrate", as_json, verbose, quiet)
+    from onnxslim.calibration.checkpoint import discard
     from onnxslim.calibration.runner import calibrate
     from onnxslim.calibration.store import Calibration
     from onnxslim.report.tables import Table, number
@@ -103,7 +104,7 @@ def command(
             )
     calibration = functools.reduce(Calibration.merge, parts)
     calibration.save(output)
-    checkpoint.unlink(missing_ok=True)
+    discard(checkpoint)
     facts = calibration.summary()
     rows = tuple((name.replace("_", " "), number(value)) for name, value in facts.items())
     screen.tables([Table("Calibration", ("", ""), rows, "ll")], [], {"output": output, **facts})
@@ -122,5 +123,7 @@ def _checkpoint(output: str, *, force: bool, resume: bool) -> Path:
                 where=str(path),
                 hint="--resume continues it, --force starts anew",
             )
-        path.unlink()
+        from onnxslim.calibration.checkpoint import discard
+
+        discard(path)
     return path

@@ -16,6 +16,7 @@ from onnxslim.calibration.observers import TensorState
 from onnxslim.calibration.runner import calibrate
 from onnxslim.errors import CalibrationError, OptionError, ResourceError
 from onnxslim.runtime.client import Worker
+from onnxslim.runtime.providers import available
 from onnxslim.runtime.sources import payload_of
 from tests.calibration.reference import CONV, images, same_bits
 from tests.models import proto
@@ -150,6 +151,22 @@ def test_interrupting_ends_every_worker(processes: list[Any]) -> None:
     with pytest.raises(KeyboardInterrupt):
         calibrate(proto(CONV), {"x": images(100)}, workers=2, progress=interrupt)
     assert len(processes) >= 2 and all(process.poll() is not None for process in processes)
+
+
+def test_chunks_run_on_the_providers_that_are_named() -> None:
+    seen: list[tuple[str, ...]] = []
+
+    class Watched(LocalExecutor):
+        def run(self, job: Job, chunks: Iterable[Chunk], told: Callable[[int], object]) -> Outcomes:
+            seen.append(job.providers)
+            yield from super().run(job, chunks, told)
+
+    others = [name for name in available() if name != "CPUExecutionProvider"]
+    names = [*others[-1:], "CPUExecutionProvider"]
+    calibrate(proto(CONV), {"x": images(2)}, providers=names, executor=Watched())
+    assert seen == [tuple(names)]
+    with pytest.raises(OptionError, match="no provider"):
+        calibrate(proto(CONV), {"x": images(2)}, providers=["cud"])
 
 
 def test_wrong_options() -> None:
