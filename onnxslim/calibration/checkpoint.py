@@ -25,7 +25,8 @@ from onnxslim.errors import CalibrationError
 __all__ = ["Checkpoint", "DataDigest", "Progress", "discard"]
 
 _SCHEMA = "onnxslim.calibration.partial/1"
-_SECONDS = 1.0  # between two writes: what a kill may cost
+_SECONDS = 1.0  # at least, between two writes: what a kill may cost
+_SHARE = 0.1  # of the time, at most, goes into writing
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Checkpoint:
         self._path = path
         self._identity = dict(identity)
         self._slices: list[list[str]] = []
-        self._written = time.monotonic()
+        self._due = time.monotonic() + _SECONDS
         self._pending: Progress | None = None
 
     def load(self) -> tuple[Progress, list[list[str]]] | None:
@@ -111,7 +112,7 @@ class Checkpoint:
         if self._path is None:
             return
         self._pending, self._slices = progress, slices
-        if time.monotonic() - self._written >= _SECONDS:
+        if time.monotonic() >= self._due:
             self.flush()
 
     def flush(self) -> bool:
@@ -119,7 +120,7 @@ class Checkpoint:
         if self._path is None:
             return False
         if self._pending is not None:
-            now = self._pending
+            now, begun = self._pending, time.monotonic()
             head = {
                 "schema": _SCHEMA,
                 "identity": self._identity,
@@ -132,7 +133,8 @@ class Checkpoint:
                 "rejected": dict(now.rejected),
             }
             write_archive(self._path, head, now.states, compress=False)
-            self._pending, self._written = None, time.monotonic()
+            self._pending, ended = None, time.monotonic()
+            self._due = ended + max(_SECONDS, (ended - begun) / _SHARE)
         return self._path.exists()
 
 

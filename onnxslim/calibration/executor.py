@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -126,6 +126,7 @@ class LocalExecutor:
         self, pattern: Worker, job: Job, chunks: Iterable[Chunk], told: Callable[[int], object]
     ) -> Outcomes:
         stopping, loading = threading.Event(), threading.Lock()
+        failures: list[Exception] = []
         idle: queue.SimpleQueue[_Observer] = queue.SimpleQueue()
 
         def observe(chunk: Chunk) -> Outcome:
@@ -146,12 +147,22 @@ class LocalExecutor:
             stack.callback(threads.shutdown, wait=False, cancel_futures=True)
             stack.callback(stopping.set)
             waiting: deque[tuple[Future[Outcome], int]] = deque()
-            for chunk in chunks:
+            for chunk in _until_failure(chunks, failures):
                 waiting.append((threads.submit(observe, chunk), chunk.nbytes))
                 while len(waiting) > self.workers or sum(size for _, size in waiting) > _WAITING_BYTES:
                     yield waiting.popleft()[0].result()
             while waiting:
                 yield waiting.popleft()[0].result()
+            for failure in failures:
+                raise failure
+
+
+def _until_failure(chunks: Iterable[Chunk], failures: list[Exception]) -> Iterator[Chunk]:
+    """The chunks; where reading one fails, those before it come first, as with a single worker."""
+    try:
+        yield from chunks
+    except Exception as error:
+        failures.append(error)
 
 
 class _Observer:

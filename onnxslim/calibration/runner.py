@@ -79,7 +79,8 @@ def calibrate(
             is read and run several times.  Changes no bit of the result.
         providers: onnxruntime's execution providers in order of preference, ``("cuda", "cpu")``.  Not all
             of them compute the same bits twice.
-        checkpoint: a file that is kept up to date while this runs; remove it when the result is safe.
+        checkpoint: a file that is kept up to date while this runs, replacing an older one; remove it when the
+            result is safe.
         resume: continue from ``checkpoint`` where there is one, to the same bits as without interruption.
         progress: called with the feeds done and their number (None where it is not known), from any thread;
             each pass over the data counts.

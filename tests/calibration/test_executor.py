@@ -123,6 +123,18 @@ def test_the_first_bad_sample_is_named(workers: int, processes: list[Any]) -> No
     assert all(process.poll() is not None for process in processes)
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_bad_sample_comes_before_unreadable_data(workers: int) -> None:
+    feeds = masked(80, at_37=-1)
+    feeds[60]["x"] = np.float32([np.nan, 0])
+    with pytest.raises(CalibrationError, match="'y' is NaN"):
+        calibrate(proto(MASKED), feeds, workers=workers)
+    feeds[37]["mask"] = np.ones(2, np.float32)
+    with pytest.raises(CalibrationError, match="the data holds NaN") as caught:
+        calibrate(proto(MASKED), feeds, workers=workers)
+    assert "sample 60" in str(caught.value)
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_tensor_that_is_infinite_somewhere_is_skipped(workers: int) -> None:
     found = calibrate(proto(MASKED), masked(60, at_20=0, at_40=0), workers=workers)

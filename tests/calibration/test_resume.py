@@ -38,6 +38,7 @@ def one_process() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def every_chunk_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint, "_SHARE", np.inf)
 
 
 class Interrupted:
