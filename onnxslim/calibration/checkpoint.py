@@ -53,14 +53,14 @@ class Progress:
 
 
 class Checkpoint:
-    """The file, or none (``path`` None): then nothing is kept.
+    """The file at ``path``, or none: then nothing is kept.
 
     Args:
         identity: what a continued run must agree in: a readable name and its value, JSON-able.
     """
 
     def __init__(self, path: Path | None, identity: Mapping[str, Any]) -> None:
-        self._path = path
+        self.path = path
         self._identity = dict(identity)
         self._slices: list[list[str]] = []
         self._due = time.monotonic() + _SECONDS
@@ -72,14 +72,15 @@ class Checkpoint:
         Raises:
             CalibrationError: it is damaged, or belongs to a run that differs in the identity.
         """
-        if self._path is None or not self._path.exists():
+        if self.path is None or not self.path.exists():
             return None
         try:
-            head, states = read_archive(self._path, _SCHEMA)
+            head, states = read_archive(self.path, _SCHEMA)
             kept = head["identity"]
             counts = [int(head[key]) for key in ("passes", "chunks", "samples")]
-            if min(counts) < 0:
-                raise ValueError("a count is negative")
+            slices = [[str(name) for name in names] for names in head["slices"]]
+            if min(counts) < 0 or counts[0] >= len(slices):
+                raise ValueError("its counts contradict each other")
             progress = Progress(
                 counts[0],
                 counts[1],
@@ -89,11 +90,10 @@ class Checkpoint:
                 states,
                 {str(name): (str(origin), str(what)) for name, (origin, what) in head["rejected"].items()},
             )
-            slices = [[str(name) for name in names] for names in head["slices"]]
             differs = [key for key in self._identity if kept[key] != self._identity[key]]
         except DAMAGE as error:
             raise CalibrationError(
-                f"not an interrupted calibration: {error}", where=str(self._path), hint="start anew"
+                f"not an interrupted calibration: {error}", where=str(self.path), hint="start anew"
             ) from error
         if differs:
             raise self.refusal(f"its {differs[0]} differed")
@@ -103,13 +103,13 @@ class Checkpoint:
         """The error that the interrupted run cannot be continued."""
         return CalibrationError(
             f"the interrupted calibration cannot be continued: {why}",
-            where=str(self._path),
+            where=str(self.path),
             hint="give the model, data and options that it was started with, or start anew",
         )
 
     def keep(self, progress: Progress, slices: list[list[str]]) -> None:
         """Write the file, unless that was done a moment ago: then :meth:`flush` or a later call does."""
-        if self._path is None:
+        if self.path is None:
             return
         self._pending, self._slices = progress, slices
         if time.monotonic() >= self._due:
@@ -117,7 +117,7 @@ class Checkpoint:
 
     def flush(self) -> bool:
         """Write what was not written yet; whether there is a file now."""
-        if self._path is None:
+        if self.path is None:
             return False
         if self._pending is not None:
             now, begun = self._pending, time.monotonic()
@@ -132,10 +132,10 @@ class Checkpoint:
                 "whole": now.whole,
                 "rejected": dict(now.rejected),
             }
-            write_archive(self._path, head, now.states, compress=False)
+            write_archive(self.path, head, now.states, compress=False)
             self._pending, ended = None, time.monotonic()
             self._due = ended + max(_SECONDS, (ended - begun) / _SHARE)
-        return self._path.exists()
+        return self.path.exists()
 
 
 def discard(path: Path) -> None:

@@ -208,7 +208,7 @@ class _Run:
                     keeper.keep(done, sources)
         except BaseException:
             if keeper.flush():
-                _log.warning("what was done so far is kept; --resume continues it")
+                _log.warning("%s holds what was done so far; --resume continues it", keeper.path)
             raise
         return done
 

@@ -43,6 +43,8 @@ def tensor_bytes(
         itemsizes: bytes per element, by source.
     """
     found = dict.fromkeys((tap.source for tap in taps), 0)
+    if not found:
+        return {}
     seen: set[tuple[Any, ...]] = set()
     with worker.load(_with_sizes(model, list(found)), optimize="none", threads=1) as session:
         for feed in feeds:

@@ -150,6 +150,7 @@ def test_damaged_checkpoints_are_refused(tmp_path: Path) -> None:
     head = good["head"].tobytes()
     for old, new in (
         (b'"chunks": 6', b'"chunks": -6'),
+        (b'"passes": 0', b'"passes": 1'),
         (b'"digest"', b'"digits"'),
         (b"partial/1", b"partial/2"),
         (b'"rejected": {}', b'"rejected": [1]'),

@@ -12,7 +12,7 @@ from onnxslim.errors import CalibrationError, ResourceError
 from onnxslim.runtime.client import open_worker
 from onnxslim.runtime.values import TensorInfo
 from tests.calibration.reference import CONV, assert_matches, images, same_bits
-from tests.models import model, proto
+from tests.models import model, proto, run
 
 RNG = np.random.default_rng(3)
 
@@ -155,6 +155,22 @@ def test_activations_beyond_the_memory_limit_are_a_clear_error() -> None:
     with open_worker(budget_bytes=256 << 20), pytest.raises(ResourceError, match="memory") as caught:
         calibrate(proto(text), [{"n": np.array([10])}, {"n": np.array([1 << 30])}])
     assert "sample 1" in str(caught.value)
+
+
+def test_states_that_travel_from_feed_to_feed() -> None:
+    text = """
+    net (float[n, 3] x, float[n, 2] h, int64 rate) => (float[n, 2] y, float[n, 2] next)
+    <float[3, 2] w = {1, 2, 3, 4, 5, 6}>
+    { z = MatMul (x, w)  sum = Add (z, h)  next = Tanh (sum)  y = Neg (next) }
+    """
+    feeds, h = [], np.zeros((2, 2), np.float32)
+    for _ in range(20):
+        feed = {"x": RNG.standard_normal((2, 3)).astype(np.float32), "h": h, "rate": np.array(16000)}
+        feeds.append(feed)
+        h = run(proto(text), feed, ["next"])[0]
+    calibration = calibrate(proto(text), feeds)
+    assert list(calibration.states) == ["x", "h", "z", "sum", "next", "y"]
+    assert_matches(calibration, proto(text), feeds)
 
 
 def test_random_data_is_said_to_be_random() -> None:

@@ -62,6 +62,13 @@ def test_a_tensor_beyond_the_limit_is_named() -> None:
         calibrate(proto(CONV), {"x": images(2)}, max_memory=0)
 
 
+def test_a_model_without_floats_has_nothing_to_slice() -> None:
+    found = calibrate(
+        proto("net (int64[1] a) => (int64[1] y) { y = Neg (a) }"), [{"a": np.array([3])}], max_memory=1
+    )
+    assert not found.states and found.samples == 1
+
+
 def test_data_that_changes_between_passes_is_refused() -> None:
     rng = np.random.default_rng(0)
 
