@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxslim.cli import options
+from onnxslim.cli import calibrations, options
 from onnxslim.cli.files import model_path
 from onnxslim.cli.screen import Screen
 
@@ -39,10 +39,18 @@ _TEXT = 200  # characters of a metadata entry: some hold whole files
 def command(
     model: str, other: str | None, dims: dict[str, int], as_json: bool, verbose: int, quiet: bool
 ) -> int:
-    """Show inputs, outputs, operators, sizes and cost of MODEL without running it."""
+    """Show inputs, outputs, operators, sizes and cost of MODEL without running it.
+
+    MODEL may also be the CAL.npz of `onnxslim calibrate`: then its tensors, with -v all of them.
+    """
     if model == other == "-":
         raise click.UsageError("only one of the two models can come from stdin")
     screen = Screen("inspect", as_json, verbose, quiet)
+    if calibrations.is_archive(model):
+        if other is not None:
+            raise click.UsageError("--diff compares two models, and this is a calibration")
+        screen.tables(*calibrations.shown(model, verbose))
+        return 0
     file, found = _inspected(model, dims)
     body = {"input": file, **found.to_dict()}
     if other is None:

@@ -6,7 +6,7 @@ import sys
 
 import onnxruntime
 
-__all__ = ["modules", "providers", "providers_of"]
+__all__ = ["modules", "providers", "version"]
 
 
 def providers() -> list[str]:
@@ -14,11 +14,11 @@ def providers() -> list[str]:
     return list(onnxruntime.get_available_providers())
 
 
-def providers_of(session: onnxruntime.InferenceSession) -> list[str]:
-    """The execution providers that a session has, which may be fewer than it was created with."""
-    return list(session.get_providers())
-
-
 def modules() -> list[str]:
     """The top-level packages that this process has imported."""
     return sorted({name.partition(".")[0] for name in sys.modules})
+
+
+def version() -> str:
+    """Of onnxruntime."""
+    return str(onnxruntime.__version__)
