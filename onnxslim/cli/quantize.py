@@ -26,6 +26,11 @@ __all__ = ["command"]
     show_default=True,
     help="Which form of quantization.",
 )
+@click.option(
+    "--integer-io",
+    is_flag=True,
+    help="Take and give integers instead of floats; the metadata of the model say what they stand for.",
+)
 @options.budget
 @options.overrides
 @options.common

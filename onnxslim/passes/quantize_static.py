@@ -241,7 +241,7 @@ class _Quantizer:
             bias = bias + self._shift(unit, weight, q, numbers)
         restored = self._dequantized(unit.node, q, scale, axis, f"{source.name}_dequantized")
         unit.node.replace_input_with(unit.role.weight, restored)
-        _drop(source)
+        edit.remove_unread(source)
         if use is not None and bias is not None:
             node, index = use
             old = node.inputs[index]
@@ -255,7 +255,7 @@ class _Quantizer:
                 f"{old.name}_dequantized",
             )
             node.replace_input_with(index, restored_bias)
-            _drop(old)
+            edit.remove_unread(old)
         return restored.name
 
     def _weight(
@@ -309,14 +309,3 @@ class _Quantizer:
         restored.shape, restored.type = q.shape, ir.TensorType(ir.DataType.FLOAT)
         self._graph.insert_before(before, [node])
         return restored
-
-
-def _drop(value: ir.Value) -> None:
-    """Take a constant that nobody reads any more out of its graph."""
-    if value.uses() or value.is_graph_output() or value.is_graph_input():
-        return
-    node = value.producer()
-    if node is not None:
-        edit.remove_node(node)
-    elif value.graph is not None and value.name is not None:
-        del value.graph.initializers[value.name]

@@ -162,6 +162,7 @@ def quantize(
     images: Any = None,
     threads: int = 1,
     target: str | None = None,
+    integer_io: bool = False,
     options: Overrides | None = None,
     seed: int = 0,
     progress: Progress = lambda message: None,
@@ -173,6 +174,8 @@ def quantize(
         data: inputs to calibrate on and to judge the result with; without them random inputs judge.
         calibration: what :func:`onnxslim.calibrate` made of this very model, instead of calibrating here.
         mode: which forms are tried.
+        integer_io: let inputs and outputs be integers of the same name and shape; the metadata say what they
+            stand for, see :mod:`onnxslim.model.encoding`.
         options: ``{pass name: {option: value}}``.
 
     The other arguments are those of :func:`compress`.
@@ -196,6 +199,7 @@ def quantize(
         target=target,
         seed=seed,
         overrides=dict(options or {}),
+        integer_io=integer_io,
     )
     chosen: DataLike = "random" if data is None else data
     data_options = {"samples": samples, "batch": batch, "images": images}

@@ -17,6 +17,7 @@ from onnxslim.calibration.store import Calibration
 from onnxslim.errors import ModelError, OptionError, ResourceError
 from onnxslim.measure.differences import Difference
 from onnxslim.passes.pack_weights import PackWeights
+from onnxslim.passes.quantize_ports import QuantizePorts
 from onnxslim.passes.quantize_static import QuantizeStatic
 from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.recipes.engine import Step, run_steps
@@ -54,6 +55,7 @@ def candidates(
     target: str | None = None,
     mode: str = "compress",
     feeds: Sequence[Mapping[str, Any]] = (),
+    integer_io: bool = False,
 ) -> list[Candidate]:
     """The ways to try on ``model``, the most promising first.
 
@@ -63,6 +65,7 @@ def candidates(
         target: what to place integers for; default this machine.
         mode: ``compress`` and ``auto`` try everything, the others one kind.
         feeds: held-out feeds that decide how static ranges are found, and whether biases are corrected.
+        integer_io: quantize inputs and outputs too, so that they can become integers.
 
     Raises:
         OptionError: no such mode or target.
@@ -79,6 +82,9 @@ def candidates(
             found.append(_static(careful))
     if mode in ("compress", "auto", "weight-only"):
         found.append(Candidate("packed weights", (PackWeights(),)))
+    if integer_io:
+        ports = (RaiseOpset(), QuantizePorts(calibration))
+        found = [replace(each, passes=(*each.passes, *ports)) for each in found]
     return found
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from onnxslim.model.encoding import is_encoding_key
 from onnxslim.runtime.framing import BITS, Raw
 
 __all__ = ["DeviceRun", "Session"]
@@ -84,6 +85,8 @@ class Session:
         self.ort.disable_fallback()
         self.inputs = [_describe(argument) for argument in self.ort.get_inputs()]
         self.outputs = [_describe(argument) for argument in self.ort.get_outputs()]
+        metadata = self.ort.get_modelmeta().custom_metadata_map
+        self.encodings = {key: text for key, text in metadata.items() if is_encoding_key(key)}
         self.plain = not any(info["dtype"] in BITS for info in (*self.inputs, *self.outputs))
 
     def run(self, feed: Mapping[str, Any], outputs: Sequence[str] | None) -> list[Any]:
