@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from onnxslim.model.encoding import Encoding, encodings
+from onnxslim.model.encoding import INTEGERS, Encoding, encodings
 from onnxslim.runtime.client import RemoteSession
 
 __all__ = ["Interface"]
-
-_INTEGERS = frozenset({"uint8", "int8", "uint16", "int16"})
 
 
 @dataclass(frozen=True)
@@ -33,11 +31,11 @@ class Interface:
     def of(cls, session: RemoteSession) -> Interface:
         """By the metadata of a loaded model."""
         types = {info.name: info.dtype for info in session.inputs}
-        coded = {info.name for info in session.outputs if info.dtype in _INTEGERS}
+        coded = {info.name for info in session.outputs if info.dtype in INTEGERS}
         inputs = encodings(session.encodings, "input")
         outputs = encodings(session.encodings, "output")
         return cls(
-            {name: encoding for name, encoding in inputs.items() if types.get(name) in _INTEGERS},
+            {name: encoding for name, encoding in inputs.items() if types.get(name) in INTEGERS},
             {name: encoding for name, encoding in outputs.items() if name in coded},
             types,
         )

@@ -18,11 +18,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Encoding", "Side", "encodings", "is_encoding_key", "metadata_of"]
+__all__ = ["INTEGERS", "Encoding", "Side", "encodings", "is_encoding_key", "metadata_of"]
 
 Array = npt.NDArray[Any]
 Side = Literal["input", "output"]
 
+INTEGERS = frozenset({"uint8", "int8", "uint16", "int16"})  # by their names in numpy
 _WHOLE = re.compile(r"-?[0-9]{1,5}")  # ASCII digits: int() takes more
 
 
