@@ -3,9 +3,9 @@
     python -m benchmarks.integer_io [NAMES...] --zoo ROOT
 
 Two recipes go through the command line, which differ in their last pass, ``integer-io``.  On inputs that
-nothing was calibrated on, both models run in plain onnxruntime with its optimizations off: one on integers, one
-on the floats that they stand for by the model's metadata, as the arithmetic of this file reads them.  The exit
-code is 1 where a bit differs or an input or output is still float.
+nothing was calibrated on, both models run in plain onnxruntime with its optimizations off: one on integers,
+the other on the floats that they stand for by the model's metadata, as the arithmetic of this file reads
+them.  The exit code is 1 where a bit differs or an input or output is still float.
 """
 
 from __future__ import annotations
