@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxslim._ir import ir
+from onnxslim.analysis.selection import Selection
 from onnxslim.errors import OptionError
 from onnxslim.model import edit
 from onnxslim.ops.registry import is_constant, is_dequantize, is_quantize
@@ -57,7 +57,10 @@ class PackWeights(Pass):
     min_sqnr_db: float = field(
         default=25.0, metadata={"help": "leave a weight in float when its rounding is noisier than this"}
     )
-    exclude: str = field(default="", metadata={"help": "comma-separated globs of weights to leave alone"})
+    exclude: str = field(
+        default="",
+        metadata={"help": "leave these weights alone: comma-separated globs of names, or op:Conv by readers"},
+    )
 
     def __post_init__(self) -> None:
         if not self.min_sqnr_db >= 0:
@@ -87,8 +90,9 @@ class PackWeights(Pass):
         if weight is None or weight.dtype != np.float32 or not self._saves(value, weight.size):
             return False
         name = value.name or ""
-        if any(fnmatchcase(name, glob.strip()) for glob in self.exclude.split(",") if glob.strip()):
-            self.decline(name, "excluded by name")
+        excluded = Selection.parse(self.exclude)
+        if excluded.has_name(name) or any(excluded.has_operator(user.op_type) for user, _ in users):
+            self.decline(name, "excluded by the user")
             return False
         if not np.isfinite(weight).all():
             self.decline(name, "the weight is not finite")

@@ -105,7 +105,7 @@ class QuantizePorts(Pass):
         if len(pair) == 2:
             quantized = pair[0].outputs[0]
             quantized.name = edit.unique_name(graph, f"{value.name}_quantized")
-            quantized.shape = value.shape
+            quantized.shape, quantized.type = value.shape, ir.TensorType(ir.DataType.UINT8)
         restored = pair[-1].outputs[0]
         restored.name = edit.unique_name(graph, f"{value.name}_dequantized")
         restored.shape, restored.type = value.shape, value.type

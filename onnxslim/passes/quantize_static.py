@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxslim._ir import ir
+from onnxslim.analysis.selection import Selection
 from onnxslim.analysis.shapes import Shapes, infer
 from onnxslim.calibration.calibrators import Method, quantization_error
 from onnxslim.calibration.store import Calibration
@@ -79,7 +79,12 @@ class QuantizeStatic(Pass):
         metadata={"help": "leave a node in float when rounding an activation is noisier than this"},
     )
     target: str = field(default=DEFAULT_TARGET, metadata={"help": "what the integers are placed for"})
-    exclude: str = field(default="", metadata={"help": "comma-separated globs of nodes to leave in float"})
+    include: str = field(
+        default="", metadata={"help": "quantize only these nodes: globs of names, or op:Conv; default all"}
+    )
+    exclude: str = field(
+        default="", metadata={"help": "leave these nodes in float: comma-separated globs of names, or op:Conv"}
+    )
     check: bool = field(default=True, metadata={"help": "look at the graph that the runtime builds"})
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -114,11 +119,13 @@ class QuantizeStatic(Pass):
         self, model: ir.Model, refused: Mapping[str, str]
     ) -> tuple[list[Unit], dict[ir.Node, str], Shapes]:
         target, shapes = load_target(self.target), infer(model)
-        excluded = [glob.strip() for glob in self.exclude.split(",") if glob.strip()]
+        included, excluded = Selection.parse(self.include), Selection.parse(self.exclude)
 
         def refuse(unit: Unit) -> str | None:
-            if any(fnmatchcase(unit.node.name or "", glob) for glob in excluded):
-                return "excluded by name"
+            if excluded.has_node(unit.node):
+                return "excluded by the user"
+            if included and not included.has_node(unit.node):
+                return "not among what the user included"
             if (known := refused.get(unit.output.name or "")) is not None:
                 return known
             values = [*unit.activations, *([unit.output] if unit.fusion.output != "float" else [])]

@@ -21,9 +21,9 @@ from onnxslim.model.io import FileInfo, save
 from onnxslim.passes.base import Decline
 from onnxslim.recipes.budget import Target
 from onnxslim.recipes.candidates import Candidate
-from onnxslim.recipes.engine import run_steps
+from onnxslim.recipes.engine import Step, run_steps
 from onnxslim.recipes.quality import Judge, Score
-from onnxslim.recipes.recipe import apply_overrides
+from onnxslim.recipes.recipe import apply_overrides, pass_names
 from onnxslim.report.report import PassRecord
 
 __all__ = ["Objective", "Search", "Trial"]
@@ -108,14 +108,19 @@ class Search:
 
         Args:
             overrides: options of the candidates' passes, ``{pass name: {option: value}}``.
+
+        Raises:
+            OptionError: no candidate has such a pass, or the pass no such option.
         """
+        candidates = [
+            replace(c, passes=p) for c, p in zip(candidates, _overridden(candidates, overrides), strict=True)
+        ]
         trials: list[Trial] = []
         for number, candidate in enumerate(candidates, 1):
             if trials and time.monotonic() > self.deadline:
                 trials.append(Trial(candidate.name, rejected="not tried: --time was used up"))
                 continue
             self.progress(f"candidate {number} of {len(candidates)}: {candidate.name}")
-            candidate = replace(candidate, passes=apply_overrides(candidate.passes, overrides))
             trials.append(self._try(base, candidate, trials))
         for trial in self._ranking(trials):
             self.progress(f"measuring {trial.name}")
@@ -214,3 +219,16 @@ class Search:
             if trial.latency.verdict == "slower":
                 break
         return False
+
+
+def _overridden(
+    candidates: Sequence[Candidate], overrides: Mapping[str, Mapping[str, Any]]
+) -> list[Sequence[Step]]:
+    """The passes of each candidate with the options that concern it; each option concerns one at least."""
+    apply_overrides([step for candidate in candidates for step in candidate.passes], overrides)
+    found: list[Sequence[Step]] = []
+    for candidate in candidates:
+        names = pass_names(candidate.passes)
+        own = {name: options for name, options in overrides.items() if name in names}
+        found.append(apply_overrides(candidate.passes, own))
+    return found

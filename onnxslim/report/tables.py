@@ -59,6 +59,7 @@ def details(report: Report) -> Iterator[Table]:
             measured.count_table("Kernels", *kernels, _ROWS_SHOWN),
             measured.leftover_table(report, _ROWS_SHOWN),
             measured.hot_table(report, _ROWS_SHOWN),
+            measured.reason_table(report),
             pass_table(report),
             trial_table(report),
             output_table(report.verification or {}),

@@ -125,7 +125,7 @@ def test_noisy_and_excluded_weights_are_declined() -> None:
     with collect_declines() as log:
         assert not PackWeights(min_sqnr_db=90)(built).modified
         assert not PackWeights(exclude="a*, w")(built).modified
-    assert [d.reason.split(",")[0] for d in log.entries][1] == "excluded by name"
+    assert [d.reason.split(",")[0] for d in log.entries][1] == "excluded by the user"
     assert "dB, below 90" in log.entries[0].reason
 
 
