@@ -21,6 +21,7 @@ from onnxslim.passes.base import Pass, Promise
 from onnxslim.reconstruct.affine import affine_uint8, bias_int32, least_weight_scale
 from onnxslim.reconstruct.bias import rounding_shift
 from onnxslim.reconstruct.rounding import round_symmetric
+from onnxslim.runtime.errors import RuntimeRefused
 from onnxslim.runtime.kernels import executed
 from onnxslim.runtime.targets.placement import place
 from onnxslim.runtime.targets.target import DEFAULT_TARGET, load_target
@@ -94,7 +95,11 @@ class QuantizeStatic(Pass):
             return ir.passes.PassResult(model, False)
         refused: dict[str, str] = {}
         for _ in range(_MAX_ROUNDS if self.check else 0):
-            missed = self._missed(model.clone(), refused)
+            try:
+                missed = self._missed(model.clone(), refused)
+            except RuntimeRefused as error:  # an operator set that is newer than the runtime's kernels
+                self.decline(model.graph.name or "graph", f"quantized it does not run: {error.what}")
+                return ir.passes.PassResult(model, False)
             if not missed:
                 break
             refused |= missed

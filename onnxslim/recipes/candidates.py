@@ -81,7 +81,8 @@ def candidates(
         if _node_count(model, careful) != _node_count(model, best):
             found.append(_static(careful))
     if mode in ("compress", "auto", "weight-only"):
-        found.append(Candidate("packed weights", (PackWeights(),)))
+        essential = "" if integer_io else PackWeights.name
+        found.append(Candidate("packed weights", (PackWeights(),), essential))
     if integer_io:
         ports = (RaiseOpset(), QuantizePorts(calibration))
         found = [replace(each, passes=(*each.passes, *ports)) for each in found]

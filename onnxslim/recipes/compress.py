@@ -221,9 +221,8 @@ def with_integer_io(result: Result, prover: Prover) -> Result:
     else:
         notes = (*report.notes, *encoding_notes(outcome.model), *prover.notes)
         if prover.last is not None:
-            notes += (
-                f"fed with integers it computes the same bits as before, on {prover.last.samples} feeds",
-            )
+            count = prover.last.samples
+            notes += (f"fed with integers it computes the same bits ({count} feed{'s' * (count != 1)})",)
         result = replace(result, model=outcome.model, unchanged=None)
     report = replace(
         report,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 import types
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -144,6 +145,9 @@ class Search:
             idle = {record.name for record in outcome.applied if not record.modified}
             if candidate.essential in idle:
                 trial.rejected = f"{candidate.essential} found nothing that pays"
+                why = Counter(d.reason for d in outcome.declined if d.pass_name == candidate.essential)
+                if why:
+                    trial.rejected += f": {why.most_common(1)[0][0]}"
                 return trial
             path = self.folder / f"{len(list(self.folder.iterdir()))}.onnx"
             trial.file = save(outcome.model, path)

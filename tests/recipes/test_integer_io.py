@@ -65,7 +65,7 @@ def test_the_last_step_of_quantize(tmp_path: Path) -> None:
         result = with_integer_io(before, Prover(worker, [{"x": np.ones((1, 8), np.float32)}]))
         again = with_integer_io(result, Prover(worker))
     assert result.unchanged is None and result.report.notes[:2] == NOTES
-    assert "the same bits as before, on 1 inputs" in result.report.notes[2]
+    assert "the same bits (1 feed)" in result.report.notes[2]
     assert (
         [record.promise for record in result.report.passes]
         == [Promise.EXACT.value]
