@@ -26,6 +26,16 @@ __all__ = ["command"]
     show_default=True,
     help="Which form of quantization.",
 )
+@click.option(
+    "--integer-io",
+    is_flag=True,
+    help="Take and give integers instead of floats; the metadata of the model say what they stand for.",
+)
+@click.option(
+    "--explain",
+    is_flag=True,
+    help="Show of each node of the result whether it computes with integers, why not, and its share of time.",
+)
 @options.budget
 @options.overrides
 @options.common
@@ -34,6 +44,7 @@ def command(
     calibration: str | None,
     data: str | None,
     set_options: dict[str, dict[str, str]],
+    explain: bool,
     **given: Any,
 ) -> int:
     """Quantize MODEL for this machine; keep in float what would be slower, and check the accuracy.
@@ -52,4 +63,4 @@ def command(
         return quantize(path, data, calibration=kept, options=set_options, progress=progress, **own)
 
     read = tuple(name for name in (data, calibration) if name)
-    return Rewrite("quantize", model, also_read=read, **shared).run(work)
+    return Rewrite("quantize", model, also_read=read, explain=explain, **shared).run(work)

@@ -20,6 +20,7 @@ import numpy as np
 
 from onnxslim.calibration.sources.python import load_function
 from onnxslim.errors import OnnxSlimError, OptionError
+from onnxslim.measure.interface import Interface
 from onnxslim.measure.stats import bootstrap_interval, wilson_interval
 from onnxslim.runtime.client import RemoteSession, open_worker
 from onnxslim.runtime.sources import RunnableModel
@@ -166,8 +167,11 @@ class _Agreement:
 def _outputs(model: RunnableModel, feeds: Iterable[Mapping[str, Any]], output: str | None) -> list[Array]:
     with open_worker() as worker, worker.load(model, optimize="all") as session:
         name = _output_name(session, output)
+        interface = Interface.of(session)
         rows = [
-            session.run({key: x for key, x in feed.items() if key != "__labels__"}, [name])[0]
+            interface.real(
+                name, session.run({key: x for key, x in feed.items() if key != "__labels__"}, [name])[0]
+            )
             for feed in feeds
         ]
     if not rows:

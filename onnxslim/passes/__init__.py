@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from onnxslim.passes.fold_constants import FoldConstants as FoldConstants
     from onnxslim.passes.halve_weights import HalveWeights as HalveWeights
     from onnxslim.passes.inline_branches import InlineBranches as InlineBranches
+    from onnxslim.passes.integer_io import IntegerIo as IntegerIo
     from onnxslim.passes.merge_common_subexpressions import (
         MergeCommonSubexpressions as MergeCommonSubexpressions,
     )
     from onnxslim.passes.pack_weights import PackWeights as PackWeights
+    from onnxslim.passes.quantize_ports import QuantizePorts as QuantizePorts
     from onnxslim.passes.quantize_static import QuantizeStatic as QuantizeStatic
     from onnxslim.passes.raise_opset import RaiseOpset as RaiseOpset
     from onnxslim.passes.remove_dead_code import RemoveDeadCode as RemoveDeadCode

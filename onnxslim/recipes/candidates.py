@@ -17,6 +17,7 @@ from onnxslim.calibration.store import Calibration
 from onnxslim.errors import ModelError, OnnxSlimError, OptionError, ResourceError
 from onnxslim.measure.differences import Difference
 from onnxslim.passes.pack_weights import PackWeights
+from onnxslim.passes.quantize_ports import QuantizePorts
 from onnxslim.passes.quantize_static import QuantizeStatic
 from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.recipes.engine import Step, run_steps
@@ -56,6 +57,7 @@ def candidates(
     target: str | None = None,
     mode: str = "compress",
     feeds: Sequence[Mapping[str, Any]] = (),
+    integer_io: bool = False,
 ) -> list[Candidate]:
     """The ways to try on ``model``, the most promising first.
 
@@ -65,6 +67,7 @@ def candidates(
         target: what to place integers for; default this machine.
         mode: ``compress`` and ``auto`` try everything, the others one kind.
         feeds: held-out feeds that decide how static ranges are found, and whether biases are corrected.
+        integer_io: quantize inputs and outputs too, so that they can become integers.
 
     Raises:
         OptionError: no such mode or target.
@@ -84,7 +87,11 @@ def candidates(
             found.append(static_candidate(replace(best, times={})))
         found.append(static_candidate(replace(best, placement="all")))
     if mode in ("compress", "auto", "weight-only"):
-        found.append(Candidate("packed weights", (PackWeights(),), essential=PackWeights.name))
+        essential = "" if integer_io else PackWeights.name
+        found.append(Candidate("packed weights", (PackWeights(),), essential))
+    if integer_io:
+        ports = (RaiseOpset(), QuantizePorts(calibration))
+        found = [replace(each, passes=(*each.passes, *ports)) for each in found]
     return found
 
 

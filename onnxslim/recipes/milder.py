@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from onnxslim._ir import ir
@@ -42,14 +42,20 @@ class Milder:
         """The milder candidate; None where even the mildest is not accepted."""
         form = next((each for each in candidate.passes if isinstance(each, QuantizeStatic)), None)
         if form is None:
-            return self._packed(accepts)
-        found = most_precise(
-            self.model,
-            form,
-            self.feeds[:_FEEDS],
-            lambda model: accepts(run_steps(model, self.packing).model),
-        )
-        return None if found is None else static_candidate(found, self.packing)
+            found = self._packed(accepts)
+        else:
+            milder = most_precise(
+                self.model,
+                form,
+                self.feeds[:_FEEDS],
+                lambda model: accepts(run_steps(model, self.packing).model),
+            )
+            found = None if milder is None else static_candidate(milder, self.packing)
+        if found is None:
+            return None
+        kinds = [isinstance(each, PackWeights) for each in candidate.passes]
+        after = tuple(candidate.passes)[len(kinds) - kinds[::-1].index(True) :] if any(kinds) else ()
+        return replace(found, passes=(*found.passes, *after))  # integer ports come last
 
     def _packed(self, accepts: Accepts) -> Candidate | None:
         low, high = 0, len(_LEVELS_DB)  # of the levels below ``low`` none is accepted, that at ``high`` is

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 import types
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,9 +22,9 @@ from onnxslim.model.io import FileInfo, save
 from onnxslim.passes.base import Decline
 from onnxslim.recipes.budget import Target
 from onnxslim.recipes.candidates import Candidate
-from onnxslim.recipes.engine import run_steps
+from onnxslim.recipes.engine import Step, run_steps
 from onnxslim.recipes.quality import Judge, Score
-from onnxslim.recipes.recipe import apply_overrides
+from onnxslim.recipes.recipe import apply_overrides, pass_names
 from onnxslim.report.report import PassRecord
 
 __all__ = ["Objective", "Search", "Trial"]
@@ -111,14 +112,19 @@ class Search:
 
         Args:
             overrides: options of the candidates' passes, ``{pass name: {option: value}}``.
+
+        Raises:
+            OptionError: no candidate has such a pass, or the pass no such option.
         """
+        candidates = [
+            replace(c, passes=p) for c, p in zip(candidates, _overridden(candidates, overrides), strict=True)
+        ]
         trials: list[Trial] = []
         for number, candidate in enumerate(candidates, 1):
             if trials and time.monotonic() > self.deadline:
                 trials.append(Trial(candidate.name, rejected="not tried: --time was used up"))
                 continue
             self.progress(f"candidate {number} of {len(candidates)}: {candidate.name}")
-            candidate = replace(candidate, passes=apply_overrides(candidate.passes, overrides))
             trials.append(self._try(base, candidate, trials))
         for refined in self._refined(candidates, list(trials)):
             refined = replace(refined, passes=apply_overrides(refined.passes, overrides))
@@ -161,6 +167,9 @@ class Search:
             idle = {record.name for record in outcome.applied if not record.modified}
             if candidate.essential in idle:
                 trial.rejected = f"{candidate.essential} found nothing that pays"
+                why = Counter(d.reason for d in outcome.declined if d.pass_name == candidate.essential)
+                if why:
+                    trial.rejected += f": {why.most_common(1)[0][0]}"
                 return trial
             path = self.folder / f"{len(list(self.folder.iterdir()))}.onnx"
             trial.file = save(outcome.model, path)
@@ -236,3 +245,16 @@ class Search:
             if trial.latency.verdict == "slower":
                 break
         return False
+
+
+def _overridden(
+    candidates: Sequence[Candidate], overrides: Mapping[str, Mapping[str, Any]]
+) -> list[Sequence[Step]]:
+    """The passes of each candidate with the options that concern it; each option concerns one at least."""
+    apply_overrides([step for candidate in candidates for step in candidate.passes], overrides)
+    found: list[Sequence[Step]] = []
+    for candidate in candidates:
+        names = pass_names(candidate.passes)
+        own = {name: options for name, options in overrides.items() if name in names}
+        found.append(apply_overrides(candidate.passes, own))
+    return found

@@ -61,7 +61,8 @@ class Report:
             (after / before, above 1 is better) and its ``interval``.
         transfers: on a device, ``before`` and ``after``: ``to_device_s``, ``compute_s``, ``to_host_s``.
         profile: ``before`` and ``after`` (or None), each with ``runs``, ``total_us`` (all nodes, per run),
-            ``nodes`` (hottest first: ``output``, ``op``, ``provider``, ``us``, ``share``, ``integer``),
+            ``nodes`` (hottest first: ``output``, ``op``, ``provider``, ``us``, ``share``, ``integer``; where
+            they were explained also ``computes`` (``integers``, ``floats``, ``nothing``) and ``reason``),
             ``kernels`` (operator -> count), ``integer`` (how many are integer kernels), ``leftover``
             (outputs of QuantizeLinear and DequantizeLinear that still run) and ``providers`` (provider ->
             nodes); and ``joined``: ``output``, ``before`` and ``after`` (``op`` and ``us``, or None).
