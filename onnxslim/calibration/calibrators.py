@@ -1,4 +1,4 @@
-"""Ranges for quantizers, computed from histograms after the data has gone through.
+"""Ranges for quantizers, computed from what was kept of a tensor after the data has gone through.
 
 All return ``(low, high)`` within the observed range.  ``levels`` is the number of quantized values
 (256 for 8 bits).
@@ -11,17 +11,26 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from onnxslim.calibration.observers import Histogram
+from onnxslim.calibration.observers import Histogram, TensorState
 from onnxslim.calibration.sources.base import suggest
 from onnxslim.errors import OptionError
 
-__all__ = ["Method", "calibrated_range", "entropy", "minmax", "mse", "percentile", "quantization_error"]
+__all__ = [
+    "Method",
+    "calibrated_range",
+    "entropy",
+    "minmax",
+    "moving_average",
+    "mse",
+    "percentile",
+    "quantization_error",
+]
 
-Method = Literal["minmax", "percentile", "mse", "entropy"]
+Method = Literal["minmax", "moving-average", "percentile", "mse", "entropy"]
 
 
 def calibrated_range(
-    histogram: Histogram,
+    state: TensorState,
     method: Method = "minmax",
     *,
     levels: int = 256,
@@ -34,11 +43,13 @@ def calibrated_range(
         OptionError: an unknown method or a percentage outside (0, 100].
 
     Example:
-        >>> calibrated_range(Histogram.of(np.array([-1.0, 3.0], np.float32)))
+        >>> calibrated_range(TensorState.of(np.array([-1.0, 3.0], np.float32), axis=None))
         (-1.0, 3.0)
     """
+    histogram = state.histogram
     methods: dict[str, Callable[[], tuple[float, float]]] = {
         "minmax": lambda: minmax(histogram),
+        "moving-average": lambda: moving_average(state),
         "percentile": lambda: percentile(histogram, percent),
         "mse": lambda: mse(histogram, levels, symmetric=symmetric),
         "entropy": lambda: entropy(histogram, levels),
@@ -53,6 +64,16 @@ def calibrated_range(
 def minmax(histogram: Histogram) -> tuple[float, float]:
     """The exact extremes."""
     return histogram.low, histogram.high
+
+
+def moving_average(state: TensorState) -> tuple[float, float]:
+    """The mean of the feeds' own extremes: what a single odd feed stretches little.
+
+    All feeds weigh the same, as in onnxruntime's ``CalibMovingAverage`` without its intermediate ranges; an
+    exponential average would depend on the order of the data, and mostly on its first or last feeds.
+    """
+    low, high = state.extremes.low, state.extremes.high
+    return max(low, state.histogram.low), min(high, state.histogram.high)  # rounding
 
 
 def percentile(histogram: Histogram, percent: float = 99.99) -> tuple[float, float]:

@@ -5,14 +5,14 @@ Activations stay in the worker; what goes back are states of fixed size.  Import
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
+from onnxslim.calibration.moments import bounds_of
 from onnxslim.calibration.observers import TensorState
 
-__all__ = ["default_axis", "observe"]
+__all__ = ["channel_axis", "observe"]
 
 
 def observe(
@@ -20,20 +20,18 @@ def observe(
     states: Mapping[str, Mapping[str, Any]],
     *,
     session: Any,
-    inputs: Sequence[str],
-    fetches: Sequence[str],
+    inputs: Sequence[Mapping[str, Any]],
+    fetches: Sequence[Mapping[str, Any]],
     required: Sequence[str],
-    axes: Mapping[str, int],
 ) -> dict[str, Any]:
     """Run ``session`` on each feed and add what its tensors hold to ``states``.
 
     Args:
         states: what the feeds before these left (``TensorState.to_arrays`` by name), or nothing.
         session: an onnxruntime session.
-        inputs: inputs of the model to observe.
-        fetches: outputs of the session to observe, in topological order.
-        required: outputs in which a NaN means that the sample cannot be used.
-        axes: channel axis by tensor; the others get :func:`default_axis`.
+        inputs: the fields of a ``Tap`` for each input of the model to observe.
+        fetches: the same for outputs of the session, in topological order.
+        required: tensors in which a NaN means that the sample cannot be used.
 
     Returns:
         ``states``; ``rejected``, by name: position of the feed and what it holds ("NaN", "Inf"); and where a
@@ -42,25 +40,31 @@ def observe(
     merged = {name: TensorState.from_arrays(arrays) for name, arrays in states.items()}
     rejected: dict[str, tuple[int, str]] = {}
     failed: tuple[int, str] | None = None
+    outputs = [tap["source"] for tap in fetches]
     for position, feed in enumerate(feeds):
         try:
-            results = session.run(list(fetches), dict(feed)) if fetches else []  # [] would mean all
+            results = session.run(outputs, dict(feed)) if outputs else []  # [] would mean all
         except Exception as error:  # onnxruntime's own classes have no common base
             if "alloc" in str(error):  # out of memory: not the sample's fault alone
                 raise
             failed = (position, f"{type(error).__name__}: {error}")
             break
         bad: dict[str, str] = {}
-        values = [*((name, feed[name]) for name in inputs), *zip(fetches, results, strict=True)]
+        values = [*((tap, feed[tap["source"]]) for tap in inputs), *zip(fetches, results, strict=True)]
         del results
-        while values:
-            name, value = values.pop(0)
-            problem = _not_finite(value)
+        values.reverse()
+        while values:  # each is freed as soon as it was seen
+            tap, value = values.pop()
+            name = tap["name"]
+            if tap["optional"] and not value.size:
+                continue
+            bounds = bounds_of(value)
+            problem = _not_finite(*bounds)
             if problem:
                 bad[name] = problem
             elif name not in rejected:
-                axis = axes.get(name, default_axis(value.ndim))
-                state = TensorState.of(value, axis if -value.ndim <= (axis or 0) < value.ndim else None)
+                axis = channel_axis(tap, value.ndim)
+                state = TensorState.of(value, axis, products=tap["products"], bounds=bounds)
                 merged[name] = merged[name].merge(state) if name in merged else state
         ruined = next((name for name in required if bad.get(name) == "NaN"), None)
         if ruined is not None:
@@ -77,14 +81,24 @@ def observe(
     }
 
 
-def default_axis(rank: int) -> int | None:
-    """The channel axis where nothing tells it: second of four axes or more, else last; None for scalars."""
-    if rank == 0:
+def channel_axis(tap: Mapping[str, Any], rank: int) -> int | None:
+    """The channel axis of an array of ``rank`` axes: what the tap says, else second of four or more axes,
+    else last; None where there is no such axis.
+
+    Example:
+        >>> channel_axis({"axis": 1, "leading": 1}, 5), channel_axis({"axis": None, "leading": 1}, 5)
+        (2, 2)
+    """
+    own = rank - tap["leading"]
+    axis = tap["axis"]
+    if axis is None:
+        axis = 1 if own >= 4 else -1
+    if not -own <= axis < own:
         return None
-    return 1 if rank >= 4 else -1
+    return int(axis + tap["leading"] if axis >= 0 else axis)
 
 
-def _not_finite(value: np.ndarray) -> str:
-    if not value.size or (np.isfinite(value.min()) and np.isfinite(value.max())):
+def _not_finite(low: float, high: float) -> str:
+    if math.isfinite(low) and math.isfinite(high):
         return ""
-    return "NaN" if np.isnan(value.min()) else "Inf"
+    return "NaN" if math.isnan(low) else "Inf"

@@ -1,8 +1,8 @@
 """What is kept of a tensor's values: small states that merge, whatever the order of the data.
 
 A state never grows with the data.  Range and histogram are functions of the set of values alone, so that any
-grouping of the samples gives the same bits; the moments are floating-point sums, for which the runner fixes
-the grouping (see :mod:`onnxslim.calibration.runner`).
+grouping of the samples gives the same bits; the rest are floating-point sums, for which the runner fixes the
+grouping (see :mod:`onnxslim.calibration.runner`).
 
 Runs in the worker process: imports numpy only.
 """
@@ -12,11 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-__all__ = ["BINS", "Histogram", "Moments", "TensorState"]
+from onnxslim.calibration.moments import Bounds, Moments, Products, bounds_of
+
+__all__ = ["BINS", "Extremes", "Histogram", "TensorState"]
 
 BINS = 4096
 _BLOCK = 1 << 16  # values per step: the scratch arrays stay in the cache
@@ -46,8 +48,11 @@ class Histogram:
         return cls(math.inf, -math.inf, _LOWEST_EXPONENT, 0, np.zeros(0, np.int64))
 
     @classmethod
-    def of(cls, values: np.ndarray) -> Histogram:
+    def of(cls, values: np.ndarray, bounds: Bounds | None = None) -> Histogram:
         """Of finite values, any shape and any float type.
+
+        Args:
+            bounds: what ``bounds_of`` gives, where it is known.
 
         Example:
             >>> histogram = Histogram.of(np.array([0.0, 1.0, 4096.0], np.float32))
@@ -59,7 +64,8 @@ class Histogram:
             return cls.empty()
         if flat.dtype not in (np.float32, np.float64):
             flat = flat.astype(np.float32)
-        low, high = float(flat.min()) + 0.0, float(flat.max()) + 0.0  # -0.0 becomes 0.0
+        low, high = bounds or bounds_of(flat)
+        low, high = low + 0.0, high + 0.0  # -0.0 becomes 0.0
         exponent = _exponent(low, high)
         first = _bin(low, exponent)
         counts = np.zeros(_bin(high, exponent) - first + 1, np.int64)
@@ -68,8 +74,12 @@ class Histogram:
         factor = flat.dtype.type(2.0**-exponent)
         for start in range(0, flat.size, _BLOCK):
             scaled = flat[start : start + _BLOCK] * factor  # exact: a power of two
-            index = np.floor(scaled, out=scaled).astype(np.int64)
-            index = np.minimum(index - first, counts.size - 1)  # -5e-324 times a factor below 1 is -0.0
+            if low < 0:  # else the cast to integers rounds down by itself
+                np.floor(scaled, out=scaled)
+            index = scaled.astype(np.int64)
+            index -= first
+            if high < 0:  # -5e-324 times a factor below 1 is -0.0
+                np.minimum(index, counts.size - 1, out=index)
             counts += np.bincount(index, minlength=counts.size)
         return cls(low, high, exponent, first, counts)
 
@@ -104,6 +114,10 @@ class Histogram:
         first = _bin(low, exponent)
         counts = np.zeros(_bin(high, exponent) - first + 1, np.int64)
         for part in (self, other):
+            if part.exponent == exponent:  # the usual case: a feed like those before it
+                start = part.first - first
+                counts[start : start + len(part.counts)] += part.counts
+                continue
             shift = min(exponent - part.exponent, 63)
             index = (np.arange(part.first, part.first + len(part.counts)) >> shift) - first
             np.add.at(counts, index, part.counts)
@@ -128,134 +142,102 @@ def _bin(value: float, exponent: int) -> int:
     return math.floor(math.ldexp(value, -exponent)) if value else 0
 
 
-_HUGE = 1e15  # squares and sums of larger values leave float32 (masks of -3.4e38 are common)
-
-
 @dataclass(frozen=True, slots=True)
-class Moments:
-    """Per channel: mean, sum of squared deviations and mean magnitude, float64; ``count`` values each.
+class Extremes:
+    """The mean over feeds of each feed's smallest and largest value; ``feeds`` is their number."""
 
-    Merged by the pairwise update of Chan, Golub and LeVeque (1983), which cancels nothing.
-    """
+    feeds: int
+    low: float
+    high: float
 
-    axis: int
-    count: int
-    mean: np.ndarray
-    m2: np.ndarray
-    mean_abs: np.ndarray
-
-    @classmethod
-    def of(cls, values: np.ndarray, axis: int) -> Moments:
-        """Of finite values over all axes but ``axis`` (negative counts from the end).
-
-        Example:
-            >>> Moments.of(np.array([[1.0, 10.0], [3.0, 10.0]]), axis=1).mean
-            array([ 2., 10.])
-        """
-        channels = values.shape[axis]
-        count = values.size // channels if channels else 0
-        if not count:
-            zero = np.zeros(channels)
-            return cls(axis, 0, zero, zero, zero)
-        at = axis % values.ndim
-        inner = math.prod(values.shape[at + 1 :])
-        cube = values.reshape(-1, channels, inner)
-        if cube.dtype != np.float64:
-            huge = max(-float(cube.min()), float(cube.max())) > _HUGE
-            cube = cube.astype(np.float64 if huge else np.float32, copy=False)
-        mean = _channel_sums(cube) / count
-        # Squares of deviations from (nearly) the mean: sums of squares would cancel.
-        centred = cube - mean.astype(cube.dtype)[:, None]
-        shift = _channel_sums(centred) / count
-        np.multiply(centred, centred, out=centred)
-        m2 = np.maximum(_channel_sums(centred) - count * shift**2, 0.0)
-        np.abs(cube, out=centred)
-        return cls(axis, count, mean + shift, m2, _channel_sums(centred) / count)
-
-    @property
-    def variance(self) -> np.ndarray:
-        """Per channel, over all values (not the sample variance)."""
-        return self.m2 / max(self.count, 1)
-
-    def merge(self, other: Moments) -> Moments:
-        """The moments of both sets of values.
-
-        Raises:
-            ValueError: the sets differ in their channels.
-        """
-        if self.axis != other.axis or self.mean.shape != other.mean.shape:
-            raise ValueError("the number of channels differs between samples")
-        if not other.count:
-            return self
-        if not self.count:
-            return other
-        count = self.count + other.count
-        share = other.count / count
-        delta = other.mean - self.mean
-        return Moments(
-            self.axis,
-            count,
-            self.mean + delta * share,
-            self.m2 + other.m2 + delta**2 * (self.count * share),
-            self.mean_abs + (other.mean_abs - self.mean_abs) * share,
-        )
-
-
-def _channel_sums(cube: np.ndarray) -> np.ndarray:
-    """Sums over the first and last axis, in float64 over short float32 runs: fast, and as good as float64."""
-    outer, channels, inner = cube.shape
-    if inner > 1:
-        rows = cube.sum(axis=2)  # pairwise along contiguous memory
-        return np.asarray(rows.sum(axis=0, dtype=np.float64))
-    flat = cube.reshape(outer, channels)
-    run = 64
-    whole = outer - outer % run
-    total = np.zeros(channels)
-    if whole:
-        runs = flat[:whole].reshape(-1, run, channels).sum(axis=1)
-        total += runs.sum(axis=0, dtype=np.float64)
-    total += flat[whole:].sum(axis=0, dtype=np.float64)
-    return total
+    def merge(self, other: Extremes) -> Extremes:
+        """The means over both sets of feeds."""
+        if not self.feeds or not other.feeds:
+            return self if self.feeds else other
+        feeds = self.feeds + other.feeds
+        ours, theirs = self.feeds / feeds, other.feeds / feeds  # weights, since a sum could overflow
+        return Extremes(feeds, self.low * ours + other.low * theirs, self.high * ours + other.high * theirs)
 
 
 @dataclass(frozen=True, slots=True)
 class TensorState:
-    """All that is kept of one tensor; ``moments`` is None where its channels differ between samples."""
+    """All that is kept of one tensor.
+
+    ``moments`` is None where the channels differ between samples; so is ``products``, which is also None
+    where nobody asked for it.
+    """
 
     histogram: Histogram
+    extremes: Extremes
     moments: Moments | None
+    products: Products | None = None
 
     @classmethod
-    def of(cls, values: np.ndarray, axis: int | None) -> TensorState:
-        return cls(Histogram.of(values), None if axis is None else Moments.of(values, axis))
+    def of(
+        cls, values: np.ndarray, axis: int | None, *, products: bool = False, bounds: Bounds | None = None
+    ) -> TensorState:
+        """Of the values of one feed.
+
+        Args:
+            axis: of the channels; None for a tensor without.
+            products: whether to keep the products of all pairs of channels.
+            bounds: what ``bounds_of`` gives, where it is known.
+        """
+        bounds = bounds or bounds_of(values)
+        histogram = Histogram.of(values, bounds)
+        return cls(
+            histogram,
+            Extremes(1, histogram.low, histogram.high) if values.size else Extremes(0, 0.0, 0.0),
+            None if axis is None else Moments.of(values, axis, bounds),
+            Products.of(values, axis) if products and axis is not None else None,
+        )
 
     def merge(self, other: TensorState) -> TensorState:
-        moments = None
-        if self.moments is not None and other.moments is not None:
-            same = self.moments.mean.shape == other.moments.mean.shape
-            moments = self.moments.merge(other.moments) if same else None
-        return TensorState(self.histogram.merge(other.histogram), moments)
+        return TensorState(
+            self.histogram.merge(other.histogram),
+            self.extremes.merge(other.extremes),
+            _merged(self.moments, other.moments),
+            _merged(self.products, other.products),
+        )
 
     def to_arrays(self) -> dict[str, Any]:
-        """As plain arrays and numbers, for a pipe or a file."""
+        """As plain arrays, for a pipe or a file."""
         h, m = self.histogram, self.moments
         arrays: dict[str, Any] = {
-            "range": np.array([h.low, h.high]),
-            "bins": np.array([h.exponent, h.first], np.int64),
+            "range": np.array([h.low, h.high, self.extremes.low, self.extremes.high]),
+            "bins": np.array([h.exponent, h.first, self.extremes.feeds], np.int64),
             "counts": h.counts,
         }
         if m is not None:
             arrays["moments"] = np.stack([m.mean, m.m2, m.mean_abs])
             arrays["channels"] = np.array([m.axis, m.count], np.int64)
+        if self.products is not None:
+            arrays["products"] = self.products.matrix
+            arrays["rows"] = np.array([self.products.count], np.int64)
         return arrays
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Any]) -> TensorState:
         """The inverse of :meth:`to_arrays`."""
-        low, high = (float(v) for v in arrays["range"])
-        exponent, first = (int(v) for v in arrays["bins"])
-        moments = None
+        low, high, mean_low, mean_high = map(float, arrays["range"])
+        exponent, first, feeds = map(int, arrays["bins"])
+        moments = products = None
         if "moments" in arrays:
-            axis, count = (int(v) for v in arrays["channels"])
+            axis, count = map(int, arrays["channels"])
             moments = Moments(axis, count, *arrays["moments"])
-        return cls(Histogram(low, high, exponent, first, np.asarray(arrays["counts"])), moments)
+        if "products" in arrays:
+            products = Products(int(arrays["rows"][0]), np.asarray(arrays["products"]))
+        histogram = Histogram(low, high, exponent, first, np.asarray(arrays["counts"]))
+        return cls(histogram, Extremes(feeds, mean_low, mean_high), moments, products)
+
+
+_Sums = TypeVar("_Sums", Moments, Products)
+
+
+def _merged(one: _Sums | None, other: _Sums | None) -> _Sums | None:
+    if one is None or other is None:
+        return None
+    try:
+        return one.merge(other)
+    except ValueError:  # other channels
+        return None

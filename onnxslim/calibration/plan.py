@@ -2,79 +2,124 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxslim._ir import ir
+from onnxslim.calibration.nested import FLOATS, Promoted, promote
 from onnxslim.calibration.sources.base import suggest
 from onnxslim.errors import CalibrationError
 from onnxslim.model.edit import subgraphs
 from onnxslim.ops.registry import spec_of
 
-__all__ = ["FLOAT_TYPES", "Plan", "make_plan"]
+__all__ = ["FLOAT_TYPES", "Plan", "Tap", "make_plan"]
 
 FLOAT_TYPES = frozenset({"float16", "float32", "float64"})
+
+
+@dataclass(frozen=True)
+class Tap:
+    """Where one tensor is read.
+
+    Attributes:
+        name: of the tensor.
+        source: the graph input or output that carries it.
+        axis: of its channels, where the weights that it meets tell it.
+        leading: axes of the source in front of the tensor's own.
+        optional: an empty source means that the tensor was not computed.
+        products: whether the products of all pairs of channels are kept.
+    """
+
+    name: str
+    source: str
+    axis: int | None = None
+    leading: int = 0
+    optional: bool = False
+    products: bool = False
 
 
 @dataclass(frozen=True)
 class Plan:
     """What to observe.
 
-    Args:
+    Attributes:
         inputs: graph inputs, read from the feeds.
         fetches: values of the main graph in topological order; those that are no float tensors are only
             known once the model is loaded.
         required: the model's own outputs among them.
-        axes: channel axis, where the weights that a tensor meets tell it.
         skipped: tensors that cannot be observed, with the reason.
     """
 
-    inputs: tuple[str, ...]
-    fetches: tuple[str, ...]
+    inputs: tuple[Tap, ...]
+    fetches: tuple[Tap, ...]
     required: tuple[str, ...]
-    axes: dict[str, int]
     skipped: dict[str, str]
 
 
-def make_plan(model: ir.Model, tensors: Collection[str] | None = None) -> Plan:
+def make_plan(
+    model: ir.Model, tensors: Collection[str] | None = None, products: Collection[str] = ()
+) -> Plan:
     """Plan to observe ``tensors``, by default every float tensor that depends on the inputs.
 
+    Args:
+        model: tensors inside bodies become outputs of the nodes that hold them.
+        products: tensors of which the products of all pairs of channels are kept.
+
     Raises:
-        CalibrationError: one of ``tensors`` does not exist or cannot be observed.
+        CalibrationError: one of ``tensors`` or ``products`` does not exist or cannot be observed.
     """
     graph = model.graph
     fed = [value for value in graph.inputs if value.name and value.name not in graph.initializers]
-    skipped: dict[str, str] = {}
+    promoted, skipped = promote(model, tensors)
     depends: set[ir.Value] = set(graph.inputs)
     produced: list[ir.Value] = []
     for node in graph:
-        bodies = list(subgraphs(node))
-        for body in bodies:
-            for value in _values_inside(body):
-                if value.name:
-                    skipped[value.name] = f"it is inside the body of '{node.name or node.op_type}'"
-        if bodies or any(value in depends for value in node.inputs):
+        if any(True for _ in subgraphs(node)) or any(value in depends for value in node.inputs):
             depends.update(node.outputs)
             produced.extend(value for value in node.outputs if value.name)
     observed = [value for value in produced if _may_be_float(value)]
     inputs = [value for value in fed if _may_be_float(value)]
-    names = {value.name for value in [*observed, *inputs]}
-    for name in skipped.keys() & names:  # a body may reuse a name only where the outer one is not visible
+    names = {value: str((promoted[value].inner if value in promoted else value).name) for value in observed}
+    names |= {value: str(value.name) for value in inputs}
+    known = set(names.values())
+    for name in skipped.keys() & known:  # a body may reuse a name only where the outer one is not visible
         del skipped[name]
+    for name in [*(tensors or ()), *products]:
+        if name not in known:
+            _refuse(name, skipped, known, graph)
+    for name in products:
+        if tensors is not None and name not in tensors:
+            raise CalibrationError(
+                f"the second moments of '{name}' are wanted, but not the tensor", hint="name it in both"
+            )
     if tensors is not None:
-        for name in tensors:
-            if name not in names:
-                _refuse(name, skipped, names, graph)
-        observed = [value for value in observed if value.name in tensors]
-        inputs = [value for value in inputs if value.name in tensors]
+        observed = [value for value in observed if names[value] in tensors]
+        inputs = [value for value in inputs if names[value] in tensors]
         skipped = {}
+    axes = _axes(_inner([*inputs, *observed], promoted))
+
+    def tap(value: ir.Value) -> Tap:
+        name = names[value]
+        inside = promoted.get(value)
+        return Tap(
+            name,
+            str(value.name),
+            axes.get(name),
+            inside.leading if inside else 0,
+            inside.optional if inside else False,
+            name in products,
+        )
+
     return Plan(
-        tuple(str(value.name) for value in inputs),
-        tuple(str(value.name) for value in observed),
+        tuple(map(tap, inputs)),
+        tuple(map(tap, observed)),
         tuple(str(value.name) for value in graph.outputs if value in set(observed)),
-        _axes([*inputs, *observed]),
         skipped,
     )
+
+
+def _inner(values: Iterable[ir.Value], promoted: Mapping[ir.Value, Promoted]) -> list[ir.Value]:
+    return [promoted[value].inner if value in promoted else value for value in values]
 
 
 def _refuse(name: str, skipped: dict[str, str], names: Collection[str | None], graph: ir.Graph) -> None:
@@ -87,20 +132,12 @@ def _refuse(name: str, skipped: dict[str, str], names: Collection[str | None], g
     raise CalibrationError(f"the tensor '{name}' cannot be observed: {why}", hint=hint)
 
 
-def _values_inside(graph: ir.Graph) -> Iterator[ir.Value]:
-    for node in graph:
-        if node.inputs:  # else it is a constant
-            yield from (value for value in node.outputs if _may_be_float(value))
-        for body in subgraphs(node):
-            yield from _values_inside(body)
-
-
 def _may_be_float(value: ir.Value) -> bool:
     if value.type is None:
         return True
     if not isinstance(value.type, ir.TensorType):
         return False
-    return value.type.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)
+    return value.type.dtype in FLOATS
 
 
 def _axes(values: Sequence[ir.Value]) -> dict[str, int]:

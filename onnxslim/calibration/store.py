@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
+from onnxslim.calibration.archive import DAMAGE, read_archive, write_archive
 from onnxslim.calibration.calibrators import Method, calibrated_range
 from onnxslim.calibration.fingerprint import fingerprint
-from onnxslim.calibration.observers import BINS, Histogram, Moments, TensorState
+from onnxslim.calibration.moments import Moments
+from onnxslim.calibration.observers import Histogram, TensorState
 from onnxslim.calibration.sources.base import suggest
-from onnxslim.calibration.sources.npz import open_npz
 from onnxslim.errors import CalibrationError
 from onnxslim.model.io import ModelLike, load
 
@@ -63,7 +62,7 @@ class Calibration:
             CalibrationError: the tensor was not observed; the message says why.
             OptionError: an unknown method.
         """
-        return calibrated_range(self._state(name).histogram, method, **options)
+        return calibrated_range(self._state(name), method, **options)
 
     def histogram(self, name: str) -> Histogram:
         """The distribution of a tensor's values."""
@@ -72,6 +71,20 @@ class Calibration:
     def moments(self, name: str) -> Moments | None:
         """Mean, variance and mean magnitude per channel; None where the channels differ between samples."""
         return self._state(name).moments
+
+    def second_moments(self, name: str) -> np.ndarray:
+        """``X^T X / n`` of a tensor, ``[channels, channels]`` in float64; not centred.
+
+        Raises:
+            CalibrationError: it was not asked for, or the number of channels differs between samples.
+        """
+        products = self._state(name).products
+        if products is None:
+            raise CalibrationError(
+                f"the second moments of '{name}' were not kept",
+                hint="name it in second_moments; its channels must not differ between samples",
+            )
+        return np.asarray(products.matrix / max(products.count, 1))
 
     def _state(self, name: str) -> TensorState:
         if name in self.states:
@@ -107,39 +120,45 @@ class Calibration:
             "model": self.fingerprint[:12],
         }
 
+    def merge(self, other: Calibration) -> Calibration:
+        """The calibration on the data of both, as if ``other``'s feeds had followed.
+
+        What only one of them observed is in the result's ``skipped``.  Ranges and histograms are those of
+        one run over all the data, bit for bit; sums are grouped differently.
+
+        Raises:
+            CalibrationError: they were made on different models.
+        """
+        if self.fingerprint != other.fingerprint:
+            raise CalibrationError(
+                "the calibrations were made on different models",
+                where=f"{self.fingerprint[:12]} and {other.fingerprint[:12]}",
+                hint="calibrate one model on both data",
+            )
+        lone = dict.fromkeys(
+            [name for name in [*self.states, *other.states] if not (name in self and name in other)],
+            "only one of the merged calibrations has it",
+        )
+        return Calibration(
+            self.fingerprint,
+            {name: state.merge(other.states[name]) for name, state in self.states.items() if name in other},
+            {**lone, **self.skipped, **other.skipped},
+            self.samples + other.samples,
+            f"{self.data} + {other.data}",
+            self.is_random or other.is_random,
+            self.seed,
+            tuple(dict.fromkeys([*self.notes, *other.notes])),
+        )
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to ``path`` in one step: an existing file is replaced whole or not at all.
 
         Raises:
             CalibrationError: the file cannot be written.
         """
-        target = Path(path)
-        try:
-            with tempfile.NamedTemporaryFile(
-                dir=target.parent, prefix=f".{target.name}.", delete=False
-            ) as out:
-                try:
-                    np.savez_compressed(out, allow_pickle=False, **self._arrays())
-                    out.flush()
-                    os.fsync(out.fileno())
-                    Path(out.name).chmod(0o644)
-                    Path(out.name).replace(target)
-                except BaseException:
-                    Path(out.name).unlink(missing_ok=True)
-                    raise
-        except OSError as error:
-            raise CalibrationError(
-                f"the calibration cannot be written: {error.strerror}", where=str(target)
-            ) from error
-
-    def _arrays(self) -> dict[str, Any]:
-        states = list(self.states.values())
-        with_moments = [state.moments for state in states if state.moments is not None]
         head = {
             "schema": _SCHEMA,
             "fingerprint": self.fingerprint,
-            "names": list(self.states),
-            "has_moments": [state.moments is not None for state in states],
             "skipped": dict(self.skipped),
             "samples": self.samples,
             "data": self.data,
@@ -147,21 +166,7 @@ class Calibration:
             "seed": self.seed,
             "notes": list(self.notes),
         }
-        histograms = [state.histogram for state in states]
-        return {
-            "head": np.frombuffer(json.dumps(head).encode(), np.uint8),
-            "range": np.array([[h.low, h.high] for h in histograms]).reshape(-1, 2),
-            "bins": np.array([[h.exponent, h.first, len(h.counts)] for h in histograms], np.int64).reshape(
-                -1, 3
-            ),
-            "counts": np.concatenate([np.zeros(0, np.int64), *(h.counts for h in histograms)]),
-            "channels": np.array([[m.axis, m.count, len(m.mean)] for m in with_moments], np.int64).reshape(
-                -1, 3
-            ),
-            "moments": np.concatenate(
-                [np.zeros((3, 0)), *(np.stack([m.mean, m.m2, m.mean_abs]) for m in with_moments)], axis=1
-            ),
-        }
+        write_archive(Path(path), head, self.states, compress=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Calibration:
@@ -170,20 +175,11 @@ class Calibration:
         Raises:
             CalibrationError: not such a file, of another version, or damaged.
         """
-        where = str(path)
-        with open_npz(Path(path)) as members:
-            if "head" not in members:
-                _damaged(where, "it is no calibration")
-            arrays = {name: member.whole() for name, member in members.items()}
         try:
-            head = json.loads(arrays["head"].tobytes())
-            if head["schema"] != _SCHEMA:
-                raise CalibrationError(
-                    f"the calibration has the unknown format {head['schema']!r}", where=where
-                )
+            head, states = read_archive(Path(path), _SCHEMA)
             return cls(
                 str(head["fingerprint"]),
-                _states(head, arrays),
+                states,
                 {str(name): str(reason) for name, reason in head["skipped"].items()},
                 int(head["samples"]),
                 str(head["data"]),
@@ -191,46 +187,9 @@ class Calibration:
                 int(head["seed"]),
                 tuple(map(str, head["notes"])),
             )
-        except (KeyError, ValueError, TypeError, AttributeError, IndexError, RecursionError) as error:
-            _damaged(where, f"{type(error).__name__}: {error}", error)
-
-
-def _states(head: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, TensorState]:
-    """Cut the joined arrays apart; raises ValueError where they contradict each other."""
-    names, has_moments = head["names"], head["has_moments"]
-    bins, channels = arrays["bins"].astype(np.int64), arrays["channels"].astype(np.int64)
-    sizes, widths = bins[:, 2], channels[:, 2]
-    consistent = (
-        len(names) == len(has_moments) == len(bins) == len(arrays["range"]) == len(set(names))
-        and len(channels) == sum(map(bool, has_moments))
-        and ((sizes >= 0) & (sizes <= BINS)).all()
-        and (widths >= 0).all()
-        and sizes.sum() == len(arrays["counts"])
-        and arrays["moments"].shape == (3, widths.sum())
-        and (arrays["counts"] >= 0).all()
-        and np.isfinite(arrays["range"][sizes > 0]).all()
-        and (np.abs(bins[:, 0]) <= 1074).all()
-    )
-    if not consistent:
-        raise ValueError("its parts contradict each other")
-    counts = np.split(arrays["counts"].astype(np.int64), np.cumsum(sizes)[:-1]) if len(names) else []
-    sums = (
-        np.split(arrays["moments"].astype(np.float64), np.cumsum(widths)[:-1], axis=1)
-        if len(channels)
-        else []
-    )
-    moments = iter(
-        Moments(int(axis), int(count), *part) for (axis, count, _), part in zip(channels, sums, strict=True)
-    )
-    states = {}
-    for i, name in enumerate(names):
-        low, high = map(float, arrays["range"][i])
-        histogram = Histogram(low, high, int(bins[i, 0]), int(bins[i, 1]), counts[i])
-        states[str(name)] = TensorState(histogram, next(moments) if has_moments[i] else None)
-    return states
-
-
-def _damaged(where: str, why: str, cause: Exception | None = None) -> NoReturn:
-    raise CalibrationError(
-        f"not a calibration file: {why}", where=where, hint="write one with: onnxslim calibrate"
-    ) from cause
+        except DAMAGE as error:
+            raise CalibrationError(
+                f"not a calibration file: {error}",
+                where=str(path),
+                hint="write one with: onnxslim calibrate",
+            ) from error

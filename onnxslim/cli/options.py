@@ -148,17 +148,23 @@ def parse_providers(
     return names
 
 
-def parse_size(ctx: click.Context | None, parameter: click.Parameter | None, value: str) -> int:
-    """Read ``500MB``.
+def parse_size(ctx: click.Context | None, parameter: click.Parameter | None, value: str | None) -> int | None:
+    """Read ``500MB``; None where the option is not given.
 
     Example:
         >>> parse_size(None, None, "500MB")
         500000000
     """
+    if value is None:
+        return None
+    from onnxslim.errors import OptionError
     from onnxslim.recipes.budget import parse_size_target
 
-    size = parse_size_target(value)
-    if size.kind != "absolute":
+    try:
+        size = parse_size_target(value)
+    except OptionError:  # it speaks of another option
+        size = None
+    if size is None or size.kind != "absolute":
         raise click.BadParameter(f"{value!r} is not of the form 500MB", ctx, parameter)
     return int(size.value)
 

@@ -6,7 +6,7 @@ import sys
 
 import onnxruntime
 
-__all__ = ["modules", "providers", "providers_of"]
+__all__ = ["modules", "providers", "providers_of", "version"]
 
 
 def providers() -> list[str]:
@@ -22,3 +22,8 @@ def providers_of(session: onnxruntime.InferenceSession) -> list[str]:
 def modules() -> list[str]:
     """The top-level packages that this process has imported."""
     return sorted({name.partition(".")[0] for name in sys.modules})
+
+
+def version() -> str:
+    """Of onnxruntime."""
+    return str(onnxruntime.__version__)

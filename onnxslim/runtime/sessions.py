@@ -82,6 +82,10 @@ class Session:
             model, options, providers=[tuple(p) if isinstance(p, list) else p for p in providers]
         )
         self.ort.disable_fallback()
+        wanted = [p[0] if isinstance(p, list | tuple) else p for p in providers]
+        absent = [name for name in wanted if name not in self.ort.get_providers()]
+        if absent:  # onnxruntime would go on without
+            raise RuntimeError(f"{absent[0]} cannot be started here")
         self.inputs = [_describe(argument) for argument in self.ort.get_inputs()]
         self.outputs = [_describe(argument) for argument in self.ort.get_outputs()]
         self.plain = not any(info["dtype"] in BITS for info in (*self.inputs, *self.outputs))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+from typing import get_args
+
 import numpy as np
 import pytest
 
-from onnxslim.calibration.calibrators import calibrated_range, entropy, mse, percentile
-from onnxslim.calibration.observers import Histogram
+from onnxslim.calibration.calibrators import Method, calibrated_range, entropy, mse, percentile
+from onnxslim.calibration.observers import Histogram, TensorState
 from onnxslim.errors import OptionError
 
 RNG = np.random.default_rng(7)
@@ -117,18 +120,33 @@ def test_entropy_really_clips_outliers() -> None:
     assert -5 < low < -2.5 and 2.5 < high < 20
 
 
-def test_degenerate_tensors() -> None:
-    for method in ("minmax", "percentile", "mse", "entropy"):
-        assert calibrated_range(Histogram.empty(), method) == (0.0, 0.0)
-        assert calibrated_range(Histogram.of(np.zeros(4, np.float32)), method) == (0.0, 0.0)
-        assert calibrated_range(Histogram.of(np.full(4, 2.5, np.float32)), method) == (2.5, 2.5)
-        mask = Histogram.of(np.array([0, np.finfo(np.float32).min], np.float32))
-        assert all(np.isfinite(calibrated_range(mask, method)))
+@pytest.mark.parametrize("method", get_args(Method))
+def test_degenerate_tensors(method: Method) -> None:
+    def found(*values: float) -> tuple[float, float]:
+        return calibrated_range(TensorState.of(np.array(values, np.float32), None), method)
+
+    assert found() == (0.0, 0.0)
+    assert found(0, 0, 0, 0) == (0.0, 0.0)
+    assert found(2.5, 2.5, 2.5, 2.5) == (2.5, 2.5)
+    assert all(np.isfinite(found(0, np.finfo(np.float32).min)))
+
+
+@pytest.mark.parametrize("cuts", [[1], [100, 300], [5, 6, 7, 4000]])
+def test_moving_average_is_the_mean_of_the_feeds_extremes(cuts: list[int]) -> None:
+    feeds = np.split(DATA["outliers"].astype(np.float32), cuts)
+    states = [TensorState.of(feed, None) for feed in feeds]
+    states.insert(1, TensorState.of(np.zeros(0, np.float32), None))  # a feed without values has no extremes
+    for grouped in (
+        functools.reduce(TensorState.merge, states),
+        functools.reduce(lambda right, left: left.merge(right), reversed(states)),
+    ):
+        expected = np.mean([[feed.min(), feed.max()] for feed in feeds], axis=0, dtype=np.float64)
+        assert calibrated_range(grouped, "moving-average") == pytest.approx(expected, rel=1e-12)
 
 
 def test_unknown_methods_get_a_suggestion() -> None:
     with pytest.raises(OptionError, match="percentil") as caught:
-        calibrated_range(Histogram.of(np.ones(3)), "percentil")  # type: ignore[arg-type]
+        calibrated_range(TensorState.of(np.ones(3), None), "percentil")  # type: ignore[arg-type]
     assert caught.value.hint == "did you mean 'percentile'?"
     with pytest.raises(OptionError, match="percentage"):
-        calibrated_range(Histogram.of(np.ones(3)), "percentile", percent=0)
+        calibrated_range(TensorState.of(np.ones(3), None), "percentile", percent=0)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxslim.calibration.observers import BINS, Histogram, Moments, TensorState
+from onnxslim.calibration.moments import Moments, Products
+from onnxslim.calibration.observers import BINS, Histogram, TensorState
 
 RNG = np.random.default_rng(0)
 
@@ -130,9 +131,29 @@ def test_ragged_channels_drop_the_moments_only() -> None:
     assert merged.merge(TensorState.of(np.ones((1, 3), np.float32), 1)).moments is None
 
 
+@pytest.mark.parametrize(("shape", "axis"), [((3, 5, 7, 2), 1), ((9000, 4), -1), ((2, 3, 6), 2), ((5,), 0)])
+def test_products_match_float64(shape: tuple[int, ...], axis: int) -> None:
+    values = (RNG.standard_normal(shape) * 3 + 100).astype(np.float32)
+    products = Products.of(values, axis)
+    rows = np.moveaxis(values.astype(np.float64), axis, 0).reshape(shape[axis], -1)
+    np.testing.assert_allclose(products.matrix, rows @ rows.T, rtol=1e-12)
+    assert products.count == rows.shape[1] and products.matrix.dtype == np.float64
+    twice = products.merge(products)
+    np.testing.assert_array_equal(twice.matrix, 2 * products.matrix)
+    assert twice.count == 2 * products.count
+
+
+def test_products_are_dropped_where_channels_differ() -> None:
+    states = [TensorState.of(np.ones((2, n), np.float32), -1, products=True) for n in (3, 4)]
+    assert states[0].products is not None and states[0].merge(states[1]).products is None
+
+
 def test_states_survive_as_arrays() -> None:
-    state = TensorState.of(RNG.standard_normal((2, 3, 4)).astype(np.float32), 1)
+    values = RNG.standard_normal((2, 3, 4)).astype(np.float32)
+    state = TensorState.of(values, 1, products=True)
     again = TensorState.from_arrays(state.to_arrays())
-    assert identical(again.histogram, state.histogram)
+    assert identical(again.histogram, state.histogram) and again.extremes == state.extremes
     assert again.moments is not None and state.moments is not None
     assert again.moments.m2.tobytes() == state.moments.m2.tobytes()
+    assert again.products is not None and state.products is not None
+    assert again.products.matrix.tobytes() == state.products.matrix.tobytes()

@@ -2,78 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
-import onnx
 import pytest
 
-from onnxslim.calibration import runner
+from onnxslim.calibration import executor
 from onnxslim.calibration.data import random_feeds
-from onnxslim.calibration.observers import Histogram
 from onnxslim.calibration.runner import calibrate
-from onnxslim.calibration.store import Calibration
 from onnxslim.errors import CalibrationError, ResourceError
 from onnxslim.runtime.client import open_worker
 from onnxslim.runtime.values import TensorInfo
+from tests.calibration.reference import CONV, assert_matches, images, same_bits
 from tests.models import model, proto, run
 
 RNG = np.random.default_rng(3)
-
-CONV = (
-    """
-net (float[n, 2, h, 5] x) => (float[n, m] y)
-<float[3, 2, 3, 3] w = {"""
-    + ", ".join(["0.1", "-0.2", "0.3"] * 18)
-    + """}, float[3] b = {0.5, -1.0, 2.0}>
-{
-   scale = Constant <value = float {2.0}> ()
-   doubled = Mul (scale, scale)
-   c = Conv <pads = [1, 1, 1, 1]> (x, w, b)
-   r = Relu (c)
-   size = Shape (r)
-   s = Mul (r, doubled)
-   y = Flatten (s)
-}
-"""
-)
-
-
-def images(count: int, height: int = 4) -> np.ndarray:
-    return RNG.standard_normal((count, 2, height, 5)).astype(np.float32)
-
-
-def tapped(parsed: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(parsed)
-    outputs = {value.name for value in copy.graph.output}
-    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in outputs)
-    return copy
-
-
-def assert_matches(calibration: Calibration, parsed: onnx.ModelProto, feeds: list[dict[str, Any]]) -> None:
-    """Against all values at once, from onnxruntime with its optimizations off."""
-    names = [name for name in calibration.states if name not in feeds[0]]
-    results = [run(tapped(parsed, names), feed, names) for feed in feeds]
-    values = {name: [result[i] for result in results] for i, name in enumerate(names)}
-    values.update({name: [feed[name] for feed in feeds] for name in feeds[0] if name in calibration})
-    assert calibration.states.keys() == values.keys()
-    for name, arrays in values.items():
-        flat = np.concatenate([array.reshape(-1) for array in arrays])
-        low, high = calibration.range(name)
-        assert (low, high) == (pytest.approx(flat.min(), rel=1e-5), pytest.approx(flat.max(), rel=1e-5)), name
-        assert calibration.histogram(name).total == flat.size, name
-        moments = calibration.moments(name)
-        if moments is None:
-            continue
-        axis = moments.axis
-        rows = [np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1) for array in arrays]
-        wide = np.concatenate(rows, axis=1).astype(np.float64)
-        assert moments.count == wide.shape[1]
-        np.testing.assert_allclose(moments.mean, wide.mean(1), rtol=1e-4, atol=1e-5, err_msg=name)
-        np.testing.assert_allclose(moments.variance, wide.var(1), rtol=1e-3, atol=1e-5, err_msg=name)
-        np.testing.assert_allclose(moments.mean_abs, np.abs(wide).mean(1), rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("batch", [None, 4])
@@ -104,22 +45,11 @@ def test_the_callers_model_is_not_changed() -> None:
     assert (parsed.SerializeToString(), [value.name for value in graph.graph.outputs]) == before
 
 
-def same_bits(a: Calibration, b: Calibration) -> bool:
-    def arrays(calibration: Calibration) -> dict[str, bytes]:
-        return {
-            f"{name}.{key}": value.tobytes()
-            for name, state in calibration.states.items()
-            for key, value in state.to_arrays().items()
-        }
-
-    return arrays(a) == arrays(b)
-
-
 def test_bits_do_not_depend_on_how_a_chunk_travels(monkeypatch: pytest.MonkeyPatch) -> None:
     data = {"x": images(40)}
     whole = calibrate(proto(CONV), data)
     assert same_bits(whole, calibrate(proto(CONV), data))
-    monkeypatch.setattr(runner, "_MESSAGE_BYTES", 3 * data["x"][0].nbytes)
+    monkeypatch.setattr(executor, "_MESSAGE_BYTES", 3 * data["x"][0].nbytes)
     assert same_bits(whole, calibrate(proto(CONV), data))
 
 
@@ -143,31 +73,6 @@ def test_chosen_tensors() -> None:
     ):
         with pytest.raises(CalibrationError, match=why):
             calibrate(proto(CONV), {"x": images(3)}, tensors=[name])
-
-
-BRANCH = """
-net (float[2] x, bool flag) => (float[2] y)
-{
-   a = Neg (x)
-   b = If (flag) <
-      then_branch = yes () => (float[2] t) { inner = Exp (a)  t = Neg (inner) },
-      else_branch = no () => (float[2] e) { e = Abs (a) }
-   >
-   y = Relu (b)
-}
-"""
-
-
-def test_tensors_inside_bodies_are_skipped_by_name() -> None:
-    feeds = [{"x": np.float32([1, -2]), "flag": np.array(flag)} for flag in (True, False)]
-    calibration = calibrate(proto(BRANCH), feeds)
-    assert_matches(calibration, proto(BRANCH), feeds)
-    assert list(calibration.states) == ["x", "a", "b", "y"]
-    assert set(calibration.skipped) == {"inner", "t", "e"}
-    with pytest.raises(CalibrationError, match="inside the body"):
-        calibration.range("inner")
-    with pytest.raises(CalibrationError, match="inside the body"):
-        calibrate(proto(BRANCH), feeds, tensors=["inner"])
 
 
 def test_sequences_and_other_types_are_left_out() -> None:
@@ -252,6 +157,22 @@ def test_activations_beyond_the_memory_limit_are_a_clear_error() -> None:
     assert "sample 1" in str(caught.value)
 
 
+def test_states_that_travel_from_feed_to_feed() -> None:
+    text = """
+    net (float[n, 3] x, float[n, 2] h, int64 rate) => (float[n, 2] y, float[n, 2] next)
+    <float[3, 2] w = {1, 2, 3, 4, 5, 6}>
+    { z = MatMul (x, w)  sum = Add (z, h)  next = Tanh (sum)  y = Neg (next) }
+    """
+    feeds, h = [], np.zeros((2, 2), np.float32)
+    for _ in range(20):
+        feed = {"x": RNG.standard_normal((2, 3)).astype(np.float32), "h": h, "rate": np.array(16000)}
+        feeds.append(feed)
+        h = run(proto(text), feed, ["next"])[0]
+    calibration = calibrate(proto(text), feeds)
+    assert list(calibration.states) == ["x", "h", "z", "sum", "next", "y"]
+    assert_matches(calibration, proto(text), feeds)
+
+
 def test_random_data_is_said_to_be_random() -> None:
     calibration = calibrate(proto(CONV), "random", samples=3, seed=9)
     assert calibration.is_random and "random" in calibration.data and calibration.seed == 9
@@ -289,90 +210,3 @@ def test_channels_lie_where_the_weight_says() -> None:
     calibration = calibrate(proto(text), [{"x": RNG.standard_normal((1, 4, 6)).astype(np.float32)}])
     widths = {name: len(state.moments.mean) for name, state in calibration.states.items() if state.moments}
     assert widths == {"x": 6, "y": 3, "z": 5, "u": 5}
-
-
-# --- save and load -------------------------------------------------------------------------------
-
-
-def test_saving_keeps_every_bit(tmp_path: Path) -> None:
-    calibration = calibrate(proto(BRANCH), [{"x": np.float32([1, -2]), "flag": np.array(True)}])
-    calibration.save(tmp_path / "cal.npz")
-    again = Calibration.load(tmp_path / "cal.npz")
-    assert same_bits(again, calibration)
-    for field in ("fingerprint", "skipped", "samples", "data", "is_random", "seed", "notes"):
-        assert getattr(again, field) == getattr(calibration, field), field
-    assert again.range("y", "entropy") == calibration.range("y", "entropy")
-    assert list(tmp_path.iterdir()) == [tmp_path / "cal.npz"]
-
-
-def test_a_calibration_of_nothing_can_be_saved(tmp_path: Path) -> None:
-    text = "net (int64[1] a) => (int64[1] y) { y = Neg (a) }"
-    calibration = calibrate(proto(text), [{"a": np.array([3])}])
-    calibration.save(tmp_path / "cal.npz")
-    assert not Calibration.load(tmp_path / "cal.npz").states
-
-
-def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calibration = Calibration("f", {})
-    calibration.save(tmp_path / "cal.npz")
-    before = (tmp_path / "cal.npz").read_bytes()
-
-    def full(*args: Any, **kwargs: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(np, "savez_compressed", full)
-    with pytest.raises(CalibrationError, match="No space left"):
-        calibration.save(tmp_path / "cal.npz")
-    assert (tmp_path / "cal.npz").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
-
-
-def test_another_model_is_refused(tmp_path: Path) -> None:
-    calibration = calibrate(proto(CONV), {"x": images(2)})
-    onnx.save(proto(CONV), tmp_path / "m.onnx")
-    for same in (proto(CONV), model(CONV), tmp_path / "m.onnx"):
-        calibration.check(same)
-    for other in (
-        CONV.replace("0.5", "0.25"),
-        CONV.replace("Relu", "Abs"),
-        CONV.replace("1, 1, 1, 1", "1, 1, 1, 0"),
-    ):
-        with pytest.raises(CalibrationError, match="another model"):
-            calibration.check(proto(other))
-    with pytest.raises(CalibrationError, match="not observed") as caught:
-        calibration.range("rr")
-    assert caught.value.hint is not None
-
-
-def test_damaged_files_are_refused(tmp_path: Path) -> None:
-    calibrate(proto(CONV), {"x": images(2)}).save(tmp_path / "cal.npz")
-    with np.load(tmp_path / "cal.npz") as file:
-        good = dict(file)
-    head = good["head"].tobytes()
-    damage: list[dict[str, Any]] = [
-        {"head": np.frombuffer(b"[]", np.uint8)},
-        {"head": np.frombuffer(b"{" * 100_000, np.uint8)},
-        {"head": np.frombuffer(head.replace(b"calibration/1", b"calibration/9"), np.uint8)},
-        {"head": np.frombuffer(head.replace(b'"x", ', b""), np.uint8)},
-        {"counts": good["counts"][:-1]},
-        {"counts": -good["counts"]},
-        {"bins": good["bins"] * 10**6},
-        {"bins": good["bins"][:, :2]},
-        {"range": good["range"] * np.nan},
-        {"moments": good["moments"][:2]},
-        {"channels": -good["channels"]},
-    ]
-    for part in damage:
-        np.savez(tmp_path / "bad.npz", **{**good, **part})
-        with pytest.raises(CalibrationError):
-            Calibration.load(tmp_path / "bad.npz")
-    np.savez(tmp_path / "bad.npz", image=images(1))
-    with pytest.raises(CalibrationError, match="no calibration"):
-        Calibration.load(tmp_path / "bad.npz")
-
-
-def test_a_calibration_is_immutable() -> None:
-    calibration = Calibration("f", {}, {})
-    with pytest.raises(AttributeError):
-        calibration.samples = 3  # type: ignore[misc]
-    with pytest.raises(TypeError):
-        calibration.states["x"] = Histogram.empty()  # type: ignore[index]

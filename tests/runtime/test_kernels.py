@@ -7,6 +7,7 @@ import pytest
 from onnx import numpy_helper
 
 from onnxslim.errors import DependencyError, OptionError
+from onnxslim.runtime.client import open_worker
 from onnxslim.runtime.errors import RuntimeRefused
 from onnxslim.runtime.kernels import executed
 from onnxslim.runtime.providers import available, resolve
@@ -62,6 +63,14 @@ def test_providers() -> None:
     assert resolve(()) == resolve(["cpu"]) == resolve(["CPUExecutionProvider"]) == ("CPUExecutionProvider",)
     with pytest.raises(OptionError, match="no provider 'cud'"):
         resolve(["cud"])
+
+
+def test_a_provider_that_does_not_start_is_not_replaced_in_silence() -> None:
+    if "CUDAExecutionProvider" in available():
+        pytest.skip("this onnxruntime has cuda")
+    wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    with open_worker() as worker, pytest.raises(RuntimeRefused, match="CUDAExecutionProvider"):
+        worker.load(proto("g (float[2] x) => (float[2] y) { y = Neg(x) }"), providers=wanted)
 
 
 @pytest.mark.parametrize(
