@@ -60,15 +60,14 @@ def product_of(value: ir.Value, shape: tuple[int, ...]) -> Product:
     return Product(outer, length, inner, tuple(inputs) if complete and whole else ())
 
 
-def product_inputs(model: ir.Model, longest: int) -> tuple[str, ...]:
-    """The tensors that meet weights of the main graph, of at most ``longest`` channels."""
-    found: dict[str, None] = {}
+def product_inputs(model: ir.Model) -> dict[str, int]:
+    """The tensors that meet weights of the main graph, with the number of their channels."""
+    found: dict[str, int] = {}
     for value in model.graph.initializers.values():
         if value.shape is not None and value.shape.rank() >= 2 and value.dtype == ir.DataType.FLOAT:
             product = product_of(value, value.shape.numpy())
-            if product.length <= longest:
-                found |= dict.fromkeys(product.inputs)
-    return tuple(found)
+            found |= dict.fromkeys(product.inputs, product.length)
+    return found
 
 
 def _split(shape: tuple[int, ...], channels: int) -> tuple[int, int, int]:

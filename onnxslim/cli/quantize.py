@@ -26,6 +26,13 @@ __all__ = ["command"]
     show_default=True,
     help="Which form of quantization.",
 )
+@click.option(
+    "--weights",
+    type=click.Choice(["int8", "int4"]),
+    default="int8",
+    show_default=True,
+    help="The fewest bits that weights may be stored in; those that need more keep 8.",
+)
 @options.budget
 @options.overrides
 @options.common

@@ -34,7 +34,7 @@ class Decoder:
     _shared: dict[bytes, ir.Value] = field(default_factory=dict)
 
     def whole(self, coded: Coded, name: str) -> ir.Value:
-        """The weight ``[shape]`` as it is decoded from packed codes, in float."""
+        """The weight as it is decoded from packed codes."""
         view = coded.codes.shape
         nodes = _Chain(self, next(iter(self.scope)), name)
         if coded.bits == 8:
@@ -51,8 +51,11 @@ class Decoder:
         value = nodes.add("Mul", value, nodes.floats(coded.scale, "s"))
         if view != coded.shape:
             value = nodes.add("Reshape", value, nodes.small(np.array(coded.shape, np.int64)))
+        kind = ir.DataType.INT8 if coded.is_integer else ir.DataType.FLOAT
+        if coded.is_integer:
+            value = nodes.add("Cast", value, to=kind)
         value.name = edit.unique_name(self.scope, f"{name}_w")
-        value.shape, value.type = ir.Shape(coded.shape), ir.TensorType(ir.DataType.FLOAT)
+        value.shape, value.type = ir.Shape(coded.shape), ir.TensorType(kind)
         return value
 
     def table(self, coded: Coded, name: str) -> Table:
@@ -122,7 +125,7 @@ class _Chain:
     def add(self, op_type: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
         owner = self.owner if self.owner is not None else self.decoder.scope
         node = ir.node(op_type, list(inputs), attributes)
-        node.outputs[0].name = edit.unique_name(owner, "unpacked")
+        node.outputs[0].name = edit.unique_name(owner, "u")
         owner.insert_before(self.first, [node])
         return node.outputs[0]
 

@@ -109,17 +109,36 @@ class PackWeights(Pass):
                 modified |= self._pack(scope, value, decoder)
         return ir.passes.PassResult(model, modified)
 
-    def _pack(self, scope: edit.Scope, value: ir.Value, decoder: Decoder | None) -> bool:
+    def narrow(self, model: ir.Model) -> dict[str, Coded]:
+        """The initializers of the main graph that would have fewer than 8 bits; the model stays as it is."""
+        found: dict[str, Coded] = {}
+        for name, value in model.graph.initializers.items():
+            weight = self._weight(value)
+            if weight is None or weight.ndim < 2 or not np.isfinite(weight).all():
+                continue
+            coded = self._code(value, weight, _is_table(value, weight))
+            if coded is not None and coded.bits < 8:
+                found[name] = coded
+        return found
+
+    def _weight(self, value: ir.Value) -> Array | None:
+        """The content of a float constant whose packing could pay."""
         users = value.uses()
         if not users or value.is_graph_output() or value.is_graph_input():
-            return False
+            return None
         if any(_is_scale(user, index) for user, index in users):
-            return False
+            return None
         tensor = value.const_value if value.is_initializer() else None
         if tensor is not None and (tensor.dtype != ir.DataType.FLOAT or not self._saves(value, tensor.size)):
-            return False  # told without reading the content
+            return None  # told without reading the content
         weight = edit.constant_value(value)
         if weight is None or weight.dtype != np.float32 or not self._saves(value, weight.size):
+            return None
+        return weight
+
+    def _pack(self, scope: edit.Scope, value: ir.Value, decoder: Decoder | None) -> bool:
+        weight = self._weight(value)
+        if weight is None:
             return False
         name = value.name or ""
         if any(fnmatchcase(name, glob.strip()) for glob in self.exclude.split(",") if glob.strip()):
@@ -128,7 +147,7 @@ class PackWeights(Pass):
         if not np.isfinite(weight).all():
             self.decline(name, "the weight is not finite")
             return False
-        lookup = weight.nbytes >= _LOOKUP_BYTES and all(_is_row_lookup(*use) for use in users)
+        lookup = _is_table(value, weight)
         coded = self._code(value, weight, lookup) if decoder is not None else None
         if decoder is not None and coded is not None:
             if lookup:
@@ -221,6 +240,10 @@ def _round_rows(weight: Array) -> Rounded:
     rows = round_symmetric(weight, (0,))
     gain = sqnr_db(weight, rows.decode()) - sqnr_db(weight, columns.decode())
     return rows if gain > _CLEARLY_DB else columns
+
+
+def _is_table(value: ir.Value, weight: Array) -> bool:
+    return weight.nbytes >= _LOOKUP_BYTES and all(_is_row_lookup(*use) for use in value.uses())
 
 
 def _is_row_lookup(user: ir.Node, index: int) -> bool:

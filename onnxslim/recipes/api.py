@@ -154,6 +154,7 @@ def quantize(
     *,
     calibration: Calibration | None = None,
     mode: Literal["auto", "static", "weight-only"] = "auto",
+    weights: Literal["int8", "int4"] = "int8",
     metric: str | None = None,
     metric_output: str | None = None,
     max_drop: str | float | Drop = "1%",
@@ -173,6 +174,7 @@ def quantize(
         data: inputs to calibrate on and to judge the result with; without them random inputs judge.
         calibration: what :func:`onnxslim.calibrate` made of this very model, instead of calibrating here.
         mode: which forms are tried.
+        weights: the fewest bits that weights may be stored in.
         options: ``{pass name: {option: value}}``.
 
     The other arguments are those of :func:`compress`.
@@ -190,6 +192,7 @@ def quantize(
     request = Request(
         drop=parse_drop(max_drop),
         mode=mode,
+        weights=weights,
         metric=metric,
         output=metric_output,
         threads=threads,

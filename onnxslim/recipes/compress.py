@@ -53,6 +53,7 @@ class Request:
 
     drop: Drop
     mode: str = "compress"
+    weights: str = "int4"
     metric: str | None = None
     output: str | None = None
     latency: Target | None = None
@@ -132,7 +133,13 @@ def search_best(
             progress=progress,
         )
         options = candidates(
-            base.model, calibration, target=request.target, mode=request.mode, feeds=held_out[:_CHOICE_FEEDS]
+            base.model,
+            calibration,
+            target=request.target,
+            mode=request.mode,
+            weights=request.weights,
+            data=None if parts.fit.is_random else parts.fit,
+            feeds=held_out[:_CHOICE_FEEDS],
         )
         if request.mode == "compress":
             options.append(Candidate("simplified only", ()))

@@ -62,11 +62,11 @@ class View:
 
 @dataclass(frozen=True)
 class Coded:
-    """A weight of a few bits: ``scale * (codes - zero)``.
+    """A weight of a few bits: ``scale * (codes - zero)``, of floats or of int8.
 
     Attributes:
         codes: uint8 below ``2 ** bits``, ``[outer, blocks, block, inner]``.
-        scale: float16 or float32, ``[outer, blocks, 1, inner]``.
+        scale: float16 or float32, ``[outer, blocks, 1, inner]``; uint8 where the weight is int8.
         zero: uint8 of the shape of ``scale``, or one for all, ``[1, 1, 1, 1]``.
         bits: of a code.
         shape: of the weight.
@@ -78,11 +78,17 @@ class Coded:
     bits: int
     shape: tuple[int, ...]
 
-    def decode(self) -> npt.NDArray[np.float32]:
-        """The weight as it is computed from the parts, in float32."""
+    @property
+    def is_integer(self) -> bool:
+        """Whether the weight is int8."""
+        return bool(self.scale.dtype == np.uint8)
+
+    def decode(self) -> Array:
+        """The weight as it is computed from the parts, in float32 or int8."""
         with np.errstate(over="ignore"):
             level = self.codes.astype(np.float32) - self.zero.astype(np.float32)
-            return (level * self.scale.astype(np.float32)).reshape(self.shape)
+            weight: Array = (level * self.scale.astype(np.float32)).reshape(self.shape)
+        return weight.astype(np.int8) if self.is_integer else weight
 
     @property
     def nbytes(self) -> int:
@@ -102,7 +108,8 @@ def round_blocks(
     """Round to nearest, with the scales that leave the least error.
 
     Args:
-        weight: finite floats, of as many elements as the view.
+        weight: finite floats, of as many elements as the view; or int8, whose scales are whole numbers, so
+            that what is decoded is int8 again.
         bits: 2 to 8.
         symmetric: no zero points.
         importance: non-negative weight of the squared error, ``[length]``; default the same for all.
@@ -123,11 +130,14 @@ def round_blocks(
         round_rows(rows[span], bits, symmetric, None if factors is None else factors[span]) for span in spans
     ]
     codes, scale, zero = (np.concatenate(part) for part in zip(*parts, strict=True))
-    halved = scale if np.any(_beyond_half(scale)) else scale.astype(np.float16)
+    if weight.dtype == np.int8:
+        stored = scale.astype(np.uint8)
+    else:  # half of the bytes, where float16 has the range
+        stored = scale if np.any(_beyond_half(scale)) else scale.astype(np.float16)
     across = (outer, blocks, inner, 1)
     return Coded(
         np.ascontiguousarray(np.moveaxis(codes.reshape(outer, blocks, inner, block), 3, 2)),
-        np.moveaxis(halved.reshape(across), 3, 2),
+        np.moveaxis(stored.reshape(across), 3, 2),
         np.full((1, 1, 1, 1), zero[0], np.uint8) if symmetric else np.moveaxis(zero.reshape(across), 3, 2),
         bits,
         weight.shape,
@@ -138,6 +148,7 @@ def round_rows(
     rows: Array, bits: int, symmetric: bool, importance: Array | None = None
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
     """Codes, scale and zero point of each row of ``[n, block]``, of those that were tried the best."""
+    whole = rows.dtype == np.int8
     rows = rows.astype(np.float64)
     best = np.full(len(rows), np.inf)
     codes = np.zeros(rows.shape, np.uint8)
@@ -145,16 +156,21 @@ def round_rows(
     zeros = np.full(len(rows), 1 << (bits - 1), np.uint8)
 
     def consider(scale: Array, zero: Array) -> None:
-        scale = _as_stored(scale)
+        scale = np.maximum(np.rint(np.abs(scale)), 1).astype(np.float32) if whole else _as_stored(scale)
         found = _codes(rows, scale, zero, bits)
-        error = np.square(rows - (found - zero[:, None]) * scale.astype(np.float64)[:, None])
+        restored = (found - zero[:, None]) * scale.astype(np.float64)[:, None]
+        error = np.square(rows - restored)
         total = (error if importance is None else error * importance).sum(axis=1)
+        if whole:  # scales of 1 always fit
+            total[(restored.min(axis=1) < -128) | (restored.max(axis=1) > 127)] = np.inf
         better = total < best
         best[better] = total[better]
         codes[better], scales[better], zeros[better] = found[better], scale[better], zero[better]
 
     for scale, zero in _grids(rows, bits, symmetric):
         consider(scale, zero)
+    if whole:
+        consider(np.ones(len(rows)), zeros.astype(np.float64))
     levels = codes.astype(np.float64) - zeros[:, None]  # the best scale for these codes, in closed form
     weighed = levels if importance is None else levels * importance
     norm = (weighed * levels).sum(axis=1)

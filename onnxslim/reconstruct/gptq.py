@@ -7,7 +7,9 @@ no more of them than ``X^T X``.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ __all__ = ["gptq", "output_error", "round_by_outputs"]
 Array = npt.NDArray[Any]
 
 _LAZY = 128  # rows whose errors are handed on to all later ones at once
+_DAMPINGS = (0.01, 0.1, 1.0)
 _ATTEMPTS = 6  # of damping ten times as strong, until the matrix can be inverted
 
 
@@ -106,7 +109,9 @@ def round_by_outputs(
     symmetric: bool = True,
     held_out: Array | None = None,
 ) -> Coded:
-    """The better of GPTQ, in either order, and rounding to nearest, by the output's error on held-out inputs.
+    """The better of GPTQ, differently damped, and rounding to nearest, by the error on held-out inputs.
+
+    The fewer inputs there were to fit on, the more damping helps.
 
     Args:
         moments: ``X^T X`` of the inputs to fit on.
@@ -117,30 +122,18 @@ def round_by_outputs(
     judge = moments if held_out is None else held_out
     best = round_blocks(weight, view, bits, symmetric=symmetric)
     least = output_error(weight, best, judge)
-    for form in _FORMS:
-        try:
-            coded = form(weight, view, moments, bits, symmetric)
-        except np.linalg.LinAlgError:
-            continue
+    clipped = round_blocks(weight, view, bits, symmetric=symmetric, importance=np.diag(moments))
+    for coded in (clipped, *_damped(weight, view, moments, bits, symmetric)):
         error = output_error(weight, coded, judge)
         if error < least:
             best, least = coded, error
     return best
 
 
-def _clipped(weight: Array, view: View, moments: Array, bits: int, symmetric: bool) -> Coded:
-    return round_blocks(weight, view, bits, symmetric=symmetric, importance=np.diag(moments))
-
-
-def _in_order(weight: Array, view: View, moments: Array, bits: int, symmetric: bool) -> Coded:
-    return gptq(weight, view, moments, bits, symmetric=symmetric)
-
-
-def _largest_first(weight: Array, view: View, moments: Array, bits: int, symmetric: bool) -> Coded:
-    return gptq(weight, view, moments, bits, symmetric=symmetric, by_activation=True)
-
-
-_FORMS = (_clipped, _in_order, _largest_first)
+def _damped(weight: Array, view: View, moments: Array, bits: int, symmetric: bool) -> Iterator[Coded]:
+    for damping in _DAMPINGS:
+        with contextlib.suppress(np.linalg.LinAlgError):
+            yield gptq(weight, view, moments, bits, symmetric=symmetric, damping=damping)
 
 
 def output_error(weight: Array, coded: Coded, moments: Array) -> float:
