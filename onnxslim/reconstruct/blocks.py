@@ -8,6 +8,7 @@ by how large the inputs are that meet each weight.  Numbers in, numbers out: not
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -185,13 +186,14 @@ def _grids(rows: Array, bits: int, symmetric: bool) -> Iterator[tuple[Array, Arr
     low, high = rows.min(axis=1, initial=0), rows.max(axis=1, initial=0)
     half = np.full(len(rows), float(1 << (bits - 1)))
     extreme = np.where(-low >= high, low, high)
-    for shrink in _SHRINK:
-        if symmetric:
+    if symmetric:
+        for shrink in _SHRINK:
             yield extreme * (-shrink / half), half  # the extreme value has the one code more
             yield np.abs(extreme) * (shrink / (half - 1)), half
-        else:
-            scale = (high - low) * (shrink / top)
-            yield scale, np.clip(np.rint(-low * shrink / np.where(scale > 0, scale, 1)), 0, top)
+        return
+    for below, above in itertools.product(_SHRINK[::2], repeat=2):
+        scale = (above * high - below * low) / top
+        yield scale, np.clip(np.rint(-below * low / np.where(scale > 0, scale, 1)), 0, top)
 
 
 def _codes(rows: Array, scale: Array, zero: Array, bits: int) -> npt.NDArray[np.uint8]:
