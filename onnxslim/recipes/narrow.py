@@ -29,6 +29,11 @@ _MOMENTS_BYTES = 1 << 30  # of all second moments together; what exceeds it is r
 _SMALL = 0.002  # of all weights: what a smaller one could save is not worth a measurement; it keeps 8 bits
 
 
+_SHARE = (
+    10  # times the share of the elements, from which on a weight's share of the noise is out of proportion
+)
+
+
 class Narrowing(Protocol):
     """A pass that can say which weights it would store in fewer than 8 bits."""
 
@@ -81,11 +86,15 @@ def noise_of_weights(
 def too_noisy(noises: Mapping[str, float], sizes: Mapping[str, int], sqnr_db: float) -> tuple[str, ...]:
     """The weights that must keep 8 bits, if the outputs are to have ``sqnr_db``.
 
+    So do those that bring far more than their share of the noise: they are cheap to be rid of.
+
     Args:
         sizes: elements of each weight: what it saves.
 
     Example:
         >>> too_noisy({"a": 0.004, "b": 0.004, "c": 0.005}, {"a": 10, "b": 500, "c": 1000}, 20)
+        ('a',)
+        >>> too_noisy({"a": 0.004, "b": 0.001}, {"a": 10, "b": 1000}, 20)
         ('a',)
     """
     left = 10 ** (-sqnr_db / 10)
@@ -95,6 +104,9 @@ def too_noisy(noises: Mapping[str, float], sizes: Mapping[str, int], sqnr_db: fl
             left -= noises[name]
         else:
             wide.append(name)
+    narrow = noises.keys() - set(wide)
+    noise, size = sum(noises[name] for name in narrow), sum(sizes[name] for name in narrow)
+    wide += [name for name in noises if name in narrow and noises[name] * size > _SHARE * noise * sizes[name]]
     return tuple(wide)
 
 

@@ -96,6 +96,6 @@ def test_quantize_stores_weights_in_4_bits_when_allowed(
         found = result(capsys)
         sizes.append(found["output"]["bytes"])
     assert sizes[1] < 0.65 * sizes[0] < 0.2 * Path("dense.onnx").stat().st_size
-    assert [trial["name"] for trial in found["tried"] if trial["kept"]][0].startswith(
+    assert next(trial["name"] for trial in found["tried"] if trial["kept"]).startswith(
         "packed weights, 4 bits"
     )
