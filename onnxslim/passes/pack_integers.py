@@ -11,7 +11,7 @@ from onnxslim._ir import ir
 from onnxslim.analysis.products import product_of
 from onnxslim.errors import OptionError
 from onnxslim.model import edit
-from onnxslim.ops.registry import is_dequantize
+from onnxslim.ops.registry import is_dequantize, spec_of
 from onnxslim.passes._decoding import CODED_BYTES, MIN_OPSET, Decoder
 from onnxslim.passes.base import Pass, Promise
 from onnxslim.reconstruct.blocks import Coded, View, round_blocks
@@ -24,8 +24,9 @@ __all__ = ["PackIntegers"]
 class PackIntegers(Pass):
     """Store the int8 weights of a quantized model in fewer bits, several codes to a byte.
 
-    1. A weight of rank 2 or more that only ``DequantizeLinear`` reads becomes codes with a whole-numbered step
-       for each block along what a product sums up, decoded to int8.  onnxruntime computes the decoding while
+    1. A weight of rank 2 or more that only ``DequantizeLinear`` reads, or an integer operator as its weight,
+       becomes codes with a whole-numbered step for each block along what a product sums up, decoded to int8.
+       onnxruntime computes the decoding while
        it loads the model, so that the integer kernels and their speed stay what they were; so do the scales
        of the weight and of the bias behind it.  Weights of at most 16 evenly spaced levels lose nothing.
 
@@ -82,12 +83,13 @@ class PackIntegers(Pass):
         users, name = tuple(value.uses()), value.name or ""
         if value.dtype != ir.DataType.INT8 or name in self.wide:
             return None
-        if not users or not all(is_dequantize(user) and index == 0 for user, index in users):
+        if not users or not all(_is_weight(*use) for use in users):
             return None
         weight = edit.constant_value(value)
         if weight is None or value.is_graph_output() or weight.ndim < 2 or weight.size % (8 // self.bits):
             return None
-        product = product_of(users[0].node.outputs[0], weight.shape)
+        reader = users[0].node
+        product = product_of(reader.outputs[0] if is_dequantize(reader) else value, weight.shape)
         view = View(product.outer, product.length, product.inner).blocked(self.block)
         coded = round_blocks(weight, view, self.bits)
         if coded.nbytes + CODED_BYTES + 4 * len(name) > weight.nbytes:
@@ -97,3 +99,10 @@ class PackIntegers(Pass):
             self.decline(name, f"{self.bits} bits would leave {quality:.0f} dB, below {self.narrow_sqnr_db:g}")
             return None
         return coded
+
+
+def _is_weight(user: ir.Node, index: int) -> bool:
+    if is_dequantize(user):
+        return index == 0
+    spec = spec_of(user)
+    return spec is not None and spec.quant is not None and spec.quant.integer and spec.quant.weight == index

@@ -103,16 +103,17 @@ def candidates(
 
 def _narrow(model: ir.Model, data: DataLike | None, feeds: Sequence[Mapping[str, Any]]) -> list[Candidate]:
     """Weights of 4 bits: those that bring little noise, then all that can be."""
-    pack = PackWeights(bits=4, block=_BLOCK)
-    wide = () if not feeds else _too_noisy(model, (pack,), feeds)
+    integers, pack = PackIntegers(block=_BLOCK), PackWeights(bits=4, block=_BLOCK)
+    wide = () if not feeds else _too_noisy(model, (integers, pack), feeds)
     name = "packed weights, 4 bits"
     if data is not None and (inputs := inputs_of_weights(model, data)) is not None:
         held_out = inputs_of_weights(model, list(feeds)) if feeds else None
         pack, name = replace(pack, inputs=inputs, held_out=held_out), name + " by GPTQ"
-    found = [Candidate(name, (RaiseOpset(opset=_CODES_OPSET), pack))]
+    raised = RaiseOpset(opset=_CODES_OPSET)
+    found = [Candidate(name, (raised, integers, pack))]
     if wide:
-        mixed = replace(pack, wide=wide)
-        found.append(Candidate(f"{name}, sensitive ones 8", (RaiseOpset(opset=_CODES_OPSET), mixed)))
+        some = replace(integers, wide=wide), replace(pack, wide=wide)
+        found.append(Candidate(f"{name}, sensitive ones 8", (raised, *some)))
     return found
 
 

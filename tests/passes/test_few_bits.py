@@ -265,3 +265,19 @@ def test_integers_that_are_left_alone() -> None:
     for options in ({"bits": 8}, {"block": -1}):
         with pytest.raises(OptionError, match=next(iter(options))):
             PackIntegers(**options)  # type: ignore[arg-type]
+
+
+def test_weights_of_integer_operators() -> None:
+    text = """g (uint8[4,64] x) => (int32[4,48] y, int8[48,64] z) {
+        y = MatMulInteger(x, w) z = Transpose(v) }"""
+    source, rng = proto(text), np.random.default_rng(0)
+    for name in "wv":
+        array = rng.integers(-127, 128, (64, 48)).astype(np.int8)
+        source.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    model = ir.from_proto(source)
+    result = packed(model, PackIntegers())
+    assert "v" in result.graph.initializers and "w" not in result.graph.initializers
+    assert "BitShift" not in executed(result).histogram
+    feed = {"x": rng.integers(0, 256, (4, 64)).astype(np.uint8)}
+    [one, _], [other, _] = run(model, feed), run(result, feed)
+    assert sqnr_db(one.astype(float), other.astype(float)) > 15

@@ -97,13 +97,19 @@ def test_zeros_stay_zero() -> None:
         assert not coded.decode().any() and np.isfinite(coded.scale.astype(float)).all()
 
 
-def test_integers_become_integers() -> None:
+@pytest.mark.parametrize(("bits", "furthest"), [(4, 27), (2, 128)])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_integers_become_integers(bits: int, furthest: int, symmetric: bool) -> None:
     rng = np.random.default_rng(0)
-    weight = rng.integers(-127, 128, (64, 10)).astype(np.int8)
-    coded = round_blocks(weight, View(1, 64, 10).blocked(32), 4)
+    weight = rng.integers(-128, 128, (64, 50)).astype(np.int8)
+    coded = round_blocks(weight, View(1, 64, 50).blocked(8), bits, symmetric=symmetric)
     assert coded.is_integer and coded.decode().dtype == np.int8
     np.testing.assert_array_equal(coded.decode(), decoded(coded))  # nothing wraps around
-    assert np.abs(coded.decode().astype(int) - weight).max() <= 9 + 18
+    assert np.abs(coded.decode().astype(int) - weight).max() <= furthest
+
+
+def test_integers_of_few_levels_lose_nothing() -> None:
+    rng = np.random.default_rng(0)
     few = (rng.integers(-7, 8, (64, 10)) * 18).astype(np.int8)
     np.testing.assert_array_equal(round_blocks(few, View(1, 64, 10), 4).decode(), few)
 
