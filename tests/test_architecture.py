@@ -40,6 +40,7 @@ BASE = "passes/base.py"  # what a pass is; knows nothing above onnx_ir, so every
 # What recognises a fixed arrangement of operators; model/edit.py reads Constant, a way to store a tensor.
 PATTERNS = (
     "model/edit.py",
+    "passes/_decoding.py",
     "passes/arrange_gelu.py",
     "passes/fold_batch_norm.py",
     "passes/pack_weights.py",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from onnxslim.passes.merge_common_subexpressions import (
         MergeCommonSubexpressions as MergeCommonSubexpressions,
     )
+    from onnxslim.passes.pack_integers import PackIntegers as PackIntegers
     from onnxslim.passes.pack_weights import PackWeights as PackWeights
     from onnxslim.passes.quantize_ports import QuantizePorts as QuantizePorts
     from onnxslim.passes.quantize_static import QuantizeStatic as QuantizeStatic

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import ClassVar
 
 import numpy as np
 
 from onnxslim._ir import ir
+from onnxslim.analysis.selection import Selection
 from onnxslim.errors import OptionError
 from onnxslim.model import edit
 from onnxslim.ops.registry import is_dequantize, is_quantize
+from onnxslim.passes._decoding import is_decoding
 from onnxslim.passes.base import Pass, Promise
 from onnxslim.reconstruct.rounding import sqnr_db
 
@@ -43,7 +44,10 @@ class HalveWeights(Pass):
     min_sqnr_db: float = field(
         default=50.0, metadata={"help": "leave a weight in float32 when its rounding is noisier than this"}
     )
-    exclude: str = field(default="", metadata={"help": "comma-separated globs of weights to leave alone"})
+    exclude: str = field(
+        default="",
+        metadata={"help": "leave these weights alone: comma-separated globs of names, or op:Conv by readers"},
+    )
 
     def __post_init__(self) -> None:
         if not self.min_sqnr_db >= 0:
@@ -68,10 +72,11 @@ class HalveWeights(Pass):
         users = value.uses()
         if not users or value.is_graph_output() or value.is_graph_input():
             return False
-        if any(is_quantize(user) or is_dequantize(user) for user, _ in users):
+        if any(is_quantize(user) or is_dequantize(user) or is_decoding(user, i) for user, i in users):
             return False
-        if any(fnmatchcase(name, glob.strip()) for glob in self.exclude.split(",") if glob.strip()):
-            self.decline(name, "excluded by name")
+        excluded = Selection.parse(self.exclude)
+        if excluded.has_name(name) or any(excluded.has_operator(user.op_type) for user, _ in users):
+            self.decline(name, "excluded by the user")
             return False
         weight = tensor.numpy()
         with np.errstate(over="ignore"):

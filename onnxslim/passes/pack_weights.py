@@ -1,20 +1,26 @@
-"""Store float weights as 8-bit integers that the runtime decodes once, while it loads the model."""
+"""Store float weights as integers of 8 bits or fewer that the runtime decodes once, while it loads the model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxslim._ir import ir
+from onnxslim.analysis.products import Product, product_of
 from onnxslim.analysis.selection import Selection
+from onnxslim.calibration.store import Calibration
 from onnxslim.errors import OptionError
 from onnxslim.model import edit
 from onnxslim.ops.registry import is_constant, is_dequantize, is_quantize, spec_of
+from onnxslim.passes._decoding import CODED_BYTES, MIN_OPSET, Decoder, is_decoding
 from onnxslim.passes.base import Pass, Promise
+from onnxslim.reconstruct.blocks import Coded, View, round_blocks
+from onnxslim.reconstruct.gptq import output_error, round_by_outputs
 from onnxslim.reconstruct.rounding import Rounded, round_best, round_symmetric, sqnr_db
 
 __all__ = ["PackWeights"]
@@ -29,19 +35,25 @@ _LOOKUP_BYTES = 1 << 20  # tables of this size and above are looked up before th
 
 @dataclass(frozen=True)
 class PackWeights(Pass):
-    """Store float32 weights as int8 with scales, behind ``Cast`` and ``Mul``.
+    """Store float32 weights as integers with scales, behind nodes that onnxruntime computes at load.
 
-    onnxruntime folds the two nodes while it loads the model, at every optimization level but "none", also in
-    branches; the kernels then see float weights as before, fused as before.  So the file shrinks to a quarter
-    and the speed stays exactly what it was.  (``DequantizeLinear`` would not do: it is kept for run time.)
+    onnxruntime folds the nodes while it loads the model, at every optimization level but "none", also in
+    branches; the kernels then see float weights as before, fused as before.  So the file shrinks to a quarter,
+    or an eighth, and the speed stays exactly what it was.  (``DequantizeLinear`` would not do: it is kept for
+    run time.)
 
-    1. A large table that only ``Gather`` reads along its first axis stays int8 in memory too: rows are
+    1. A large table that only ``Gather`` reads along its first axis stays packed in memory too: rows are
        gathered first and decoded then.
     2. Any other weight is decoded as a whole; all its readers share the decoded tensor, so tied weights are
        packed once.
+    3. Fewer than 8 bits are several codes to a byte, decoded by ``BitShift`` and ``Mod`` (opset 11), with a
+       scale for each ``block`` along what a product sums up.  A weight stays at 8 bits where fewer leave more
+       noise than ``narrow_sqnr_db``, do not make the file smaller, or where ``wide`` names it.
+    4. With second moments of the inputs, weights are rounded by GPTQ, and the noise is that of the product's
+       output; rounding to nearest is kept where it does better on ``held_out``.
 
-    Scales lie along the axis, or two, that leave the least error.  Declined: weights whose signal to noise
-    ratio would fall below ``min_sqnr_db``, or whose decoded values would not be finite.
+    Of 8 bits without blocks, scales lie along the axis, or two, that leave the least error.  Declined: weights
+    whose signal to noise ratio would fall below ``min_sqnr_db``, or whose decoded values would not be finite.
 
     Example:
         >>> graph = ir.Graph([], [], nodes=[], opset_imports={"": 17})
@@ -54,17 +66,35 @@ class PackWeights(Pass):
     name: ClassVar[str] = "pack-weights"
     promise: ClassVar[Promise] = Promise.LOSSY
 
+    bits: Literal[8, 4, 2] = field(default=8, metadata={"help": "the fewest bits of a weight"})
+    block: int = field(
+        default=0, metadata={"help": "values that share a scale; 0: those of an output channel, or more"}
+    )
+    symmetric: bool = field(default=True, metadata={"help": "codes have no zero points"})
     min_sqnr_db: float = field(
         default=25.0, metadata={"help": "leave a weight in float when its rounding is noisier than this"}
+    )
+    narrow_sqnr_db: float = field(
+        default=16.0, metadata={"help": "keep 8 bits when fewer would be noisier than this"}
     )
     exclude: str = field(
         default="",
         metadata={"help": "leave these weights alone: comma-separated globs of names, or op:Conv by readers"},
     )
+    wide: tuple[str, ...] = field(default=(), metadata={"help": "names of weights that stay at 8 bits"})
+    inputs: Calibration | None = field(
+        default=None, metadata={"help": "second moments of what weights are multiplied with"}
+    )
+    held_out: Calibration | None = field(
+        default=None, metadata={"help": "the same of data that nothing was fitted to"}
+    )
 
     def __post_init__(self) -> None:
-        if not self.min_sqnr_db >= 0:
-            raise OptionError(f"min_sqnr_db must not be negative, is {self.min_sqnr_db}")
+        for name in ("min_sqnr_db", "narrow_sqnr_db", "block"):
+            if not getattr(self, name) >= 0:
+                raise OptionError(f"{name} must not be negative, is {getattr(self, name)}")
+        if self.bits not in (8, 4, 2):
+            raise OptionError(f"bits must be 8, 4 or 2, is {self.bits}")
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         opset = model.opset_imports.get("", 0)
@@ -72,32 +102,64 @@ class PackWeights(Pass):
             self.decline(model.graph.name or "graph", f"opset {opset} is older than {_MIN_OPSET}")
             return ir.passes.PassResult(model, False)
         modified = False
+        coding = self.bits < 8 or self.block > 0
+        if coding and opset < MIN_OPSET:
+            self.decline(model.graph.name or "graph", f"8 bits a channel: fewer need opset {MIN_OPSET}")
+            coding = False
         for scope in edit.scopes(model):
+            decoder = Decoder(scope) if coding else None
             for value in list(_constants(scope)):
-                modified |= self._pack(scope, value)
+                modified |= self._pack(scope, value, decoder)
         return ir.passes.PassResult(model, modified)
 
-    def _pack(self, scope: edit.Scope, value: ir.Value) -> bool:
+    def narrow(self, model: ir.Model) -> dict[str, Coded]:
+        """The initializers of the main graph that would have fewer than 8 bits; the model stays as it is."""
+        found: dict[str, Coded] = {}
+        for name, value in model.graph.initializers.items():
+            weight = self._weight(value)
+            if weight is None or weight.ndim < 2 or not np.isfinite(weight).all():
+                continue
+            coded = self._code(value, weight, _is_table(value, weight))
+            if coded is not None and coded.bits < 8:
+                found[name] = coded
+        return found
+
+    def _weight(self, value: ir.Value) -> Array | None:
+        """The content of a float constant whose packing could pay."""
         users = value.uses()
         if not users or value.is_graph_output() or value.is_graph_input():
-            return False
-        if any(_is_decoding(user, index) for user, index in users):
-            return False
+            return None
+        if any(_is_scale(user, index) for user, index in users):
+            return None
         tensor = value.const_value if value.is_initializer() else None
         if tensor is not None and (tensor.dtype != ir.DataType.FLOAT or not self._saves(value, tensor.size)):
-            return False  # told without reading the content
+            return None  # told without reading the content
         weight = edit.constant_value(value)
         if weight is None or weight.dtype != np.float32 or not self._saves(value, weight.size):
+            return None
+        return weight
+
+    def _pack(self, scope: edit.Scope, value: ir.Value, decoder: Decoder | None) -> bool:
+        weight = self._weight(value)
+        if weight is None:
             return False
         name = value.name or ""
         excluded = Selection.parse(self.exclude)
-        if excluded.has_name(name) or any(excluded.has_operator(user.op_type) for user, _ in users):
+        if excluded.has_name(name) or any(excluded.has_operator(user.op_type) for user, _ in value.uses()):
             self.decline(name, "excluded by the user")
             return False
         if not np.isfinite(weight).all():
             self.decline(name, "the weight is not finite")
             return False
-        lookup = weight.nbytes >= _LOOKUP_BYTES and all(_is_row_lookup(*use) for use in users)
+        lookup = _is_table(value, weight)
+        coded = self._code(value, weight, lookup) if decoder is not None else None
+        if decoder is not None and coded is not None:
+            if lookup:
+                _look_up(value, decoder.table(coded, name).rows)
+            else:
+                edit.replace_uses(value, decoder.whole(coded, name))
+            _remove(scope, value)
+            return True
         rounded = _round_rows(weight) if lookup else round_best(weight)
         decoded = rounded.decode()
         quality = sqnr_db(weight, decoded)
@@ -111,10 +173,60 @@ class PackWeights(Pass):
         _remove(scope, value)
         return True
 
+    def _code(self, value: ir.Value, weight: Array, lookup: bool) -> Coded | None:
+        """The weight in blocks, of as few bits as may be; None for a scale per channel and 8 bits."""
+        if weight.ndim < 2 or (lookup and weight.ndim != 2):
+            return None
+        name = value.name or ""
+        product = product_of(value, weight.shape)
+        view = View(product.outer, product.length, product.inner).blocked(self.block)
+        moments = _moments(self.inputs, product)
+        held_out = _moments(self.held_out, product)
+        plain = weight.size + 4 * min(weight.shape)  # bytes of 8 bits a channel, at least
+        for bits, least in ((self.bits, self.narrow_sqnr_db), (8, self.min_sqnr_db)):
+            if (bits == 8 and not self.block) or (bits < 8 and name in self.wide):
+                continue
+            if (weight.shape[-1] if lookup else weight.size) % (8 // bits):
+                continue
+            if moments is None:
+                coded = round_blocks(weight, view, bits, symmetric=self.symmetric)
+            else:
+                coded = round_by_outputs(
+                    weight, view, moments, bits, symmetric=self.symmetric, held_out=held_out
+                )
+            decoded = coded.decode()
+            if bits < 8 and coded.nbytes + CODED_BYTES + 4 * len(name) > plain:
+                continue
+            judge = moments if held_out is None else held_out
+            quality = sqnr_db(weight, decoded) if judge is None else _output_sqnr_db(weight, coded, judge)
+            if np.isfinite(decoded).all() and quality >= least:
+                return coded
+            if bits < 8:
+                self.decline(name, f"{bits} bits would leave {quality:.0f} dB, below {least:g}: it has 8")
+        return None
+
     @staticmethod
     def _saves(value: ir.Value, size: int) -> bool:
         """Whether the file surely shrinks: of 4 bytes at most 1.5 stay, and nodes come on top."""
         return 2.5 * size > _NODE_BYTES + 5 * len(value.name or "")
+
+
+def _moments(calibration: Calibration | None, product: Product) -> Array | None:
+    """``X^T X`` of all that the weight is multiplied with, where it was kept and belongs to the weight."""
+    total = np.zeros((product.length, product.length))
+    for name in product.inputs:
+        products = calibration.states[name].products if calibration and name in calibration else None
+        if products is None or products.matrix.shape != total.shape:
+            return None
+        total += products.matrix
+    return total if product.inputs and total.any() else None
+
+
+def _output_sqnr_db(weight: Array, coded: Coded, moments: Array) -> float:
+    """Signal to noise of the product's output."""
+    nothing = Coded(np.zeros_like(coded.codes), coded.scale, np.zeros((1,) * 4, np.uint8), 8, coded.shape)
+    signal, noise = output_error(weight, nothing, moments), output_error(weight, coded, moments)
+    return 10 * math.log10(signal / noise) if signal > 0 and noise > 0 else math.inf
 
 
 def _constants(scope: edit.Scope) -> Iterator[ir.Value]:
@@ -134,6 +246,10 @@ def _round_rows(weight: Array) -> Rounded:
     return rows if gain > _CLEARLY_DB else columns
 
 
+def _is_table(value: ir.Value, weight: Array) -> bool:
+    return weight.nbytes >= _LOOKUP_BYTES and all(_is_row_lookup(*use) for use in value.uses())
+
+
 def _is_row_lookup(user: ir.Node, index: int) -> bool:
     return (
         user.op_type == "Gather"
@@ -143,26 +259,9 @@ def _is_row_lookup(user: ir.Node, index: int) -> bool:
     )
 
 
-def _is_decoding(user: ir.Node, index: int) -> bool:
+def _is_scale(user: ir.Node, index: int) -> bool:
     """Whether the value is a scale already: of a quantizer, or of a decoding such as this pass makes."""
-    if is_quantize(user) or is_dequantize(user):
-        return True
-    if user.op_type == "Gather" and index == 0:  # the scales of a table, looked up beside its rows
-        return any(_is_decoding(reader, slot) for reader, slot in user.outputs[0].uses())
-    if user.op_type != "Mul" or len(user.inputs) != 2:
-        return False
-    other = user.inputs[1 - index]
-    cast = other.producer() if other is not None else None
-    if cast is None or cast.op_type != "Cast" or cast.inputs[0] is None:
-        return False
-    source = cast.inputs[0]
-    rows = source.producer()
-    if rows is not None and rows.op_type == "Cast" and rows.inputs[0] is not None:
-        source, rows = rows.inputs[0], None
-    if rows is not None and rows.op_type == "Gather" and rows.inputs[0] is not None:
-        source = rows.inputs[0]
-    stored = edit.constant_value(source)
-    return stored is not None and stored.dtype == np.int8
+    return is_quantize(user) or is_dequantize(user) or is_decoding(user, index)
 
 
 def _decode_whole(scope: edit.Scope, value: ir.Value, rounded: Rounded) -> None:
@@ -201,25 +300,34 @@ def _decode_rows(scope: edit.Scope, value: ir.Value, rounded: Rounded) -> None:
     per_row = rounded.scale.shape[0] > 1
     array = rounded.scale if per_row else rounded.scale[0]
     scale = _store(scope, array, f"{value.name}_s", first)
-    for gather in {user: None for user, _ in value.uses()}:
+
+    def rows(gather: ir.Node) -> ir.Value:
         owner = gather.graph
         assert owner is not None
         old, indices = gather.outputs[0], gather.inputs[1]
-        rows = ir.node("Gather", [q, indices], {"axis": 0})
-        new = [rows]
+        looked_up = ir.node("Gather", [q, indices], {"axis": 0})
+        new = [looked_up]
         factor = scale
         if per_row:
             factors = ir.node("Gather", [scale, indices], {"axis": 0})
             new.append(factors)
             factor = factors.outputs[0]
-        cast = ir.node("Cast", [rows.outputs[0]], {"to": ir.DataType.FLOAT})
+        cast = ir.node("Cast", [looked_up.outputs[0]], {"to": ir.DataType.FLOAT})
         mul = ir.node("Mul", [cast.outputs[0], factor])
         new += [cast, mul]
         for node in new:
             _name(owner, node.outputs[0], f"{old.name}_{node.op_type.lower()}")
         mul.outputs[0].shape, mul.outputs[0].type = old.shape, old.type
         owner.insert_before(gather, new)
-        edit.replace_uses(old, mul.outputs[0])
+        return mul.outputs[0]
+
+    _look_up(value, rows)
+
+
+def _look_up(value: ir.Value, rows: Callable[[ir.Node], ir.Value]) -> None:
+    """Let each ``Gather`` of a table make way for what ``rows`` puts in front of it."""
+    for gather in {user: None for user, _ in value.uses()}:
+        edit.replace_uses(gather.outputs[0], rows(gather))
         edit.remove_node(gather)
 
 

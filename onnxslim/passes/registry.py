@@ -111,7 +111,7 @@ def _nearest(name: str, known: Mapping[str, object]) -> str:
 
 
 def _coerce(value: object, kind: Any, where: str) -> object:
-    """``value`` as the field type ``kind`` (bool, int, float, str, X | None, Literal; else as it is)."""
+    """``value`` as the field type ``kind`` (bool, int, float, str, names, X | None, Literal; else as it is)."""
     origin = typing.get_origin(kind)
     if origin in (typing.Union, types.UnionType):
         members = [m for m in typing.get_args(kind) if m is not types.NoneType]
@@ -126,6 +126,11 @@ def _coerce(value: object, kind: Any, where: str) -> object:
             if value == choice or (isinstance(value, str) and value == str(choice)):
                 return choice
         raise _bad(value, "one of " + ", ".join(map(str, choices)), where)
+    if kind == tuple[str, ...]:
+        names = value.split(",") if isinstance(value, str) else value
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+            raise _bad(value, "a list of names", where)
+        return tuple(names)
     if kind is bool:
         text = str(value).lower()
         if isinstance(value, bool | str | int) and text in _TRUE | _FALSE:

@@ -157,6 +157,7 @@ def quantize(
     *,
     calibration: Calibration | None = None,
     mode: Literal["auto", "static", "weight-only"] = "auto",
+    weights: Literal["int8", "int4"] = "int8",
     metric: str | None = None,
     metric_output: str | None = None,
     max_drop: str | float | Drop = "1%",
@@ -179,6 +180,7 @@ def quantize(
         mode: which forms are tried.
         integer_io: let inputs and outputs be integers of the same name and shape; the metadata say what they
             stand for, see :mod:`onnxslim.model.encoding`.
+        weights: the fewest bits that weights may be stored in.
         options: ``{pass name: {option: value}}``.
 
     The other arguments are those of :func:`compress`.
@@ -196,6 +198,7 @@ def quantize(
     request = Request(
         drop=parse_drop(max_drop),
         mode=mode,
+        weights=weights,
         metric=metric,
         output=metric_output,
         threads=threads,

@@ -13,25 +13,33 @@ from typing import Any
 
 from onnxslim._ir import ir
 from onnxslim.calibration.calibrators import Method
+from onnxslim.calibration.data import DataLike
 from onnxslim.calibration.store import Calibration
 from onnxslim.errors import ModelError, OnnxSlimError, OptionError, ResourceError
 from onnxslim.measure.differences import Difference
+from onnxslim.passes.pack_integers import PackIntegers
 from onnxslim.passes.pack_weights import PackWeights
 from onnxslim.passes.quantize_ports import QuantizePorts
 from onnxslim.passes.quantize_static import QuantizeStatic
 from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.recipes.engine import Step, run_steps
+from onnxslim.recipes.narrow import Narrowing, inputs_of_weights, noise_of_weights, too_noisy
 from onnxslim.recipes.unit_times import unit_times
 from onnxslim.runtime.client import Worker, open_worker
 from onnxslim.runtime.targets.target import DEFAULT_TARGET, load_target
 
-__all__ = ["MODES", "Candidate", "candidates", "static_candidate"]
+__all__ = ["MODES", "WEIGHTS", "Candidate", "candidates", "static_candidate"]
 
 _log = logging.getLogger(__name__)
 
 _OUTLIERS_DB = 23.0  # activations noisier than this in 8 bits have outliers; most have 30 to 45
 _TIMING_FEEDS = 4
 _METHODS: tuple[Method, ...] = ("minmax", "mse")
+_PREDICTED_DB = 20.0  # of the noise that 4 bits bring in, where weights that bring much keep 8
+_NOISE_FEEDS = 4
+_BLOCK = 32  # weights that share a scale, in 4 bits
+_CODES_OPSET = 11  # several codes to a byte need it
+WEIGHTS = ("int8", "int4")
 MODES = ("compress", "auto", "static", "weight-only")
 
 
@@ -56,6 +64,8 @@ def candidates(
     *,
     target: str | None = None,
     mode: str = "compress",
+    weights: str = "int4",
+    data: DataLike | None = None,
     feeds: Sequence[Mapping[str, Any]] = (),
     integer_io: bool = False,
 ) -> list[Candidate]:
@@ -66,12 +76,17 @@ def candidates(
         calibration: of this model; without one there are no static candidates.
         target: what to place integers for; default this machine.
         mode: ``compress`` and ``auto`` try everything, the others one kind.
-        feeds: held-out feeds that decide how static ranges are found, and whether biases are corrected.
+        weights: the fewest bits that weights are stored in.
+        data: what 4-bit weights are fitted on.
+        feeds: held-out feeds that decide how static ranges are found, whether biases are corrected, which
+            weights keep 8 bits, and how the others are rounded.
         integer_io: quantize inputs and outputs too, so that they can become integers.
 
     Raises:
-        OptionError: no such mode or target.
+        OptionError: no such mode, target or type of weights.
     """
+    if weights not in WEIGHTS:
+        raise OptionError(f"there is no type of weights {weights!r}", hint="one of: " + ", ".join(WEIGHTS))
     if mode not in MODES:
         raise OptionError(f"there is no mode {mode!r}", hint="one of: " + ", ".join(MODES))
     name = load_target(target or DEFAULT_TARGET).name
@@ -79,6 +94,8 @@ def candidates(
     if mode in ("compress", "auto", "static") and calibration is not None:
         first = QuantizeStatic(calibration, target=name)
         best = _least_noise(model, replace(first, times=_times(model, first, feeds)), feeds)
+        if weights == "int4" and feeds:
+            found += _narrow_static(model, best, feeds)
         found.append(static_candidate(best))
         careful = replace(best, min_sqnr_db=_OUTLIERS_DB)
         if _node_count(model, careful) != _node_count(model, best):
@@ -87,12 +104,56 @@ def candidates(
             found.append(static_candidate(replace(best, times={})))
         found.append(static_candidate(replace(best, placement="all")))
     if mode in ("compress", "auto", "weight-only"):
+        if weights == "int4":
+            found += _narrow(model, data, feeds)
         essential = "" if integer_io else PackWeights.name
         found.append(Candidate("packed weights", (PackWeights(),), essential))
     if integer_io:
         ports = (RaiseOpset(), QuantizePorts(calibration))
         found = [replace(each, passes=(*each.passes, *ports)) for each in found]
     return found
+
+
+def _narrow(model: ir.Model, data: DataLike | None, feeds: Sequence[Mapping[str, Any]]) -> list[Candidate]:
+    """Weights of 4 bits: those that bring little noise, then all that can be."""
+    integers, pack = PackIntegers(block=_BLOCK), PackWeights(bits=4, block=_BLOCK)
+    wide = () if not feeds else _too_noisy(model, (integers, pack), feeds)
+    name = "packed weights, 4 bits"
+    if data is not None and (inputs := inputs_of_weights(model, data)) is not None:
+        held_out = inputs_of_weights(model, list(feeds)) if feeds else None
+        pack, name = replace(pack, inputs=inputs, held_out=held_out), name + " by GPTQ"
+    raised = RaiseOpset(opset=_CODES_OPSET)
+    found = [Candidate(name, (raised, integers, pack), essential=pack.name)]
+    if wide:
+        some = replace(integers, wide=wide), replace(pack, wide=wide)
+        found.append(Candidate(f"{name}, sensitive ones 8", (raised, *some), essential=pack.name))
+    return found
+
+
+def _narrow_static(
+    model: ir.Model, quantize: QuantizeStatic, feeds: Sequence[Mapping[str, Any]]
+) -> list[Candidate]:
+    """Integer kernels whose weights are stored in 4 bits where they bring little noise."""
+    outcome = run_steps(model, (RaiseOpset(), quantize)).model
+    integers, floats = PackIntegers(block=_BLOCK), PackWeights(bits=4, block=_BLOCK)
+    wide = _too_noisy(outcome, (integers, floats), feeds)
+    integers, floats = replace(integers, wide=wide), replace(floats, wide=wide)
+    if not integers.narrow(outcome):
+        return []
+    name = f"{static_candidate(quantize).name}, stored in 4 bits"
+    return [Candidate(name, (RaiseOpset(), quantize, integers, floats), essential=quantize.name)]
+
+
+def _too_noisy(
+    model: ir.Model, packings: Sequence[Narrowing], feeds: Sequence[Mapping[str, Any]]
+) -> tuple[str, ...]:
+    noises: dict[str, float] = {}
+    with open_worker() as worker:
+        for packing in packings:
+            noises |= noise_of_weights(worker, model, packing, feeds[:_NOISE_FEEDS])
+    tensors = {name: value.const_value for name, value in model.graph.initializers.items()}
+    sizes = {name: tensor.size for name, tensor in tensors.items() if tensor is not None}
+    return too_noisy(noises, sizes, _PREDICTED_DB)
 
 
 def static_candidate(quantize: QuantizeStatic, packing: Sequence[Step] = (PackWeights(),)) -> Candidate:

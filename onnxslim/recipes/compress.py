@@ -55,6 +55,7 @@ class Request:
 
     drop: Drop
     mode: str = "compress"
+    weights: str = "int4"
     metric: str | None = None
     output: str | None = None
     latency: Target | None = None
@@ -140,6 +141,8 @@ def search_best(
             calibration,
             target=request.target,
             mode=request.mode,
+            weights=request.weights,
+            data=None if parts.fit.is_random else parts.fit,
             feeds=held_out[:_CHOICE_FEEDS],
             integer_io=request.integer_io,
         )

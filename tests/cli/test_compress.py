@@ -83,3 +83,19 @@ def test_quantize_takes_what_calibrate_kept(folder: Path, capsys: pytest.Capture
     assert result(capsys)["output"]["bytes"] < Path("dense.onnx").stat().st_size
     assert main(["quantize", "relu.onnx", "-o", "other.onnx", "--calibration", "cal.npz"]) == 2
     assert "another model" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_quantize_stores_weights_in_4_bits_when_allowed(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["quantize", "dense.onnx", "--data", "feeds.npz", "--mode", "weight-only", "--json"]
+    sizes = []
+    for kind in ("int8", "int4"):
+        assert main([*command, "--weights", kind, "-o", f"{kind}.onnx"]) == 0
+        found = result(capsys)
+        sizes.append(found["output"]["bytes"])
+    assert sizes[1] < 0.65 * sizes[0] < 0.2 * Path("dense.onnx").stat().st_size
+    assert next(trial["name"] for trial in found["tried"] if trial["kept"]).startswith(
+        "packed weights, 4 bits"
+    )

@@ -8,6 +8,7 @@ import pytest
 
 import onnxslim.passes
 from onnxslim.errors import OptionError
+from onnxslim.passes.pack_weights import PackWeights
 from onnxslim.passes.registry import all_passes, make_pass
 
 OWN = [cls for cls in all_passes().values() if cls.__module__.startswith("onnxslim.")]
@@ -24,6 +25,8 @@ def test_a_pass_is_importable_by_its_class_also_for_type_checkers(cls: type) -> 
 def test_options_given_as_text_are_read_by_their_type() -> None:
     built = make_pass("pack-weights", {"min_sqnr_db": "30", "exclude": "a*"})
     assert (built.min_sqnr_db, built.exclude) == (30.0, "a*")  # type: ignore[attr-defined]
+    for names in ("a,b", ["a", "b"]):
+        assert make_pass("pack-weights", {"bits": "4", "wide": names}) == PackWeights(bits=4, wide=("a", "b"))
 
 
 @pytest.mark.parametrize(
@@ -33,10 +36,12 @@ def test_options_given_as_text_are_read_by_their_type() -> None:
         ("pack-weights", {"min_sqnr": "3"}, "min_sqnr_db"),
         ("pack-weights", {"min_sqnr_db": "loud"}, ""),
         ("quantize-static", {"method": "minmix"}, ""),
+        ("pack-weights", {"bits": "5"}, ""),
+        ("pack-weights", {"wide": 3}, ""),
         ("quantize-static", {"check": "perhaps"}, ""),
     ],
 )
-def test_what_does_not_exist_or_fit_is_refused(name: str, options: dict[str, str], hint: str) -> None:
+def test_what_does_not_exist_or_fit_is_refused(name: str, options: dict[str, object], hint: str) -> None:
     with pytest.raises(OptionError) as caught:
         make_pass(name, options)
     assert hint in (caught.value.hint or "")

@@ -36,13 +36,10 @@ def feeds(count: int) -> list[dict[str, np.ndarray]]:
 def test_each_candidate_shrinks_the_model() -> None:
     model = convolutions()
     proposed = candidates(model, calibrate(model, feeds(4)), feeds=feeds(2))
-    kinds = [c.name.rpartition(", ")[2].replace("mse", "minmax") for c in proposed]
-    assert kinds == [
-        "placed by times measured here",
-        "minmax ranges",
-        "wherever there is a kernel",
-        "packed weights",
-    ]
+    names = [c.name for c in proposed]
+    assert names[0] == f"{names[1]}, stored in 4 bits" and names[-1] == "packed weights"
+    kinds = [name.rpartition(", ")[2].replace("mse", "minmax") for name in names if name.startswith("static")]
+    assert kinds[1:] == ["placed by times measured here", "minmax ranges", "wherever there is a kernel"]
     for candidate in proposed:
         result = run_steps(model, candidate.passes)
         assert not [record for record in result.applied if record.rolled_back]
@@ -51,9 +48,12 @@ def test_each_candidate_shrinks_the_model() -> None:
 
 def test_modes() -> None:
     model = convolutions()
-    assert [c.name for c in candidates(model, None)] == ["packed weights"]
-    assert [c.name for c in candidates(model, None, mode="weight-only")] == ["packed weights"]
-    static = candidates(model, calibrate(model, feeds(2)), mode="static")
+    both = ["packed weights, 4 bits", "packed weights"]
+    assert [c.name for c in candidates(model, None)] == both
+    assert [c.name for c in candidates(model, None, mode="weight-only")] == both
+    only = candidates(model, None, mode="weight-only", weights="int8")
+    assert [c.name for c in only] == both[1:]
+    static = candidates(model, calibrate(model, feeds(2)), mode="static", weights="int8")
     assert [c.name for c in static] == [
         "static int8, minmax ranges",
         "static int8, minmax ranges, wherever there is a kernel",
@@ -61,8 +61,34 @@ def test_modes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "message"), [({"mode": "fast"}, "mode 'fast'"), ({"target": "x"}, "target 'x'")]
+    ("option", "message"),
+    [
+        ({"mode": "fast"}, "mode 'fast'"),
+        ({"target": "x"}, "target 'x'"),
+        ({"weights": "int3"}, "weights 'int3'"),
+    ],
 )
 def test_unknown(option: dict[str, str], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         candidates(convolutions(), None, **option)
+
+
+def test_weights_that_bring_much_noise_keep_8_bits() -> None:
+    source = proto(
+        """g (float[n,64] x) => (float[n,64] y) {
+            a = MatMul(x, w1) r = Relu(a) b = MatMul(r, w2) y = Add(a, b) }"""
+    )
+    rng = np.random.default_rng(0)
+    for name, size in (("w1", 1.0), ("w2", 0.02)):
+        array = (rng.normal(size=(64, 64)) ** 5 * size).astype(np.float32)
+        source.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    model = ir.from_proto(source)
+    data = [{"x": rng.normal(size=(4, 64)).astype(np.float32)} for _ in range(8)]
+    proposed = candidates(model, None, mode="weight-only", data=data[:4], feeds=data[4:])
+    names = [c.name for c in proposed]
+    four = "packed weights, 4 bits by GPTQ"
+    assert names == [four, f"{four}, sensitive ones 8", "packed weights"]
+    kinds = [
+        [node.op_type for node in run_steps(model, c.passes).model.graph].count("BitShift") for c in proposed
+    ]
+    assert kinds == [2, 1, 0]

@@ -1,0 +1,189 @@
+"""GPTQ: round the weights of a product one after another, each making good what the ones before it lost.
+
+Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers", 2022,
+algorithm 1.  The error that counts is that of the layer's output on the inputs it really gets, which needs
+no more of them than ``X^T X``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxslim.reconstruct.blocks import Coded, View, round_blocks, round_rows
+
+__all__ = ["gptq", "output_error", "round_by_outputs"]
+
+Array = npt.NDArray[Any]
+
+_LAZY = 128  # rows whose errors are handed on to all later ones at once
+_DAMPINGS = (0.01, 0.1, 1.0)
+_ATTEMPTS = 6  # of damping ten times as strong, until the matrix can be inverted
+
+
+def gptq(
+    weight: Array,
+    view: View,
+    moments: Array,
+    bits: int,
+    *,
+    symmetric: bool = True,
+    damping: float = 0.01,
+    by_activation: bool = False,
+) -> Coded:
+    """Round ``weight`` so that the product's output changes little.
+
+    Args:
+        weight: finite floats, of as many elements as the view.
+        moments: ``X^T X`` over the inputs, or a multiple, ``[length, length]``.
+        bits: 2 to 8.
+        symmetric: no zero points.
+        damping: added to the diagonal, as a share of its mean.
+        by_activation: round the rows with the largest inputs first; then the scales are those of
+            ``round_blocks``, since a block is not rounded in one go.
+
+    Returns:
+        Codes; the scales of a block were chosen when its turn came.
+
+    Raises:
+        numpy.linalg.LinAlgError: ``moments`` is not positive definite, however much it is damped.
+
+    Example:
+        >>> x = np.random.default_rng(0).normal(size=(256, 1)) + np.arange(1, 9) / 20
+        >>> w = np.random.default_rng(1).normal(size=(8, 4))
+        >>> coded = gptq(w, View(1, 8, 4), x.T @ x, 3)
+        >>> nearest = round_blocks(w, View(1, 8, 4), 3)
+        >>> output_error(w, coded, x.T @ x) < output_error(w, nearest, x.T @ x)
+        True
+    """
+    _, blocks, block, _ = view.shape
+    matrix = _matrix(weight, view)
+    diagonal = np.diag(moments)
+    order = np.argsort(-diagonal, kind="stable") if by_activation else np.arange(view.length)
+    factor = _inverse_factor(moments[np.ix_(order, order)], damping)
+    scales = np.ones((blocks, matrix.shape[1]), np.float32)
+    zeros = np.full((blocks, matrix.shape[1]), 1 << (bits - 1), np.uint8)
+    known = None
+    if by_activation:
+        known = round_blocks(weight, view, bits, symmetric=symmetric, importance=diagonal)
+        scales, zeros = _table(known.scale, view), _table(known.zero, view)
+    work, codes = matrix[order], np.zeros(matrix.shape, np.uint8)
+    step = min(block, _LAZY)
+    for start, end in _batches(view.length, block, step):
+        if not by_activation and start % block == 0:
+            importance = np.broadcast_to(diagonal[start : start + block], (matrix.shape[1], block))
+            _, scale, zero = round_rows(work[start : start + block].T, bits, symmetric, importance)
+            scales[start // block], zeros[start // block] = scale, zero
+        errors = np.zeros((end - start, matrix.shape[1]))
+        for row in range(start, end):
+            at = order[row]
+            scale, zero = scales[at // block].astype(np.float64), zeros[at // block].astype(np.float64)
+            codes[at] = np.clip(np.rint(work[row] / scale) + zero, 0, (1 << bits) - 1)
+            errors[row - start] = (work[row] - (codes[at] - zero) * scale) / factor[row, row]
+            work[row + 1 : end] -= np.outer(factor[row, row + 1 : end], errors[row - start])
+        work[end:] -= factor[start:end, end:].T @ errors
+    coded = Coded(
+        _untable(codes.reshape(blocks, block, -1), view),
+        _untable(scales[:, None], view),
+        np.full((1, 1, 1, 1), zeros.flat[0], np.uint8) if symmetric else _untable(zeros[:, None], view),
+        bits,
+        weight.shape,
+    )
+    halves = coded.scale.astype(np.float16)
+    if np.array_equal(halves.astype(np.float32), coded.scale):
+        return dataclasses.replace(coded, scale=halves)
+    return coded
+
+
+def round_by_outputs(
+    weight: Array,
+    view: View,
+    moments: Array,
+    bits: int,
+    *,
+    symmetric: bool = True,
+    held_out: Array | None = None,
+) -> Coded:
+    """The better of GPTQ, differently damped, and rounding to nearest, by the error on held-out inputs.
+
+    The fewer inputs there were to fit on, the more damping helps.
+
+    Args:
+        moments: ``X^T X`` of the inputs to fit on.
+        held_out: the same of inputs that nothing was fitted to; default ``moments``.
+
+    The other arguments are those of :func:`gptq`.
+    """
+    judge = moments if held_out is None else held_out
+    best = round_blocks(weight, view, bits, symmetric=symmetric)
+    least = output_error(weight, best, judge)
+    clipped = round_blocks(weight, view, bits, symmetric=symmetric, importance=np.diag(moments))
+    for coded in (clipped, *_damped(weight, view, moments, bits, symmetric)):
+        error = output_error(weight, coded, judge)
+        if error < least:
+            best, least = coded, error
+    return best
+
+
+def _damped(weight: Array, view: View, moments: Array, bits: int, symmetric: bool) -> Iterator[Coded]:
+    for damping in _DAMPINGS:
+        with contextlib.suppress(np.linalg.LinAlgError):
+            yield gptq(weight, view, moments, bits, symmetric=symmetric, damping=damping)
+
+
+def output_error(weight: Array, coded: Coded, moments: Array) -> float:
+    """Squared error of the product's output, ``tr(D^T X^T X D)`` with ``D`` what rounding took."""
+    outer, blocks, block, inner = coded.codes.shape
+    view = View(outer, blocks * block, inner, block)
+    lost = _matrix(weight, view) - _matrix(coded.decode(), view)
+    return float(np.sum(lost * (moments @ lost)))
+
+
+def _matrix(weight: Array, view: View) -> Array:
+    """``[length, outer * inner]`` in float64."""
+    cube = weight.reshape(view.outer, view.length, view.inner).astype(np.float64)
+    return np.moveaxis(cube, 1, 0).reshape(view.length, -1).copy()
+
+
+def _table(array: Array, view: View) -> Array:
+    """``[outer, blocks, 1, inner]`` (or one for all) as ``[blocks, outer * inner]``."""
+    outer, blocks, _, inner = view.shape
+    whole = np.broadcast_to(array, (outer, blocks, 1, inner))[:, :, 0]
+    return np.moveaxis(whole, 1, 0).reshape(blocks, -1)
+
+
+def _untable(array: Array, view: View) -> Array:
+    """``[blocks, block or 1, outer * inner]`` as ``[outer, blocks, block or 1, inner]``."""
+    outer, blocks, _, inner = view.shape
+    return np.ascontiguousarray(np.moveaxis(array.reshape(blocks, -1, outer, inner), 2, 0))
+
+
+def _batches(length: int, block: int, step: int) -> list[tuple[int, int]]:
+    """Runs of at most ``step`` rows that do not cross the border of a block."""
+    return [
+        (at, min(at + step, start + block))
+        for start in range(0, length, block)
+        for at in range(start, start + block, step)
+    ]
+
+
+def _inverse_factor(moments: Array, damping: float) -> Array:
+    """The upper Cholesky factor of the damped inverse."""
+    damped = moments.astype(np.float64)
+    mean = float(np.diag(damped).mean())
+    if not mean > 0 or not np.isfinite(damped).all():
+        raise np.linalg.LinAlgError("the inputs are all zero, or not finite")
+    added = damping * mean
+    for attempt in range(_ATTEMPTS):
+        try:
+            regular = damped + np.eye(len(damped)) * added * 10**attempt
+            np.linalg.cholesky(regular)  # fails where inv would go on
+            return np.linalg.cholesky(np.linalg.inv(regular)).T
+        except np.linalg.LinAlgError:
+            continue
+    raise np.linalg.LinAlgError("the moments are not positive definite")
