@@ -33,7 +33,7 @@ class PackIntegers(Pass):
     Declined: weights whose signal to noise ratio would fall below ``narrow_sqnr_db``.
 
     Example:
-        >>> weights = (np.arange(1024) % 15 * 18 - 126).astype(np.int8).reshape(32, 32)
+        >>> weights = (np.arange(4096) % 15 * 18 - 126).astype(np.int8).reshape(64, 64)
         >>> graph = ir.Graph([], [], nodes=[], opset_imports={"": 17})
         >>> w = edit.add_initializer(graph, weights, "w")
         >>> s = edit.add_initializer(graph, np.array(0.1, np.float32), "s")

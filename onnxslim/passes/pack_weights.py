@@ -174,35 +174,29 @@ class PackWeights(Pass):
         return True
 
     def _code(self, value: ir.Value, weight: Array, lookup: bool) -> Coded | None:
-        """The weight in blocks, of as few bits as may be; None for a scale per channel and 8 bits."""
-        if weight.ndim < 2 or (lookup and weight.ndim != 2):
+        """The weight in blocks, or of few bits; None where it is better off with a scale a channel and 8 bits."""
+        bits, name = self.bits, value.name or ""
+        if weight.ndim < 2 or (lookup and weight.ndim != 2) or (bits < 8 and name in self.wide):
             return None
-        name = value.name or ""
+        if (weight.shape[-1] if lookup else weight.size) % (8 // bits):
+            return None
         product = product_of(value, weight.shape)
         view = View(product.outer, product.length, product.inner).blocked(self.block)
-        moments = _moments(self.inputs, product)
-        held_out = _moments(self.held_out, product)
-        plain = weight.size + 4 * min(weight.shape)  # bytes of 8 bits a channel, at least
-        for bits, least in ((self.bits, self.narrow_sqnr_db), (8, self.min_sqnr_db)):
-            if (bits == 8 and not self.block) or (bits < 8 and name in self.wide):
-                continue
-            if (weight.shape[-1] if lookup else weight.size) % (8 // bits):
-                continue
-            if moments is None:
-                coded = round_blocks(weight, view, bits, symmetric=self.symmetric)
-            else:
-                coded = round_by_outputs(
-                    weight, view, moments, bits, symmetric=self.symmetric, held_out=held_out
-                )
-            decoded = coded.decode()
-            if bits < 8 and coded.nbytes + CODED_BYTES + 4 * len(name) > plain:
-                continue
-            judge = moments if held_out is None else held_out
-            quality = sqnr_db(weight, decoded) if judge is None else _output_sqnr_db(weight, coded, judge)
-            if np.isfinite(decoded).all() and quality >= least:
-                return coded
-            if bits < 8:
-                self.decline(name, f"{bits} bits would leave {quality:.0f} dB, below {least:g}: it has 8")
+        moments, held_out = _moments(self.inputs, product), _moments(self.held_out, product)
+        if moments is None:
+            coded = round_blocks(weight, view, bits, symmetric=self.symmetric)
+        else:
+            coded = round_by_outputs(weight, view, moments, bits, symmetric=self.symmetric, held_out=held_out)
+        if bits < 8 and coded.nbytes + CODED_BYTES + 4 * len(name) > weight.size + 4 * min(weight.shape):
+            return None
+        judge = moments if held_out is None else held_out
+        decoded = coded.decode()
+        quality = sqnr_db(weight, decoded) if judge is None else _output_sqnr_db(weight, coded, judge)
+        least = self.narrow_sqnr_db if bits < 8 else self.min_sqnr_db
+        if np.isfinite(decoded).all() and quality >= least:
+            return coded
+        if bits < 8:
+            self.decline(name, f"{bits} bits would leave {quality:.0f} dB, below {least:g}: it has 8")
         return None
 
     @staticmethod
@@ -213,13 +207,13 @@ class PackWeights(Pass):
 
 def _moments(calibration: Calibration | None, product: Product) -> Array | None:
     """``X^T X`` of all that the weight is multiplied with, where it was kept and belongs to the weight."""
-    total = np.zeros((product.length, product.length))
-    for name in product.inputs:
+    total: Array | None = None
+    for name in product.inputs if calibration is not None else ():
         products = calibration.states[name].products if calibration and name in calibration else None
-        if products is None or products.matrix.shape != total.shape:
+        if products is None or len(products.matrix) != product.length:
             return None
-        total += products.matrix
-    return total if product.inputs and total.any() else None
+        total = products.matrix if total is None else total + products.matrix
+    return total if total is not None and total.any() else None
 
 
 def _output_sqnr_db(weight: Array, coded: Coded, moments: Array) -> float:

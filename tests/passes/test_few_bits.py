@@ -111,6 +111,9 @@ def test_blocks_of_8_bits() -> None:
     assert executed(result).histogram == executed(model).histogram
     [one], [other] = run(model, image()), run(result, image())
     assert sqnr_db(one, other) > 40
+    with collect_declines() as log:
+        assert not PackWeights(block=32, min_sqnr_db=60)(model.clone()).modified
+    assert len(log.entries) == len(WEIGHTS)
 
 
 def test_tied_weights_are_packed_once() -> None:
