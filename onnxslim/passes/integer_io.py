@@ -167,7 +167,10 @@ def _read(graph: ir.Graph, value: ir.Value, shapes: Shapes) -> _Reading:
             elif spec is not None and spec.moved_inputs(node) == (index,):
                 found.moving.append((node, index))
                 for output in node.outputs:
-                    if output.name and shapes.dtype(output) == shapes.dtype(current):  # not the indices of a maximum
+                    dtype = shapes.dtype(output)
+                    if output.name and dtype is None:
+                        raise _Refused(f"the type of {output.name} is not known")
+                    if output.name and dtype == shapes.dtype(current):  # not the indices of a maximum
                         found.moved.append(output)
                         work.append((output, steps))
             elif spec is not None and spec.elementwise and spec.numpy is not None:
