@@ -12,6 +12,8 @@ import importlib.metadata
 import types
 from collections.abc import Iterable, Iterator, Mapping
 
+import onnx.defs
+
 from onnxslim._ir import ir
 from onnxslim.errors import OptionError
 from onnxslim.model.edit import constant_value, subgraphs
@@ -30,6 +32,7 @@ __all__ = [
     "is_quantizing",
     "is_random",
     "spec_of",
+    "takes",
 ]
 
 _GROUP = "onnxslim.ops"
@@ -145,6 +148,23 @@ def is_quantizing(op_type: str) -> bool:
 def is_conversion(op_type: str) -> bool:
     """Whether a kernel only goes between floats and integers: QuantizeLinear and DequantizeLinear."""
     return is_quantizing(op_type) or op_type == "DequantizeLinear"
+
+
+def takes(node: ir.Node, index: int, dtype: ir.DataType, opset: int) -> bool:
+    """Whether the standard lets input ``index`` be a tensor of a type, in a version of the operator set.
+
+    Example:
+        >>> pool = ir.node("MaxPool", [ir.Value(name="x")])
+        >>> takes(pool, 0, ir.DataType.UINT8, 11), takes(pool, 0, ir.DataType.UINT8, 12)
+        (False, True)
+    """
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opset, domain)
+    except onnx.defs.SchemaError:
+        return False
+    formal = schema.inputs[min(index, len(schema.inputs) - 1)]
+    return f"tensor({dtype.name.lower()})" in formal.types
 
 
 def is_constant(node: ir.Node) -> bool:

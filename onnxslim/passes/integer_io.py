@@ -13,7 +13,7 @@ from onnxslim._ir import ir
 from onnxslim.analysis.shapes import Shapes, infer
 from onnxslim.model import edit
 from onnxslim.model.encoding import Encoding, Side, metadata_of
-from onnxslim.ops.registry import is_dequantize, is_quantize, spec_of
+from onnxslim.ops.registry import is_dequantize, is_quantize, spec_of, takes
 from onnxslim.ops.spec import Declined, Dims
 from onnxslim.passes.base import Pass, Promise
 
@@ -40,11 +40,13 @@ class _Reading:
 
     Attributes:
         quantizers: each with the element-by-element steps in front of it.
-        moved: outputs of nodes that only move values; they hold integers afterwards.
+        moving: nodes that only move values, with the index of what they move.
+        moved: their outputs, which hold integers afterwards.
         vanishing: the steps and the quantizers, each with the index of the input that it hands on.
     """
 
     quantizers: list[tuple[ir.Node, tuple[ir.Node, ...]]] = field(default_factory=list)
+    moving: list[tuple[ir.Node, int]] = field(default_factory=list)
     moved: list[ir.Value] = field(default_factory=list)
     vanishing: dict[ir.Node, int] = field(default_factory=dict)
 
@@ -129,6 +131,8 @@ def _input(graph: ir.Graph, value: ir.Value, shapes: Shapes) -> Encoding | None:
     if len(encodings) > 1:
         raise _Refused("its quantizers have different scales")
     [(encoding, dtype)] = encodings
+    for node, index in found.moving:
+        _check_moves(graph, node, index, dtype)
     for moved in found.moved:
         moved.type = ir.TensorType(dtype)
     value.type = ir.TensorType(dtype)
@@ -161,8 +165,12 @@ def _read(graph: ir.Graph, value: ir.Value, shapes: Shapes) -> _Reading:
             elif spec is not None and spec.from_dims is not None:
                 continue  # asks for the shape alone
             elif spec is not None and spec.moved_inputs(node) == (index,):
+                found.moving.append((node, index))
                 for output in node.outputs:
-                    if output.name and output.dtype in (None, current.dtype):  # not the indices of a maximum
+                    dtype = shapes.dtype(output)
+                    if output.name and dtype is None:
+                        raise _Refused(f"the type of {output.name} is not known")
+                    if output.name and dtype == shapes.dtype(current):  # not the indices of a maximum
                         found.moved.append(output)
                         work.append((output, steps))
             elif spec is not None and spec.elementwise and spec.numpy is not None:
@@ -267,6 +275,8 @@ def _output(graph: ir.Graph, value: ir.Value) -> Encoding | None:
     if source is None or node is None or not is_dequantize(node):
         raise _Refused("nothing computes it" if node is None else f"{_label(node)} computes it in float")
     encoding, dtype = _scale_of(node)
+    for each in moving:
+        _check_moves(graph, each, 0, dtype)
     integers = node.inputs[0]
     assert integers is not None
     if any(user not in moving for user, _ in source.uses()):  # what reads it inside still wants floats
@@ -287,6 +297,11 @@ def _output(graph: ir.Graph, value: ir.Value) -> Encoding | None:
     for operand in scales:
         edit.remove_unread(operand)
     return encoding
+
+
+def _check_moves(graph: ir.Graph, node: ir.Node, index: int, dtype: ir.DataType) -> None:
+    if not takes(node, index, dtype, graph.opset_imports.get(node.domain, 0)):
+        raise _Refused(f"{_label(node)} does not take {dtype}")
 
 
 def _moves_in_front(value: ir.Value) -> Iterator[ir.Node]:

@@ -28,7 +28,7 @@ __all__ = ["PackWeights"]
 Array = npt.NDArray[Any]
 
 _MIN_OPSET = 7  # arithmetic broadcasts since then
-_NODE_BYTES = 160  # what the decoding nodes and the second tensor cost in the file, names aside
+_NODE_BYTES = 250  # what the decoding nodes and the second tensor cost in the file, names aside
 _CLEARLY_DB = 6.0
 _LOOKUP_BYTES = 1 << 20  # tables of this size and above are looked up before they are decoded
 
@@ -202,7 +202,7 @@ class PackWeights(Pass):
     @staticmethod
     def _saves(value: ir.Value, size: int) -> bool:
         """Whether the file surely shrinks: of 4 bytes at most 1.5 stay, and nodes come on top."""
-        return 2.5 * size > _NODE_BYTES + 5 * len(value.name or "")
+        return 2.5 * size > _NODE_BYTES + 8 * len(value.name or "")
 
 
 def _moments(calibration: Calibration | None, product: Product) -> Array | None:

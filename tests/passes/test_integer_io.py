@@ -218,3 +218,19 @@ def test_sixteen_bits_and_no_zero_point() -> None:
 def test_a_float_model_stays_as_it_is() -> None:
     _, after, reasons = converted("g (float[4] x, int64[1] i) => (float[4] y) { y = Relu(x) }")
     assert reasons.count("float") == 2 and not after.metadata_props
+
+
+@pytest.mark.parametrize(("opset", "kind"), [(11, "FLOAT"), (12, "UINT8")])
+def test_what_moves_must_take_integers(opset: int, kind: str) -> None:
+    text = """g (float[1,1,4,4] x) => (float[1,1,2,2] y) <float s = {0.5}, uint8 z = {3}> {
+        m, i = MaxPool<kernel_shape = [2,2], strides = [2,2]>(x)  q = QuantizeLinear(m, s, z)
+        d = DequantizeLinear(q, s, z)  y = Exp(d) }"""
+    source = proto(text, opset=opset, ir_version=7)
+    model = ir.from_proto(source)
+    with collect_declines() as log:
+        assert IntegerIo()(model).modified == (kind == "UINT8")
+    after = ir.to_proto(model)
+    onnx.checker.check_model(after, full_check=True)
+    assert types(after.graph.input) == {"x": kind}
+    assert (kind == "UINT8") != any("MaxPool m does not take UINT8" in entry.reason for entry in log.entries)
+    assert_same(source, after)
