@@ -21,7 +21,8 @@ from onnxslim.passes.quantize_static import QuantizeStatic
 from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.recipes.engine import Step, run_steps
 from onnxslim.runtime.client import Worker, open_worker
-from onnxslim.runtime.targets.target import DEFAULT_TARGET, load_target
+from onnxslim.runtime.targets.load import load_target
+from onnxslim.runtime.targets.target import DEFAULT_TARGET
 
 __all__ = ["MODES", "Candidate", "candidates"]
 
@@ -69,7 +70,8 @@ def candidates(
     """
     if mode not in MODES:
         raise OptionError(f"there is no mode {mode!r}", hint="one of: " + ", ".join(MODES))
-    name = load_target(target or DEFAULT_TARGET).name
+    placed_for = load_target(target or DEFAULT_TARGET)
+    name = placed_for.name
     found: list[Candidate] = []
     if mode in ("compress", "auto", "static") and calibration is not None:
         best = _least_noise(model, QuantizeStatic(calibration, target=name), feeds)
@@ -77,7 +79,9 @@ def candidates(
         careful = replace(best, min_sqnr_db=_OUTLIERS_DB)
         if _node_count(model, careful) != _node_count(model, best):
             found.append(_static(careful))
-    if mode in ("compress", "auto", "weight-only"):
+    # where bytes alone decide, packed floats must not win against what was asked for
+    integers_only = bool(found and placed_for.fusions) and not placed_for.is_cpu
+    if mode in ("compress", "auto", "weight-only") and not integers_only:
         found.append(Candidate("packed weights", (PackWeights(),)))
     return found
 

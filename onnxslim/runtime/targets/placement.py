@@ -3,6 +3,9 @@
 Every unit is computed in floats or in integers, each at its cost; wherever the two meet, a tensor has to be
 converted, at the cost of its elements.  The best choice is a minimum cut: units on the source's side are
 integer, an edge that is cut is a cost that is paid.
+
+Without costs, everything that the rules allow and that has a weight becomes integer, with as few conversions
+as possible.
 """
 
 from __future__ import annotations
@@ -15,13 +18,15 @@ from dataclasses import dataclass
 from onnxslim._ir import ir
 from onnxslim.analysis.mincut import min_cut
 from onnxslim.analysis.shapes import Shapes
-from onnxslim.runtime.targets.target import Target
+from onnxslim.runtime.targets.target import Cost, Target
 from onnxslim.runtime.targets.units import Unit, elements
+from onnxslim.runtime.targets.work import Work
 
 __all__ = ["Placement", "place"]
 
 _Edge = tuple[Hashable, Hashable, float]
 _INTEGER, _FLOAT = "integer", "float"
+_CONVERSION = 1e-3  # without costs: of a conversion, when a unit with a weight counts as 1
 
 
 @dataclass(frozen=True)
@@ -40,13 +45,13 @@ def place(units: Sequence[Unit], target: Target, shapes: Shapes) -> Placement:
         target: what the two forms and the conversions cost.
         shapes: of the graph's values; what is unknown is guessed.
     """
-    chosen = min_cut(_edges(units, target, shapes), _INTEGER, _FLOAT)
+    plan = _Plan(units, target, shapes)
+    chosen = min_cut(plan.edges(), _INTEGER, _FLOAT)
     kept = tuple(unit for unit in units if unit in chosen)
     reasons = {}
     for unit in units:
         if unit not in chosen and unit.weight is not None:
-            fast = unit.time(unit.fusion.integer_cost, shapes)
-            slow = unit.time(unit.fusion.float_cost, shapes)
+            slow, fast = plan.float_time(unit), plan.integer_time(unit)
             reasons[unit.node] = (
                 f"{unit.fusion.kernel} would not pay: {slow / 1e3:.1f} us in float, {fast / 1e3:.1f} us in "
                 "integers and the conversions around it"
@@ -54,38 +59,84 @@ def place(units: Sequence[Unit], target: Target, shapes: Shapes) -> Placement:
     return Placement(kept, reasons)
 
 
-def _edges(units: Sequence[Unit], target: Target, shapes: Shapes) -> Iterator[_Edge]:
-    producers = {unit.output: unit for unit in units}
-    readers: dict[ir.Value, list[Unit]] = defaultdict(list)
-    inner = set()  # reads that are a unit's own: of its activations, and of what it absorbs
-    for unit in units:
-        yield _INTEGER, unit, unit.time(unit.fusion.float_cost, shapes)
-        yield unit, _FLOAT, unit.time(unit.fusion.integer_cost, shapes)
-        if unit.fusion.output == "same":
-            source = producers.get(unit.activations[0])
-            extra = unit.time(unit.fusion.alone_cost, shapes) - unit.time(unit.fusion.integer_cost, shapes)
-            yield unit, _integer(source), max(extra, 0.0)
-        for value in unit.activations:
-            readers[value].append(unit)
-            inner.add((value, unit.node))
-    for value in {**readers, **producers}:
-        size = elements(value, shapes)
-        producer = producers.get(value)
-        quantized = _integer(producer)
-        cost = target.quantize.of(outputs=size)
-        if producer is not None and producer.fusion.output == "same":
-            cost = math.inf  # the runtime moves a quantizer in front of what only moves values
-        yield from _quantize(value, quantized, readers[value], cost)
-        if quantized != _FLOAT:
-            floats = value.is_graph_output() or any((value, user) not in inner for user, _ in value.uses())
-            yield from _dequantize(
-                value, quantized, readers[value], floats, target.dequantize.of(outputs=size)
-            )
+class _Plan:
+    """The costs of one graph as the edges of a cut."""
+
+    def __init__(self, units: Sequence[Unit], target: Target, shapes: Shapes) -> None:
+        self._units, self._target, self._shapes = units, target, shapes
+        self._producers = {unit.output: unit for unit in units}
+        self._works = {unit: unit.work(shapes, target.block) for unit in units}
+
+    def float_time(self, unit: Unit) -> float:
+        """Of the unit's float form."""
+        if not self._target.measured:
+            return float(unit.weight is not None)
+        return 0.0 if _is_free(unit) else unit.fusion.float_cost.of(self._works[unit])
+
+    def integer_time(self, unit: Unit) -> float:
+        """Of the unit's integer form."""
+        return unit.fusion.integer_cost.of(self._works[unit])
+
+    def edges(self) -> Iterator[_Edge]:
+        """All costs: of both forms of every unit, and of every conversion."""
+        readers: dict[ir.Value, list[Unit]] = defaultdict(list)
+        inner = set()  # reads that are a unit's own: of its activations, and of what it absorbs
+        for unit in self._units:
+            yield _INTEGER, unit, self.float_time(unit)
+            yield unit, _FLOAT, self.integer_time(unit)
+            extra = unit.fusion.alone_cost.of(self._works[unit]) - self.integer_time(unit)
+            if extra > 0:
+                yield unit, self._choice(self._producers.get(unit.activations[0])), extra
+            for value in unit.activations:
+                readers[value].append(unit)
+                inner.add((value, unit.node))
+        for value in {**readers, **self._producers}:
+            producer = self._producers.get(value)
+            quantized = self._choice(producer)
+            cost = self._conversion(self._target.quantize, value)
+            if producer is not None and producer.fusion.output == "same":
+                cost = math.inf  # the runtime moves a quantizer in front of what only moves values
+            yield from _quantize(value, quantized, readers[value], cost)
+            if quantized != _FLOAT:
+                floats = value.is_graph_output() or any((value, user) not in inner for user, _ in value.uses())
+                cost = self._conversion(self._target.dequantize, value)
+                yield from _dequantize(value, quantized, readers[value], floats, cost)
+
+    @staticmethod
+    def _choice(producer: Unit | None) -> Hashable:
+        """What decides whether a value comes as integers: the choice for its producer, or nothing."""
+        return producer if producer is not None and producer.fusion.output != "float" else _FLOAT
+
+    def _conversion(self, cost: Cost, value: ir.Value) -> float:
+        """Of the numbers and, between two blocked kernels, of bringing them out of and into their layouts."""
+        if not self._target.measured:
+            return _CONVERSION
+        work = Work(output=elements(value, self._shapes))
+        layouts = (self._target.float_layout, self._target.integer_layout)
+        return cost.of(work) + sum(layout.of(work) for layout in layouts if self._is_blocked(value))
+
+    def _is_blocked(self, value: ir.Value) -> bool:
+        """Whether both forms keep a value in a layout of their own."""
+        shape, producer = self._shapes.shape(value), value.producer()
+        if producer is None or shape is None or len(shape) < 4:
+            return False
+        makers = {producer} | {
+            unit.node for unit in (self._producers.get(value),) if unit is not None
+        }
+        return any(self._target.is_blocked(node.op_type) for node in makers) and any(
+            self._target.is_blocked(user.op_type) for user, _ in value.uses()
+        )
 
 
-def _integer(producer: Unit | None) -> Hashable:
-    """The choice that decides whether a value comes as integers: its producer's, or none."""
-    return producer if producer is not None and producer.fusion.output != "float" else _FLOAT
+def _is_free(unit: Unit) -> bool:
+    """Whether another operator absorbs the float form of the unit: one that nobody else reads."""
+    for value in unit.activations:
+        producer = value.producer()
+        if producer is None or len(value.uses()) != 1 or value.is_graph_output():
+            continue
+        if producer.op_type in unit.fusion.free_behind and producer.domain == "":
+            return True
+    return False
 
 
 def _quantize(value: ir.Value, producer: Hashable, readers: Sequence[Unit], cost: float) -> Iterator[_Edge]:
