@@ -6,7 +6,7 @@ import math
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -25,11 +25,14 @@ __all__ = ["Finding", "Measurement", "measure_target"]
 
 _EPOCH_S = 0.3
 _TRIAL_S = 0.5  # what a trial takes with all around it
-_LEAST, _MOST = 5, 60  # trials of a fusion
-_SHARES = {"Conv": 5.0, "Conv, depthwise": 4.0, "Gemm": 2.0, "MatMul": 2.0}
+_LEAST, _MOST = 5, 15  # trials of a fusion with one or two terms
+_SHARES = {"Conv": 5, "Conv, depthwise": 4, "Gemm": 2, "MatMul": 2}  # those with more terms need more
 _PARTS = tuple(part.name for part in fields(Cost))
 
+_NO_WORK = Work()
+
 Progress = Callable[[str], None]
+_Job = tuple[Fusion, Sketch]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,7 @@ class Finding:
 
     Attributes:
         trials: graphs that were measured.
+        work: what a node did on average.
         missing: why its kernel was not found, empty when it was.
         error: median of ``|fitted / measured - 1|`` over its trials, both forms; NaN without any.
         ratio: range of the measured times, integer form over float form.
@@ -45,6 +49,7 @@ class Finding:
 
     fusion: Fusion
     trials: int
+    work: Work = _NO_WORK
     missing: str = ""
     error: float = math.nan
     ratio: tuple[float, float] = (math.nan, math.nan)
@@ -66,6 +71,11 @@ class Measurement:
     call_ns: float
     errors: tuple[float, ...]
 
+    @property
+    def spread(self) -> float:
+        """Median of ``|fitted / measured - 1|`` over all times."""
+        return float(np.median(np.abs(self.errors)))
+
 
 @dataclass(frozen=True, slots=True)
 class _Timed:
@@ -77,7 +87,13 @@ class _Timed:
 
 
 def measure_target(
-    target: Target, *, seconds: float = 120.0, seed: int = 0, progress: Progress = lambda message: None
+    target: Target,
+    *,
+    seconds: float = 120.0,
+    runtime: str = "",
+    machine: str = "",
+    seed: int = 0,
+    progress: Progress = lambda message: None,
 ) -> Measurement:
     """Measure the costs of a target on this machine, on one thread.
 
@@ -88,7 +104,9 @@ def measure_target(
 
     Args:
         target: whose fusions to measure.
-        seconds: about how long to take.
+        seconds: about how long to take; some trials of every fusion are made in any case.
+        runtime, machine: what the new target says of where it was measured; default what the old one says.
+        seed: of the graphs.
 
     Raises:
         OptionError: it is the target of another provider than the CPU's.
@@ -98,22 +116,15 @@ def measure_target(
             f"{target.name} stands for {target.provider}; only the CPU's kernels are measured",
             hint="measure a target whose name begins with cpu",
         )
-    chosen = [fusion for fusion in target.fusions if measurable(fusion)]
-    total = sum(_SHARES.get(fusion.name, 1.0) for fusion in chosen)
     timed: list[_Timed] = []
     missing: dict[str, str] = {}
     end = time.monotonic() + seconds
-    jobs: list[tuple[Fusion, Sketch]] = []
-    for fusion in chosen:
-        share = _SHARES.get(fusion.name, 1.0) / total
-        count = min(_MOST, max(_LEAST, round(seconds / _TRIAL_S * share)))
-        jobs += [(fusion, sketch) for sketch in trials(target, fusion, count, seed)]
-    random.Random(seed).shuffle(jobs)  # what disturbs for a while shall not hit one fusion alone
+    jobs, optional = _jobs(target, seconds, seed)
     with open_worker(fresh=True) as worker:
-        for number, (fusion, sketch) in enumerate(jobs, 1):
-            if time.monotonic() > end and number > len(jobs) / 2:
+        for number, (fusion, sketch) in enumerate([*jobs, *optional], 1):
+            if number > len(jobs) and time.monotonic() > end:
                 break
-            progress(f"trial {number} of {len(jobs)}: {fusion.name}")
+            progress(f"trial {number} of {len(jobs) + len(optional)}: {fusion.name}")
             found = _time(worker, target, fusion, sketch, seed + number)
             if isinstance(found, str):
                 missing[fusion.name] = found
@@ -121,7 +132,25 @@ def measure_target(
                 timed.append(found)
     if not timed:
         raise ModelError("no kernel of the target appears in this onnxruntime", where=target.name)
-    return _conclude(target, timed, missing)
+    named = replace(target, runtime=runtime or target.runtime, machine=machine or target.machine)
+    return _conclude(named, timed, missing)
+
+
+def _jobs(target: Target, seconds: float, seed: int) -> tuple[list[_Job], list[_Job]]:
+    """The trials that have to be made, and those that the time may allow."""
+    chosen = [fusion for fusion in target.fusions if measurable(fusion)]
+    total = sum(_SHARES.get(fusion.name, 1) for fusion in chosen)
+    each = min(_MOST, max(_LEAST, round(seconds / _TRIAL_S / max(total, 1))))
+    must: list[_Job] = []
+    may: list[_Job] = []
+    for fusion in chosen:
+        share = _SHARES.get(fusion.name, 1)
+        jobs = [(fusion, sketch) for sketch in trials(target, fusion, each * share, seed)]
+        must += jobs[: _LEAST * share]
+        may += jobs[_LEAST * share :]
+    for jobs in (must, may):  # what disturbs for a while shall not hit one fusion alone
+        random.Random(seed).shuffle(jobs)
+    return must, may
 
 
 def _time(worker: Worker, target: Target, fusion: Fusion, sketch: Sketch, seed: int) -> _Timed | str:
@@ -194,40 +223,25 @@ def _conclude(target: Target, timed: Sequence[_Timed], missing: dict[str, str]) 
         return Cost(**{part: costs.get(f"{term}.{part}", 0.0) for part in _PARTS})
 
     def fitted(fusion: Fusion) -> Fusion:
-        alone = f"{fusion.name}, alone.integer"
-        integer = cost(f"{fusion.name}.integer")
-        has_alone = any(f"{alone}.node" in row for row in rows)
         return replace(
             fusion,
             float_cost=cost(f"{fusion.name}.float"),
-            integer_cost=integer,
-            alone_cost=cost(alone) if has_alone else integer,
+            integer_cost=cost(f"{fusion.name}.integer"),
         )
 
-    found: dict[str, list[int]] = defaultdict(list)
-    for number, each in enumerate(timed):
-        found[each.fusion.name].append(number)
     findings, fusions = [], []
     for fusion in target.fusions:
-        numbers = found.get(fusion.name, [])
-        if not numbers:
-            reason = missing.get(fusion.name, "there are no trials for it")
-            findings.append(Finding(fusion, 0, reason))
-            fusions.append(fusion)
-            continue
-        new = fitted(fusion)
-        of_both = [abs(errors[2 * n + form]) for n in numbers for form in (0, 1)]
-        ratios = [timed[n].integer_ns / timed[n].float_ns for n in numbers]
-        findings.append(
-            Finding(
-                new,
-                len(numbers),
-                missing.get(fusion.name, ""),
-                float(np.median(of_both)),
-                (min(ratios), max(ratios)),
-            )
-        )
+        numbers = [number for number, each in enumerate(timed) if each.fusion.name == fusion.name]
+        reason = missing.get(fusion.name, "" if numbers else "there are no trials for it")
+        new = fitted(fusion) if numbers else fusion
         fusions.append(new)
+        if not numbers:
+            findings.append(Finding(new, 0, missing=reason))
+            continue
+        ratios = [timed[number].integer_ns / timed[number].float_ns for number in numbers]
+        error = float(np.median([abs(errors[2 * number + form]) for number in numbers for form in (0, 1)]))
+        work = _average([timed[number].integer_row for number in numbers], f"{fusion.name}.integer")
+        findings.append(Finding(new, len(numbers), work, reason, error, (min(ratios), max(ratios))))
     measured = replace(
         target,
         fusions=tuple(fusions),
@@ -236,5 +250,13 @@ def _conclude(target: Target, timed: Sequence[_Timed], missing: dict[str, str]) 
         float_layout=cost("layout.float"),
         integer_layout=cost("layout.integer"),
         measured=True,
+        source="times of generated graphs, by onnxslim doctor --measure",
     )
     return Measurement(measured, tuple(findings), costs.get("call.node", 0.0), tuple(errors.tolist()))
+
+
+def _average(rows: Sequence[dict[str, float]], term: str) -> Work:
+    """The mean over the nodes of a term."""
+    nodes = sum(row.get(f"{term}.node", 0.0) for row in rows)
+    sums = {part.name: sum(row.get(f"{term}.{part.name}", 0.0) for row in rows) for part in fields(Work)}
+    return Work(**{name: amount / max(nodes, 1.0) for name, amount in sums.items()})

@@ -22,6 +22,7 @@ Array = npt.NDArray[Any]
 _OPSET = 17
 _SCALE = np.float32(0.05)  # any would do, as long as nothing overflows
 _WEIGHT_SCALE = np.float32(0.0008)
+_BIAS = 10_000
 
 
 class Sketch:
@@ -43,7 +44,11 @@ class Sketch:
         self._nodes: dict[str, list[onnx.NodeProto]] = {"float": [], "integer": []}
         self._constants: dict[str, dict[str, Array]] = {
             "float": {},
-            "integer": {"scale": np.array(_SCALE), "u0": np.array(np.uint8(0)), "u128": np.array(np.uint8(128))},
+            "integer": {
+                "scale": np.array(_SCALE),
+                "u0": np.array(np.uint8(0)),
+                "u128": np.array(np.uint8(128)),
+            },
         }
         self._zeros: dict[str, str] = {}
         self._restored: dict[str, str] = {}
@@ -71,7 +76,6 @@ class Sketch:
         attributes: Mapping[str, Any] | None = None,
         activation: str | None = None,
         free: bool = False,
-        alone: bool = False,
     ) -> str:
         """Add a node; returns its output.
 
@@ -83,16 +87,14 @@ class Sketch:
             constants: further inputs that are not quantized, such as a shape.
             activation: an operator behind it, which its kernel absorbs.
             free: its float form is absorbed by the node in front.
-            alone: in the integer form it does not stand behind a kernel of its layout.
         """
         name = f"v{sum(self.kernels.values())}"
         self.shapes[name] = tuple(shape)
         work = work or Work(output=math.prod(shape))
         if not free:
             self.float_work.append((fusion.name, work))
-        self.integer_work.append((f"{fusion.name}, alone" if alone else fusion.name, work))
-        # what only moves values keeps its name where no layout is changed
-        self.kernels[fusion.op_type if alone and fusion.output == "same" else fusion.kernel] += 1
+        self.integer_work.append((fusion.name, work))
+        self.kernels[fusion.kernel] += 1
         self._read.update(sources)
         inputs = {"float": list(sources), "integer": [self._restored[source] for source in sources]}
         if weight is not None:
@@ -168,11 +170,11 @@ class Sketch:
         )
 
     def _add_bias(self, inputs: dict[str, list[str]], name: str, channels: int) -> None:
-        self._constants["float"][name] = np.full(channels, 0.5, np.float32)
+        scale = _SCALE * _WEIGHT_SCALE  # the runtime fuses a bias only in this very scale
+        integers = np.full(channels, _BIAS, np.int32)
+        self._constants["float"][name] = (integers * scale).astype(np.float32)
         inputs["float"].append(name)
-        # the runtime fuses a bias only in this very scale
-        scale = np.full(channels, _SCALE * _WEIGHT_SCALE)
-        inputs["integer"].append(self._dequantize(name, np.full(channels, 100, np.int32), scale, 0))
+        inputs["integer"].append(self._dequantize(name, integers, np.full(channels, scale), 0))
 
     def _dequantize(self, name: str, integers: Array, scale: Array, axis: int) -> str:
         stored = self._constants["integer"]

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxslim.measure.costs.sketch import Sketch
 from onnxslim.runtime.targets.target import Fusion, Target
-from onnxslim.runtime.targets.work import Work, convolution, product
+from onnxslim.runtime.targets.work import convolution, product
 
 __all__ = ["measurable", "trials"]
 
@@ -74,7 +74,9 @@ class _Drawing:
         """Whether this one stands between convolutions; two in three do."""
         return self.number % 3 > 0
 
-    def conv(self, source: str, channels: int, kernel: int = 1, stride: int = 1, *, linear: bool = False) -> str:
+    def conv(
+        self, source: str, channels: int, kernel: int = 1, stride: int = 1, *, linear: bool = False
+    ) -> str:
         """An ordinary convolution, with Relu unless it is linear."""
         fusion = self.target.fusion("Conv")
         assert fusion is not None
@@ -144,20 +146,6 @@ def _add(draw: _Drawing, fusion: Fusion) -> None:
         )
 
 
-def _mul(draw: _Drawing, fusion: Fusion) -> None:
-    """By another image, or by a factor for each channel as squeeze and excitation have it."""
-    value = draw.image(step=draw.target.block)
-    shape = draw.sketch.shapes[value]
-    factor = shape if draw.rng.random() < 0.3 else (*shape[:2], 1, 1)
-    other = draw.sketch.input(*factor)
-    chained = draw.is_chained()
-    if chained:
-        value = draw.conv(value, shape[1])
-    value = draw.sketch.node(fusion, [value, other], shape)
-    if chained:
-        draw.conv(value, shape[1])
-
-
 def _pointwise(draw: _Drawing, fusion: Fusion) -> None:
     value = draw.image()
     chained = draw.is_chained()
@@ -172,22 +160,16 @@ def _pointwise(draw: _Drawing, fusion: Fusion) -> None:
 
 def _pool(draw: _Drawing, fusion: Fusion) -> None:
     value = draw.image(step=draw.target.block)
-    chained = draw.is_chained()
-    if chained:
-        value = draw.conv(value, draw.sketch.shapes[value][1])
+    value = draw.conv(value, draw.sketch.shapes[value][1])
     batch, channels, side, _ = draw.sketch.shapes[value]
     if fusion.op_type.startswith("Global"):
-        value = draw.sketch.node(
-            fusion, [value], (batch, channels, 1, 1), Work(output=math.prod(draw.sketch.shapes[value])), alone=not chained
-        )
+        value = draw.sketch.node(fusion, [value], (batch, channels, 1, 1))
     else:
         kernel = draw.rng.choice([2, 3])
         end = (side - kernel) // 2 + 1
         attributes = {"kernel_shape": [kernel] * 2, "strides": [2, 2]}
-        shape = (batch, channels, end, end)
-        value = draw.sketch.node(fusion, [value], shape, attributes=attributes, alone=not chained)
-    if chained:
-        draw.conv(value, channels)
+        value = draw.sketch.node(fusion, [value], (batch, channels, end, end), attributes=attributes)
+    draw.conv(value, channels)
 
 
 def _concat(draw: _Drawing, fusion: Fusion) -> None:
@@ -256,11 +238,9 @@ _DRAWINGS: dict[str, Draw] = {
     "Gemm": _gemm,
     "MatMul": _matmul,
     "Add": _add,
-    "Mul": _mul,
     "Sigmoid": _pointwise,
     "LeakyRelu": _pointwise,
     "MaxPool": _pool,
-    "AveragePool": _pool,
     "GlobalAveragePool": _pool,
     "Concat": _concat,
     "Transpose": _move,

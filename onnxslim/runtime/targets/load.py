@@ -97,20 +97,24 @@ def parse_target(text: str, name: str) -> Target:
     names = [fusion.name for fusion in fusions]
     for twice in (n for n in names if names.count(n) > 1):
         raise OptionError(f"the target has two fusions for {twice}", where=name)
+
+    def cost(key: str) -> Cost:
+        return _cost(_Table(top.take(key, _is_table, default={}), f"{name}, {key}"))
+
     target = Target(
-        name,
-        top.take("runtime", _is_text),
-        top.take("machine", _is_text),
-        top.take("provider", _is_text),
-        fusions,
-        top.take("activation", _one_of("uint8", "int8")),
-        top.take("weight", _one_of("int8")),
-        top.take("integer_bias", _is_flag, default=True),
-        top.take("block", _is_block, default=1),
-        *(
-            _cost(_Table(top.take(key, _is_table, default={}), f"{name}, {key}"))
-            for key in ("quantize", "dequantize", "float_layout", "integer_layout")
-        ),
+        name=name,
+        runtime=top.take("runtime", _is_text),
+        machine=top.take("machine", _is_text),
+        provider=top.take("provider", _is_text),
+        fusions=fusions,
+        activation=top.take("activation", _one_of("uint8", "int8")),
+        weight=top.take("weight", _one_of("int8")),
+        integer_bias=top.take("integer_bias", _is_flag, default=True),
+        block=top.take("block", _is_size, default=1),
+        quantize=cost("quantize"),
+        dequantize=cost("dequantize"),
+        float_layout=cost("float_layout"),
+        integer_layout=cost("integer_layout"),
         measured=measured,
         source=top.take("source", _is_text, default=""),
     )
@@ -123,20 +127,23 @@ def _fusion(entry: _Table, measured: bool) -> Fusion:
     spec = all_specs().get(("", op_type))
     if spec is None or spec.quant is None:
         raise OptionError(f"{op_type!r} is not an operator that can be quantized", where=entry.where)
-    integer = entry.take("integer_cost", _is_table, default=None if measured else {})
+    none: dict[str, Any] | None = (
+        None if measured else {}
+    )  # a measured target has costs everywhere, another one nowhere
     fusion = Fusion(
-        op_type,
-        entry.take("kernel", _is_text),
-        entry.take("output", _one_of("quantized", "float", "same")),
-        entry.take("depthwise", _is_flag, default=False),
-        entry.take("blocked", _is_flag, default=False),
-        *(tuple(entry.take(k, _is_texts, default=())) for k in ("activations", "biases", "free_behind")),
-        MappingProxyType(entry.take("attributes", _is_table, default={})),
-        entry.take("weight_rank", _is_block, default=0) or None,
-        _cost(_Table(entry.take("float_cost", _is_table, default=None if measured else {}), entry.where)),
-        _cost(_Table(integer, entry.where)),
-        _cost(_Table(entry.take("alone_cost", _is_table, default=integer), entry.where)),
-        entry.take("source", _is_text, default=""),
+        op_type=op_type,
+        kernel=entry.take("kernel", _is_text),
+        output=entry.take("output", _one_of("quantized", "float", "same")),
+        depthwise=entry.take("depthwise", _is_flag, default=False),
+        blocked=entry.take("blocked", _is_flag, default=False),
+        activations=tuple(entry.take("activations", _is_texts, default=())),
+        biases=tuple(entry.take("biases", _is_texts, default=())),
+        free_behind=tuple(entry.take("free_behind", _is_texts, default=())),
+        attributes=MappingProxyType(entry.take("attributes", _is_table, default={})),
+        weight_rank=entry.take("weight_rank", _is_size, default=0) or None,
+        float_cost=_cost(_Table(entry.take("float_cost", _is_table, default=none), entry.where)),
+        integer_cost=_cost(_Table(entry.take("integer_cost", _is_table, default=none), entry.where)),
+        source=entry.take("source", _is_text, default=""),
     )
     entry.finish()
     return fusion
@@ -193,7 +200,7 @@ def _is_flag(value: Any) -> bool:
     return isinstance(value, bool)
 
 
-def _is_block(value: Any) -> bool:
+def _is_size(value: Any) -> bool:
     """a whole number from 1 to 1024"""
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1024
 

@@ -84,9 +84,9 @@ class _Plan:
         for unit in self._units:
             yield _INTEGER, unit, self.float_time(unit)
             yield unit, _FLOAT, self.integer_time(unit)
-            extra = unit.fusion.alone_cost.of(self._works[unit]) - self.integer_time(unit)
-            if extra > 0:
-                yield unit, self._choice(self._producers.get(unit.activations[0])), extra
+            if not _may_begin(unit):
+                sources = (self._producers.get(value) for value in unit.activations)
+                yield from ((unit, self._choice(source), math.inf) for source in sources)
             for value in unit.activations:
                 readers[value].append(unit)
                 inner.add((value, unit.node))
@@ -98,7 +98,9 @@ class _Plan:
                 cost = math.inf  # the runtime moves a quantizer in front of what only moves values
             yield from _quantize(value, quantized, readers[value], cost)
             if quantized != _FLOAT:
-                floats = value.is_graph_output() or any((value, user) not in inner for user, _ in value.uses())
+                floats = value.is_graph_output() or any(
+                    (value, user) not in inner for user, _ in value.uses()
+                )
                 cost = self._conversion(self._target.dequantize, value)
                 yield from _dequantize(value, quantized, readers[value], floats, cost)
 
@@ -120,12 +122,20 @@ class _Plan:
         shape, producer = self._shapes.shape(value), value.producer()
         if producer is None or shape is None or len(shape) < 4:
             return False
-        makers = {producer} | {
-            unit.node for unit in (self._producers.get(value),) if unit is not None
-        }
+        makers = {producer} | {unit.node for unit in (self._producers.get(value),) if unit is not None}
         return any(self._target.is_blocked(node.op_type) for node in makers) and any(
             self._target.is_blocked(user.op_type) for user, _ in value.uses()
         )
+
+
+def _may_begin(unit: Unit) -> bool:
+    """Whether the unit is worth quantizing floats for.
+
+    What has no weight only continues an island: by itself it gains little, loses accuracy (a variance, a
+    mask) and is slow in a layout that is not its own.  What moves values may come first: the runtime itself
+    moves a quantizer in front of it.
+    """
+    return unit.weight is not None or (unit.fusion.output == "same" and not unit.fusion.blocked)
 
 
 def _is_free(unit: Unit) -> bool:

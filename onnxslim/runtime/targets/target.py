@@ -7,7 +7,7 @@ target that was measured carries costs.  Costs are nanoseconds on one thread; wh
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from onnxslim.runtime.targets.work import Work
@@ -47,7 +47,14 @@ class Cost:
             >>> Cost(node=100, mac=0.5).of(Work(mac=64))
             132.0
         """
-        return self.node + sum(getattr(self, part.name) * getattr(work, part.name) for part in fields(work))
+        return (
+            self.node
+            + self.mac * work.mac
+            + self.rest * work.rest
+            + self.tap * work.tap
+            + self.weight * work.weight
+            + self.output * work.output
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +74,6 @@ class Fusion:
         attributes: what these attributes have to be, where the node has them.
         weight_rank: what the weight's rank has to be; None for any.
         float_cost, integer_cost: what the two forms cost.
-        alone_cost: of the integer form where its input comes from a float kernel (another layout).
         source: how this is known.
     """
 
@@ -83,7 +89,6 @@ class Fusion:
     weight_rank: int | None = None
     float_cost: Cost = Cost()
     integer_cost: Cost = Cost()
-    alone_cost: Cost = Cost()
     source: str = ""
 
     @property

@@ -18,9 +18,7 @@ class Work:
     output: float = 0.0
 
 
-def convolution(
-    positions: float, inputs: int, channels: int, kernel: int, *, block: int = 1
-) -> Work:
+def convolution(positions: float, inputs: int, channels: int, kernel: int, *, block: int = 1) -> Work:
     """The work of a convolution.
 
     Args:
@@ -36,7 +34,9 @@ def convolution(
     """
     whole, last = _blocks(channels, block)
     each = positions * inputs * kernel
-    return Work(each * whole, each * last, positions * kernel, inputs * channels * kernel, positions * channels)
+    return Work(
+        each * whole, each * last, positions * kernel, inputs * channels * kernel, positions * channels
+    )
 
 
 def product(rows: float, inner: int, columns: int, *, block: int = 1) -> Work:

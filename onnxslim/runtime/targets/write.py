@@ -9,7 +9,7 @@ from typing import Any
 
 from onnxslim.runtime.targets.target import Cost, Fusion, Target
 
-__all__ = ["to_toml"]
+__all__ = ["terms", "to_toml"]
 
 _DIGITS = 3  # more would pretend that costs are constants
 _FLAGS = ("depthwise", "blocked")
@@ -35,9 +35,11 @@ def _lines(target: Target) -> Iterator[str]:
         yield f"source = {_value(target.source)}"
     for key in ("runtime", "machine", "provider", "activation", "weight", "integer_bias", "block"):
         yield f"{key} = {_value(getattr(target, key))}"
+    if not target.fusions:
+        yield "fusion = []"
     for key in _CONVERSIONS if target.measured else ():
         yield f"\n[{key}]"
-        yield from (f"{part} = {_value(cost)}" for part, cost in _parts(getattr(target, key)).items())
+        yield from (f"{part} = {_value(cost)}" for part, cost in terms(getattr(target, key)).items())
     for fusion in target.fusions:
         yield "\n[[fusion]]"
         yield from _fusion(fusion, target.measured)
@@ -54,16 +56,19 @@ def _fusion(fusion: Fusion, measured: bool) -> Iterator[str]:
     if fusion.weight_rank is not None:
         yield f"weight_rank = {fusion.weight_rank}"
     if measured:
-        yield f"float_cost = {_value(_parts(fusion.float_cost))}"
-        yield f"integer_cost = {_value(_parts(fusion.integer_cost))}"
-        if fusion.alone_cost != fusion.integer_cost:
-            yield f"alone_cost = {_value(_parts(fusion.alone_cost))}"
+        yield f"float_cost = {_value(terms(fusion.float_cost))}"
+        yield f"integer_cost = {_value(terms(fusion.integer_cost))}"
     if fusion.source:
         yield f"source = {_value(fusion.source)}"
 
 
-def _parts(cost: Cost) -> dict[str, float]:
-    """The terms that are not 0."""
+def terms(cost: Cost) -> dict[str, float]:
+    """The terms that are not 0, rounded as they are written.
+
+    Example:
+        >>> terms(Cost(node=1234.5, mac=0.00789))
+        {'node': 1230.0, 'mac': 0.00789}
+    """
     every = {part.name: float(f"{getattr(cost, part.name):.{_DIGITS}g}") for part in fields(cost)}
     return {name: amount for name, amount in every.items() if amount}
 
