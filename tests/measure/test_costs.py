@@ -89,10 +89,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Target:
     truth = made_up(load_target())
 
     def time(worker: Worker, target: Target, fusion: Fusion, sketch: Sketch, seed: int) -> object:
-        runs = {"float": {"ReorderInput": 1, "ReorderOutput": 1}, "integer": {"Transpose": 2}}
-        runs["integer"]["Transpose"] += sketch.kernels["Transpose"]
-        if sketch.kernels["Transpose"] or fusion.name in ("Gemm", "MatMul"):
-            runs = {"float": {}, "integer": {"Transpose": sketch.kernels["Transpose"]}}
+        layouts = sketch.kernels["QLinearConv"] > 0
+        runs = {
+            "float": {"ReorderInput": int(layouts), "ReorderOutput": int(layouts)},
+            "integer": {"Transpose": 2 * layouts + sketch.kernels["Transpose"]},
+        }
         rows = [measure_module._row(sketch, form, runs[form]) for form in ("float", "integer")]
         times = [
             sum(amount * price(truth, *key.rsplit(".", 1)) for key, amount in row.items()) for row in rows

@@ -113,7 +113,7 @@ def test_a_target_from_a_file(tmp_path: Path) -> None:
         (MINIMAL + "[quantize]\nflops = 1\n", "unknown key 'flops'"),
         (MINIMAL.replace("fusion = []", FUSION.replace("Add", "Hadd")), "'Hadd' is not an operator"),
         (MINIMAL.replace("fusion = []", FUSION + FUSION), "two fusions for Add"),
-        (MINIMAL.replace("fusion = []", "[quantize]\n" + FUSION), "lacks 'integer_cost'"),
+        (MINIMAL.replace("fusion = []", "[quantize]\n" + FUSION), "lacks 'float_cost'"),
         (MINIMAL.replace("fusion = []", FUSION + 'activations = "Relu"'), "'activations' cannot be"),
     ],
 )

@@ -32,7 +32,8 @@ def non_negative_least_squares(a: Array, b: Array) -> Array:
     """
     columns = a.shape[1]
     x, free = np.zeros(columns), np.zeros(columns, bool)
-    gradient = a.T @ b
+    gram, target = a.T @ a, a.T @ b  # small, where ``a`` has a row for every time
+    gradient = target
     limit = _TOLERANCE * max(1.0, float(np.abs(gradient).max(initial=0.0)))
     for _ in range(3 * columns + 1):
         if free.all() or float(gradient[~free].max()) <= limit:
@@ -40,7 +41,7 @@ def non_negative_least_squares(a: Array, b: Array) -> Array:
         free[np.argmax(np.where(free, -np.inf, gradient))] = True
         while True:
             trial = np.zeros(columns)
-            trial[free] = np.linalg.lstsq(a[:, free], b, rcond=None)[0]
+            trial[free] = np.linalg.lstsq(gram[np.ix_(free, free)], target[free], rcond=None)[0]
             negative = free & (trial <= 0)
             if not negative.any():
                 break
@@ -51,7 +52,7 @@ def non_negative_least_squares(a: Array, b: Array) -> Array:
             if not free.any():
                 break
         x = trial
-        gradient = a.T @ (b - a @ x)
+        gradient = target - gram @ x
     return x
 
 

@@ -40,7 +40,7 @@ class Sketch:
         self.kernels: Counter[str] = Counter()
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.inputs: list[str] = []
-        self._rng = np.random.default_rng(seed)
+        self._seed = seed
         self._nodes: dict[str, list[onnx.NodeProto]] = {"float": [], "integer": []}
         self._constants: dict[str, dict[str, Array]] = {
             "float": {},
@@ -50,6 +50,7 @@ class Sketch:
                 "u128": np.array(np.uint8(128)),
             },
         }
+        self._weights: dict[str, tuple[int, ...]] = {}
         self._zeros: dict[str, str] = {}
         self._restored: dict[str, str] = {}
         self._read: set[str] = set()
@@ -141,17 +142,27 @@ class Sketch:
 
     def feed(self) -> dict[str, Array]:
         """Random inputs."""
-        return {name: self._rng.normal(size=self.shapes[name]).astype(np.float32) for name in self.inputs}
+        rng = np.random.default_rng(self._seed)
+        return {name: rng.normal(size=self.shapes[name]).astype(np.float32) for name in self.inputs}
 
     def _model(self, form: str, outputs: Sequence[str]) -> bytes:
         ends = [*zip(self.inputs, self.inputs, strict=True), *zip(outputs, self.outputs, strict=True)]
         infos = [helper.make_tensor_value_info(n, TensorProto.FLOAT, self.shapes[of]) for n, of in ends]
-        constants = [numpy_helper.from_array(array, name) for name, array in self._constants[form].items()]
+        arrays = {**self._constants[form], **self._drawn_weights(form)}
+        constants = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
         graph = helper.make_graph(
             self._nodes[form], "sketch", infos[: len(self.inputs)], infos[len(self.inputs) :], constants
         )
         opset = helper.make_opsetid("", _OPSET)
         return bytes(helper.make_model(graph, opset_imports=[opset], ir_version=8).SerializeToString())
+
+    def _drawn_weights(self, form: str) -> dict[str, Array]:
+        """The weights, which are not drawn before they are needed: most sketches are thrown away."""
+        rng = np.random.default_rng(self._seed)
+        drawn = {name: rng.integers(-127, 128, shape, np.int8) for name, shape in self._weights.items()}
+        if form == "integer":
+            return {f"{name}_integers": integers for name, integers in drawn.items()}
+        return {name: integers * _WEIGHT_SCALE for name, integers in drawn.items()}
 
     def _convert(self, name: str, zero: str) -> None:
         self._zeros[name], self._restored[name] = zero, f"{name}_restored"
@@ -161,28 +172,23 @@ class Sketch:
         ]
 
     def _add_weight(self, inputs: dict[str, list[str]], name: str, shape: tuple[int, ...], axis: int) -> None:
-        integers = self._rng.integers(-127, 128, shape).astype(np.int8)
-        channels = shape[axis]
-        self._constants["float"][name] = integers * _WEIGHT_SCALE
+        self._weights[name] = shape
         inputs["float"].append(name)
-        inputs["integer"].append(
-            self._dequantize(name, integers, np.full(channels, _WEIGHT_SCALE), axis % len(shape))
-        )
+        scale = np.full(shape[axis], _WEIGHT_SCALE)
+        self._constants["integer"][f"{name}_zeros"] = np.zeros(len(scale), np.int8)
+        inputs["integer"].append(self._dequantize(name, scale, axis % len(shape), f"{name}_zeros"))
 
     def _add_bias(self, inputs: dict[str, list[str]], name: str, channels: int) -> None:
         scale = _SCALE * _WEIGHT_SCALE  # the runtime fuses a bias only in this very scale
         integers = np.full(channels, _BIAS, np.int32)
         self._constants["float"][name] = (integers * scale).astype(np.float32)
         inputs["float"].append(name)
-        inputs["integer"].append(self._dequantize(name, integers, np.full(channels, scale), 0))
+        self._constants["integer"][f"{name}_integers"] = integers
+        inputs["integer"].append(self._dequantize(name, np.full(channels, scale), 0))
 
-    def _dequantize(self, name: str, integers: Array, scale: Array, axis: int) -> str:
-        stored = self._constants["integer"]
-        stored[f"{name}_integers"], stored[f"{name}_scale"] = integers, scale
-        inputs = [f"{name}_integers", f"{name}_scale"]
-        if integers.dtype == np.int8:
-            stored[f"{name}_zeros"] = np.zeros(len(scale), np.int8)
-            inputs.append(f"{name}_zeros")
+    def _dequantize(self, name: str, scale: Array, axis: int, *zeros: str) -> str:
+        self._constants["integer"][f"{name}_scale"] = scale
+        inputs = [f"{name}_integers", f"{name}_scale", *zeros]
         node = helper.make_node("DequantizeLinear", inputs, [f"{name}_restored"], axis=axis)
         self._nodes["integer"].append(node)
         return f"{name}_restored"

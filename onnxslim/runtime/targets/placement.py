@@ -4,6 +4,8 @@ Every unit is computed in floats or in integers, each at its cost; wherever the 
 converted, at the cost of its elements.  The best choice is a minimum cut: units on the source's side are
 integer, an edge that is cut is a cost that is paid.
 
+Rounding costs accuracy, so a product has to gain more than a thousandth of the whole.
+
 Without costs, everything that the rules allow and that has a weight becomes integer, with as few conversions
 as possible.
 """
@@ -26,6 +28,7 @@ __all__ = ["Placement", "place"]
 
 _Edge = tuple[Hashable, Hashable, float]
 _INTEGER, _FLOAT = "integer", "float"
+_WORTHWHILE = 1e-3  # of the time of all units: a product that gains less is not worth the rounding
 _CONVERSION = 1e-3  # without costs: of a conversion, when a unit with a weight counts as 1
 
 
@@ -66,6 +69,7 @@ class _Plan:
         self._units, self._target, self._shapes = units, target, shapes
         self._producers = {unit.output: unit for unit in units}
         self._works = {unit: unit.work(shapes, target.block) for unit in units}
+        self._worthwhile = _WORTHWHILE * sum(map(self.float_time, units)) if target.measured else 0.0
 
     def float_time(self, unit: Unit) -> float:
         """Of the unit's float form."""
@@ -83,7 +87,8 @@ class _Plan:
         inner = set()  # reads that are a unit's own: of its activations, and of what it absorbs
         for unit in self._units:
             yield _INTEGER, unit, self.float_time(unit)
-            yield unit, _FLOAT, self.integer_time(unit)
+            rounding = self._worthwhile if unit.weight is not None else 0.0
+            yield unit, _FLOAT, self.integer_time(unit) + rounding
             if not _may_begin(unit):
                 sources = (self._producers.get(value) for value in unit.activations)
                 yield from ((unit, self._choice(source), math.inf) for source in sources)
