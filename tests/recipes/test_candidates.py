@@ -57,3 +57,15 @@ def test_modes() -> None:
 def test_unknown(option: dict[str, str], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         candidates(convolutions(), None, **option)
+
+
+def test_for_another_machine_only_integers_are_proposed() -> None:
+    """By bytes alone, which decide there, packed floats could win."""
+    model = convolutions()
+    calibration = calibrate(model, feeds(2))
+    names = {
+        t: [c.name for c in candidates(model, calibration, target=t)] for t in ("tensorrt", "cuda", "cpu-arm")
+    }
+    assert names["tensorrt"] == ["static int8, minmax ranges"]
+    assert "packed weights" in names["cuda"], "nothing fuses there"
+    assert "packed weights" in names["cpu-arm"]

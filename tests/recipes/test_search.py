@@ -174,3 +174,13 @@ def test_no_candidate_is_begun_after_the_deadline(
     best, trials = make(tmp_path, base, deadline=0.0).run(base, wanted)
     assert best is trials[0]
     assert "--time was used up" in (trials[1].rejected or "")
+
+
+def test_for_another_machine_times_of_this_one_decide_nothing(
+    tmp_path: Path, base: ir.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times(monkeypatch, {20: (3.0, 0.01), 60: (0.5, 0.01)})
+    wanted = [Candidate("small and slow here", (Resize(20),)), Candidate("fast here", (Resize(60),))]
+    best, trials = make(tmp_path, base, foreign=True).run(base, wanted)
+    assert best is trials[0]
+    assert trials[1].rejected == "another one is better"

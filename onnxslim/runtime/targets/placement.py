@@ -4,7 +4,7 @@ Every unit is computed in floats or in integers, each at its cost; wherever the 
 converted, at the cost of its elements.  The best choice is a minimum cut: units on the source's side are
 integer, an edge that is cut is a cost that is paid.
 
-Rounding costs accuracy, so a product has to gain more than a thousandth of the whole.
+Rounding costs accuracy, so a product has to gain more than a few ten-thousandths of the whole.
 
 Without costs, everything that the rules allow and that has a weight becomes integer, with as few conversions
 as possible.
@@ -28,7 +28,7 @@ __all__ = ["Placement", "place"]
 
 _Edge = tuple[Hashable, Hashable, float]
 _INTEGER, _FLOAT = "integer", "float"
-_WORTHWHILE = 1e-3  # of the time of all units: a product that gains less is not worth the rounding
+_WORTHWHILE = 2e-4  # of the time of all units: a product that gains less is not worth the rounding
 _CONVERSION = 1e-3  # without costs: of a conversion, when a unit with a weight counts as 1
 
 
