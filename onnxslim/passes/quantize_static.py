@@ -143,6 +143,9 @@ class QuantizeStatic(Pass):
             return math.inf
         histogram = self.calibration.histogram(name)
         low, high = self.calibration.range(name, self.method)
+        if load_target(self.target).activation == "int8":
+            high = max(abs(low), abs(high))
+            low = -high
         if not histogram.total:
             return math.inf
         noise = quantization_error(histogram, low, high)
@@ -252,9 +255,9 @@ class _Quantizer:
             old = node.inputs[index]
             assert old is not None
             if not self._target.integer_bias:
-                if self._settings.correct_bias:
-                    node.replace_input_with(index, self._float_bias(old, bias))
-                    _drop(old)
+                floats = bias.astype(np.float32)
+                node.replace_input_with(index, edit.add_initializer(self._graph, floats, f"{old.name}_bias"))
+                _drop(old)
                 return restored.name
             integers, factors = bias_int32(bias, activation, numbers)
             restored_bias = self._dequantized(
@@ -267,9 +270,6 @@ class _Quantizer:
             node.replace_input_with(index, restored_bias)
             _drop(old)
         return restored.name
-
-    def _float_bias(self, old: ir.Value, bias: Array) -> ir.Value:
-        return edit.add_initializer(self._graph, bias.astype(np.float32), f"{old.name}_corrected")
 
     def _weight(
         self, source: ir.Value, weight: Array, axis: int, bias: Array | None, activation: float

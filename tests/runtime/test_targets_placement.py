@@ -101,6 +101,9 @@ def test_layouts_are_paid_between_blocked_kernels() -> None:
     assert placed(text, free, **weights)[0] == ["a"]
     for layout in ("float_layout", "integer_layout"):
         assert placed(text, replace(free, **{layout: Cost(node=50)}), **weights)[0] == []
+    bias = {**WEIGHT, "b": (1, 4, 1, 1)}
+    text = "g (float[1,4,8,8] x) => (float[1,4,8,8] y) { a = Conv(x, w) y = Add(a, b) }"
+    assert placed(text, replace(free, fusions=(small, ADD), float_layout=Cost(node=50)), **bias)[0] == ["a"]
     text = "g (float[1,4,8,8] x) => (float[1,4,8,8] y) { a = Conv(x, w) y = Erf(a) }"
     assert placed(text, replace(free, float_layout=Cost(node=50)), **WEIGHT)[0] == ["a"]
 

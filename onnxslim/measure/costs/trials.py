@@ -18,6 +18,8 @@ _MOST_MACS = 50e6  # keeps a trial below some milliseconds
 _MOST_ELEMENTS = 400_000
 _TRIES = 100
 
+_CONV = Fusion("Conv", "QLinearConv", "quantized")  # the runtime fuses it whatever a target says
+
 Draw = Callable[["_Drawing", Fusion], None]
 
 
@@ -78,8 +80,7 @@ class _Drawing:
         self, source: str, channels: int, kernel: int = 1, stride: int = 1, *, linear: bool = False
     ) -> str:
         """An ordinary convolution, with Relu unless it is linear."""
-        fusion = self.target.fusion("Conv")
-        assert fusion is not None
+        fusion = self.target.fusion("Conv") or _CONV
         return self.convolve(fusion, source, channels, kernel, stride, "" if linear else "Relu")
 
     def convolve(

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from onnxslim._ir import ir
 from onnxslim.analysis.mincut import min_cut
 from onnxslim.analysis.shapes import Shapes
+from onnxslim.ops.registry import spec_of
 from onnxslim.runtime.targets.target import Cost, Target
 from onnxslim.runtime.targets.units import Unit, elements
 from onnxslim.runtime.targets.work import Work
@@ -68,6 +69,7 @@ class _Plan:
     def __init__(self, units: Sequence[Unit], target: Target, shapes: Shapes) -> None:
         self._units, self._target, self._shapes = units, target, shapes
         self._producers = {unit.output: unit for unit in units}
+        self._unit_nodes = {unit.node for unit in units}
         self._works = {unit: unit.work(shapes, target.block) for unit in units}
         self._worthwhile = _WORTHWHILE * sum(map(self.float_time, units)) if target.measured else 0.0
 
@@ -124,12 +126,19 @@ class _Plan:
 
     def _is_blocked(self, value: ir.Value) -> bool:
         """Whether both forms keep a value in a layout of their own."""
-        shape, producer = self._shapes.shape(value), value.producer()
-        if producer is None or shape is None or len(shape) < 4:
+        shape, unit = self._shapes.shape(value), self._producers.get(value)
+        maker = value.producer() if unit is None else unit.node  # behind the unit's node may stand its Relu
+        if maker is None or shape is None or len(shape) < 4:
             return False
-        makers = {producer} | {unit.node for unit in (self._producers.get(value),) if unit is not None}
-        return any(self._target.is_blocked(node.op_type) for node in makers) and any(
-            self._target.is_blocked(user.op_type) for user, _ in value.uses()
+        return self._keeps_layout(maker) and any(self._keeps_layout(user) for user, _ in value.uses())
+
+    def _keeps_layout(self, node: ir.Node) -> bool:
+        """Of what is no unit, only products do: a sum with a constant is computed in the plain layout."""
+        if not self._target.is_blocked(node.op_type):
+            return False
+        spec = spec_of(node)
+        return node in self._unit_nodes or (
+            spec is not None and spec.quant is not None and spec.quant.weight is not None
         )
 
 
