@@ -43,7 +43,8 @@ def product_of(value: ir.Value, shape: tuple[int, ...]) -> Product:
         spec = spec_of(node)
         role = spec.quant if spec is not None else None
         axis = role.weight_axis(node) if role and role.weight == index and role.weight_axis else None
-        source = next((node.inputs[i] for i in role.inputs if i != index), None) if role else None
+        others = role.indices(node) if role else ()
+        source = next((node.inputs[i] for i in others if i != index), None)
         if axis is None or source is None or not source.name or edit.constant_value(source) is not None:
             complete = False
         else:

@@ -138,7 +138,7 @@ def _operands(
         return "weight only"
     if role.integer:
         return "quantized"
-    wanted = {*role.inputs, *(() if role.weight is None else (role.weight,))}
+    wanted = {*role.indices(node), *(() if role.weight is None else (role.weight,))}
     values = [node.inputs[index] for index in wanted if index < len(node.inputs)]
     if values and all(value in dequantized for value in values):
         return "quantized"

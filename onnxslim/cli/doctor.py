@@ -22,14 +22,39 @@ _SECONDS = 20.0
 
 
 @click.command("doctor")
+@click.option("--measure", is_flag=True, help="Measure what integer kernels cost here, for --target.")
+@click.option("-o", "--output", metavar="FILE.toml", help="Where to write the measured table.")
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
+@click.option("--target", metavar="T", help="Whose fusions to measure; default cpu-x86-vnni.")
+@click.option("--time", default="2min", show_default=True, metavar="T", help="How long to measure.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the generated graphs.")
 @options.common
-def command(as_json: bool, verbose: int, quiet: bool) -> int:
+def command(
+    measure: bool,
+    output: str | None,
+    force: bool,
+    target: str | None,
+    time: str,
+    seed: int,
+    as_json: bool,
+    verbose: int,
+    quiet: bool,
+) -> int:
     """Show what this machine and its onnxruntime can do, and what is wrong.
 
     Small models are run on every installed execution provider, and those that are quantized are looked at for
     integer kernels.  The exit code is 0 when models can be run here, 5 when onnxruntime is missing, else 2.
+
+    With --measure the costs of integer and float kernels are found instead: graphs of many sizes are
+    generated, run in both forms and timed.  `onnxslim quantize --target FILE.toml` places integers by them.
     """
     screen = Screen("doctor", as_json, verbose, quiet)
+    if measure:
+        from onnxslim.cli.measuring import measure as measure_table
+
+        return measure_table(screen, target, output, time, seed, force)
+    if output is not None or target is not None:
+        raise click.UsageError("--output and --target belong to --measure")
     from onnxslim.runtime.environment import environment
 
     facts = environment()

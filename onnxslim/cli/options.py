@@ -275,7 +275,12 @@ def budget(function: F) -> F:
             help="top1 (needs __labels__), agreement (the default), module:function or path.py:function "
             "called with a model's path; higher is better.",
         ),
-        click.option("--target", metavar="T", help="Hardware to quantize for; default: this machine."),
+        click.option(
+            "--target",
+            metavar="T",
+            help="What to quantize for: cpu-x86-vnni (the default), cpu-arm, cuda, ..., or a .toml file that "
+            "`onnxslim doctor --measure` wrote.",
+        ),
         click.option(
             "--metric-output", metavar="NAME", help="The output that the metric reads; default the first."
         ),

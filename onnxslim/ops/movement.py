@@ -244,7 +244,7 @@ SPECS = (
     ),
     OpSpec(
         op_type="Concat", numpy=_concat, output_bytes=_moved_bytes, moves=every_input,
-        identity_input=one_input, quant=QuantRole(kernel="QLinearConcat"),
+        identity_input=one_input, quant=QuantRole(inputs=None, kernel="QLinearConcat"),
     ),
     OpSpec(
         op_type="Split", numpy=_split, output_bytes=_moved_bytes, moves=first_input, quant=_CHAIN,

@@ -63,7 +63,7 @@ class QuantRole:
     """How an operator takes part in integer arithmetic.
 
     Attributes:
-        inputs: indices of the inputs that are activations.
+        inputs: indices of the inputs that are activations; None for all of them.
         weight: index of the input that is a weight when it is constant.
         weight_axis: the output channel axis of the weight (per-channel scales run along it); None where only
             one scale for the whole tensor is possible.  Example: 1 for ConvTranspose, whose weight is
@@ -75,13 +75,17 @@ class QuantRole:
         packed: bits of an element of input 1, a weight that packs several of them into a byte.
     """
 
-    inputs: tuple[int, ...] = (0,)
+    inputs: tuple[int, ...] | None = (0,)
     weight: int | None = None
     weight_axis: Callable[[ir.Node], int | None] | None = None
     bias: int | None = None
     kernel: str | None = None
     integer: bool = False
     packed: Callable[[ir.Node], int] | None = None
+
+    def indices(self, node: ir.Node) -> tuple[int, ...]:
+        """The inputs that are activations."""
+        return tuple(range(len(node.inputs))) if self.inputs is None else self.inputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,13 +18,14 @@ from onnxslim.calibration.store import Calibration
 from onnxslim.model import edit
 from onnxslim.ops.registry import is_dequantize
 from onnxslim.passes.base import Pass, Promise
-from onnxslim.reconstruct.affine import affine_uint8, bias_int32, least_weight_scale
+from onnxslim.reconstruct.affine import affine_uint8, bias_int32, least_weight_scale, symmetric_int8
 from onnxslim.reconstruct.bias import rounding_shift
 from onnxslim.reconstruct.rounding import round_symmetric
 from onnxslim.runtime.errors import RuntimeRefused
 from onnxslim.runtime.kernels import executed
+from onnxslim.runtime.targets.load import load_target
 from onnxslim.runtime.targets.placement import Times, place
-from onnxslim.runtime.targets.target import DEFAULT_TARGET, load_target
+from onnxslim.runtime.targets.target import DEFAULT_TARGET
 from onnxslim.runtime.targets.units import Unit, find_units
 
 __all__ = ["QuantizeStatic"]
@@ -51,10 +52,11 @@ class QuantizeStatic(Pass):
     1. Units are nodes of the target's fusion table, with the Relu or Clip that their kernel absorbs.
     2. A minimum cut over the target's costs, or over ``times`` that were measured, chooses those that are
        worth the conversions around them; the rest stays in float, declined with its two times.
-    3. Activations become uint8 with one scale per tensor, from the calibration; what only moves values keeps
-       the scale of its input.  Weights become int8 with a scale per output channel, biases int32.
-    4. The runtime builds the graph; a node that did not become its integer kernel goes back to float, and
-       the rest is planned again.
+    3. Activations become uint8 (or symmetric int8, where the target takes only that) with one scale per
+       tensor, from the calibration; what only moves values keeps the scale of its input.  Weights become
+       int8 with a scale per output channel, biases int32 unless the target wants floats.
+    4. If the target stands for the CPU, the runtime builds the graph; a node that did not become its integer
+       kernel goes back to float, and the rest is planned again.
 
     A product's output stays float where its kernel allows (MatMul, Gemm): nothing is lost to rounding, and
     what follows is fused as before.  A bias added behind a MatMul becomes int32 too, since onnxruntime makes
@@ -103,7 +105,8 @@ class QuantizeStatic(Pass):
             self.decline(model.graph.name or "graph", reason)
             return ir.passes.PassResult(model, False)
         refused: dict[str, str] = {}
-        for _ in range(_MAX_ROUNDS if self.check else 0):
+        check = self.check and load_target(self.target).is_cpu  # no other provider can be asked here
+        for _ in range(_MAX_ROUNDS if check else 0):
             try:
                 missed = self._missed(model.clone(), refused)
             except RuntimeRefused as error:  # an operator set that is newer than the runtime's kernels
@@ -163,6 +166,9 @@ class QuantizeStatic(Pass):
             return math.inf
         histogram = self.calibration.histogram(name)
         low, high = self.calibration.range(name, self.method)
+        if load_target(self.target).activation == "int8":
+            high = max(abs(low), abs(high))
+            low = -high
         if not histogram.total:
             return math.inf
         noise = quantization_error(histogram, low, high)
@@ -192,6 +198,7 @@ class _Quantizer:
     ) -> None:
         self._graph, self._shapes = graph, shapes
         self._calibration, self._settings = calibration, settings
+        self._target = load_target(settings.target)
         self._scales: dict[ir.Value, _Scale] = {}
         self._names: dict[ir.Value, str] = {}
         self._zero_points: dict[int, ir.Value] = {}
@@ -202,7 +209,7 @@ class _Quantizer:
         produced = {unit.output: unit for unit in units if unit.fusion.output != "float"}
         readers: dict[ir.Value, list[tuple[ir.Node, int]]] = {value: [] for value in produced}
         for unit in units:
-            for index in unit.role.inputs:
+            for index in unit.role.indices(unit.node):
                 if index != unit.role.weight and (value := unit.node.inputs[index]) is not None:
                     readers.setdefault(value, []).append((unit.node, index))
         for unit in units:  # scales first: values are renamed below
@@ -221,7 +228,8 @@ class _Quantizer:
                 self._scales[value] = self._scale(unit.activations[0], produced)
             else:
                 assert value.name is not None
-                scale, zero = affine_uint8(*self._calibration.range(value.name, self._settings.method))
+                affine = affine_uint8 if self._target.activation == "uint8" else symmetric_int8
+                scale, zero = affine(*self._calibration.range(value.name, self._settings.method))
                 self._scales[value] = _Scale(
                     float(scale),
                     edit.add_initializer(self._graph, np.array(scale), f"{value.name}_scale"),
@@ -269,6 +277,11 @@ class _Quantizer:
             node, index = use
             old = node.inputs[index]
             assert old is not None
+            if not self._target.integer_bias:
+                floats = bias.astype(np.float32)
+                node.replace_input_with(index, edit.add_initializer(self._graph, floats, f"{old.name}_bias"))
+                edit.remove_unread(old)
+                return restored.name
             integers, factors = bias_int32(bias, activation, numbers)
             restored_bias = self._dequantized(
                 node,

@@ -26,7 +26,8 @@ from onnxslim.recipes.engine import Step, run_steps
 from onnxslim.recipes.narrow import Narrowing, inputs_of_weights, noise_of_weights, too_noisy
 from onnxslim.recipes.unit_times import unit_times
 from onnxslim.runtime.client import Worker, open_worker
-from onnxslim.runtime.targets.target import DEFAULT_TARGET, load_target
+from onnxslim.runtime.targets.load import load_target
+from onnxslim.runtime.targets.target import DEFAULT_TARGET
 
 __all__ = ["MODES", "WEIGHTS", "Candidate", "candidates", "static_candidate"]
 
@@ -89,7 +90,8 @@ def candidates(
         raise OptionError(f"there is no type of weights {weights!r}", hint="one of: " + ", ".join(WEIGHTS))
     if mode not in MODES:
         raise OptionError(f"there is no mode {mode!r}", hint="one of: " + ", ".join(MODES))
-    name = load_target(target or DEFAULT_TARGET).name
+    placed_for = load_target(target or DEFAULT_TARGET)
+    name = placed_for.name
     found: list[Candidate] = []
     if mode in ("compress", "auto", "static") and calibration is not None:
         first = QuantizeStatic(calibration, target=name)
@@ -102,8 +104,11 @@ def candidates(
             found.append(static_candidate(careful))
         if best.times:
             found.append(static_candidate(replace(best, times={})))
-        found.append(static_candidate(replace(best, placement="all")))
-    if mode in ("compress", "auto", "weight-only"):
+        if placed_for.is_cpu:
+            found.append(static_candidate(replace(best, placement="all")))
+    # where bytes alone decide, packed floats must not win against what was asked for
+    integers_only = bool(found and placed_for.fusions) and not placed_for.is_cpu
+    if mode in ("compress", "auto", "weight-only") and not integers_only:
         if weights == "int4":
             found += _narrow(model, data, feeds)
         essential = "" if integer_io else PackWeights.name

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,9 @@ from onnxslim.recipes.search import Objective, Progress, Search, Trial
 from onnxslim.report.report import Report
 from onnxslim.runtime.client import Worker, open_worker
 from onnxslim.runtime.environment import environment
+from onnxslim.runtime.targets.load import load_target
+from onnxslim.runtime.targets.target import DEFAULT_TARGET
+from onnxslim.runtime.targets.target import Target as Hardware
 
 __all__ = ["Request", "search_best"]
 
@@ -114,6 +117,7 @@ def search_best(
             calibration = calibrate(base.model, parts.fit)
         held_out = list(parts.held_out.spread(_HELD_OUT_LIMIT))
         labels = parts.held_out.spread(_HELD_OUT_LIMIT).labels
+        chosen = load_target(request.target or DEFAULT_TARGET)
         search = Search(
             file,
             Judge(
@@ -131,6 +135,7 @@ def search_best(
             request.latency,
             request.size,
             request.threads,
+            not chosen.is_cpu,
             request.seed,
             deadline=begun + request.seconds,
             progress=progress,
@@ -165,7 +170,7 @@ def search_best(
                 f"no candidate meets the target: {tried}",
                 hint="relax the target, --max-drop, or give more --data and --time",
             )
-        notes = [*prover.notes, *parts.notes]
+        notes = [*prover.notes, *parts.notes, *_about(chosen)]
         if request.drop.floor(before.value) > before.value - before.resolution:
             notes.append(
                 f"{before.n} test samples cannot show a loss of {request.drop}; one of them is "
@@ -237,6 +242,17 @@ def with_integer_io(result: Result, prover: Prover) -> Result:
         notes=notes,
     )
     return replace(result, report=report)
+
+
+def _about(target: Hardware) -> Iterator[str]:
+    """What was not seen of a target."""
+    if not target.is_cpu:
+        yield (
+            f"{target.name} was not run here: integers were placed by its rules alone, the outputs are those "
+            "of the CPU, and its times decided nothing"
+        )
+    elif not target.measured:
+        yield f"{target.name} was not measured: integers were placed by its rules alone"
 
 
 def _is_function(metric: str | None) -> bool:

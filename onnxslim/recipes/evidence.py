@@ -19,7 +19,8 @@ from onnxslim.model.encoding import Side, encodings
 from onnxslim.ops.registry import is_conversion, spec_of
 from onnxslim.report.report import Report
 from onnxslim.runtime.sources import RunnableModel
-from onnxslim.runtime.targets.target import DEFAULT_TARGET, load_target
+from onnxslim.runtime.targets.load import load_target
+from onnxslim.runtime.targets.target import DEFAULT_TARGET
 
 __all__ = ["encoding_notes", "latency_fields", "profile_fields", "with_profile", "with_reasons"]
 
@@ -106,7 +107,7 @@ def with_reasons(report: Report, model: ir.Model) -> Report:
             return "nothing", "onnxruntime's own node: the order of elements in memory"
         if spec is not None and spec.data_movement:
             return "nothing", "only moves values"
-        if producer.op_type not in target.fusions:
+        if all(fusion.op_type != producer.op_type for fusion in target.fusions):
             return "floats", f"{target.name} has no integer kernel for {producer.op_type} that pays"
         return "floats", "integers would not pay here"
 

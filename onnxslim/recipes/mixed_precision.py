@@ -21,8 +21,8 @@ from onnxslim.passes.quantize_static import QuantizeStatic
 from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.recipes.engine import run_steps
 from onnxslim.runtime.client import Worker, open_worker
+from onnxslim.runtime.targets.load import load_target
 from onnxslim.runtime.targets.placement import place
-from onnxslim.runtime.targets.target import load_target
 from onnxslim.runtime.targets.units import Unit, find_units
 
 __all__ = ["most_precise", "unit_noise", "with_less_noise"]

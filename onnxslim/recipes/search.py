@@ -82,6 +82,7 @@ class Search:
         objective: what is minimised among those that pay: time x bytes, time, or bytes.
         latency, size: explicit targets; a candidate that misses one is rejected.
         threads: of the measured sessions.
+        foreign: the candidates are for another machine, so that times of this one decide nothing.
         screen_s, final_s: seconds of measuring for a first look, and for the winner.
         deadline: ``time.monotonic()`` after which no further candidate is begun.
         refine: makes a milder form of a candidate, the least mild that is accepted.
@@ -95,6 +96,7 @@ class Search:
     latency: Target | None = None
     size: Target | None = None
     threads: int = 1
+    foreign: bool = False
     seed: int = 0
     screen_s: float = 4.0
     final_s: float = 12.0
@@ -211,6 +213,8 @@ class Search:
 
     def _reject_time(self, measured: Latency, *, final: bool) -> str | None:
         """At a first look only what is surely slower goes; in the end it must surely not be slower."""
+        if self.foreign:
+            return None
         low, high = measured.interval
         if final and not measured.reliable:
             return f"its time could not be measured: {measured.diagnosis[0]}"
@@ -229,6 +233,8 @@ class Search:
         def cost(trial: Trial) -> float:
             assert trial.latency is not None and trial.file is not None
             size, ratio = trial.file.bytes / self.original.bytes, trial.latency.ratio
+            if self.foreign:
+                return size
             both = size * (ratio if ratio <= 1 else ratio**_SLOWER_WEIGHT)
             return {"latency": ratio, "bytes": size}.get(self.objective, both)
 

@@ -15,7 +15,7 @@ from onnxslim.measure.setting import Setting, given_inputs
 from onnxslim.passes.quantize_static import QuantizeStatic
 from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.recipes.engine import run_steps
-from onnxslim.runtime.targets.target import load_target
+from onnxslim.runtime.targets.load import load_target
 from onnxslim.runtime.targets.units import Unit, find_units
 
 __all__ = ["attributed", "unit_times"]

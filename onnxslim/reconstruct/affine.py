@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["affine_uint8", "bias_int32", "least_weight_scale"]
+__all__ = ["affine_uint8", "bias_int32", "least_weight_scale", "symmetric_int8"]
 
 Array = npt.NDArray[Any]
 
@@ -25,6 +25,20 @@ def affine_uint8(low: float, high: float) -> tuple[np.float32, np.uint8]:
     if not scale > np.finfo(np.float32).tiny or not np.isfinite(scale):
         return np.float32(1), np.uint8(0)
     return scale, np.uint8(np.clip(np.rint(-low / float(scale)), 0, 255))
+
+
+def symmetric_int8(low: float, high: float) -> tuple[np.float32, np.int8]:
+    """Scale of int8 over ``[low, high]``, and its zero point, which is 0.
+
+    Example:
+        >>> scale, zero = symmetric_int8(-1.27, 0.5)
+        >>> round(float(scale), 6), int(zero)
+        (0.01, 0)
+    """
+    scale = np.float32(max(abs(low), abs(high)) / 127)
+    if not scale > np.finfo(np.float32).tiny or not np.isfinite(scale):
+        return np.float32(1), np.int8(0)
+    return scale, np.int8(0)
 
 
 def bias_int32(

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +265,51 @@ def test_doctor_finds_the_worker_at_work(capsys: pytest.CaptureFixture[str]) -> 
     out = capsys.readouterr().out
     assert "pip install onnxruntime-gpu" in out or found["providers"]["CUDAExecutionProvider"]["installed"]
     assert "Not measured here" in out and "no problem found" in out
+
+
+def test_doctor_measures_a_table(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two fusions and a few short trials: the file can be read and used, whatever the times were."""
+    from onnxslim.measure.costs import measure
+    from onnxslim.runtime.targets.load import load_target
+    from onnxslim.runtime.targets.write import to_toml
+
+    monkeypatch.setattr(measure, "_LEAST", 1)
+    monkeypatch.setattr(measure, "_EPOCH_S", 0.001)
+    target = load_target()
+    short = replace(target, fusions=tuple(f for f in target.fusions if f.name in ("Conv", "Add")))
+    Path("short.toml").write_text(to_toml(short), encoding="utf-8")
+    command = ["doctor", "--measure", "--target", "short.toml", "--time", "100ms"]
+    assert main([*command, "-o", "mine.toml", "--json"]) == 0
+    found = document(capsys)
+    assert found["output"] == "mine.toml" and [f["name"] for f in found["fusions"]] == ["Conv", "Add"]
+    mine = load_target("mine.toml")
+    assert mine.measured and [f.name for f in mine.fusions] == ["Conv", "Add"]
+    assert found["fusions"][0]["float_cost"] and "one thread" in mine.machine
+    assert main([*command, "-o", "mine.toml"]) == 2  # it exists
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "QLinearConv" in out and "are explained to" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--target", "cuda"], "belong to --measure"),
+        (["-o", "x.toml"], "belong to --measure"),
+        (["--measure", "--target", "cuda"], "only the CPU"),
+        (["--measure", "--target", "none.toml"], "no such target file"),
+        (["--measure", "--time", "never"], "--time"),
+        (["--measure", "-o", "nowhere/x.toml"], "folder of the output does not exist"),
+    ],
+)
+def test_doctor_refuses(
+    model: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("x.toml").exists()
 
 
 def test_doctor_without_onnxruntime(

@@ -92,3 +92,15 @@ def test_weights_that_bring_much_noise_keep_8_bits() -> None:
         [node.op_type for node in run_steps(model, c.passes).model.graph].count("BitShift") for c in proposed
     ]
     assert kinds == [2, 1, 0]
+
+
+def test_for_another_machine_only_integers_are_proposed() -> None:
+    """By bytes alone, which decide there, packed floats could win."""
+    model = convolutions()
+    calibration = calibrate(model, feeds(2))
+    names = {
+        t: [c.name for c in candidates(model, calibration, target=t)] for t in ("tensorrt", "cuda", "cpu-arm")
+    }
+    assert names["tensorrt"] == ["static int8, minmax ranges"]
+    assert "packed weights" in names["cuda"], "nothing fuses there"
+    assert "packed weights" in names["cpu-arm"]

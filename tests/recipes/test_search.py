@@ -191,3 +191,13 @@ def test_options_go_to_the_candidates_that_have_the_pass(
     assert best.model.graph.initializers["w"].shape == (20,)
     with pytest.raises(OptionError, match="no pass 'resize-wait' runs here"):
         searching.run(base, wanted, {"resize-wait": {"count": 20}})
+
+
+def test_for_another_machine_times_of_this_one_decide_nothing(
+    tmp_path: Path, base: ir.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times(monkeypatch, {20: (3.0, 0.01), 60: (0.5, 0.01)})
+    wanted = [Candidate("small and slow here", (Resize(20),)), Candidate("fast here", (Resize(60),))]
+    best, trials = make(tmp_path, base, foreign=True).run(base, wanted)
+    assert best is trials[0]
+    assert trials[1].rejected == "another one is better"

@@ -11,7 +11,7 @@ from onnxslim.measure.profile import NodeTime, Profile
 from onnxslim.passes.quantize_static import QuantizeStatic
 from onnxslim.recipes.unit_times import attributed, unit_times
 from onnxslim.runtime.kernels import executed
-from onnxslim.runtime.targets.target import load_target
+from onnxslim.runtime.targets.load import load_target
 from onnxslim.runtime.targets.units import find_units
 from tests.models import proto
 

@@ -13,7 +13,8 @@ from onnxslim.analysis.shapes import Shapes
 from onnxslim.model import edit
 from onnxslim.ops.registry import spec_of
 from onnxslim.ops.spec import QuantRole
-from onnxslim.runtime.targets.target import Cost, Fusion, Target
+from onnxslim.runtime.targets.target import Fusion, Target
+from onnxslim.runtime.targets.work import Work, convolution, product
 
 __all__ = ["Unit", "elements", "find_units"]
 
@@ -76,19 +77,20 @@ class Unit:
         assert self.weight is not None and self.weight.shape is not None
         return _channel_axis(self.node, self.role) % self.weight.shape.rank()
 
-    def time(self, cost: Cost, shapes: Shapes) -> float:
-        """Nanoseconds by a cost: from the output's size and the weight's shape."""
+    def work(self, shapes: Shapes, block: int = 1) -> Work:
+        """What there is to do, from the output's size and the weight's shape.
+
+        Args:
+            block: output channels that the target computes at once.
+        """
         outputs = elements(self.output, shapes)
         if self.weight is None or self.weight.shape is None:
-            return cost.of(outputs=outputs)
+            return Work(output=outputs)
         extents = self.weight.shape.numpy()
         channels = extents[self.weight_axis]
-        size = math.prod(extents)
         if self.weight.shape.rank() == 2:
-            return cost.of(macs=outputs * size / channels, weights=size, outputs=outputs)
-        return cost.of(
-            macs=outputs * size / channels, taps=outputs / channels * math.prod(extents[2:]), outputs=outputs
-        )
+            return product(outputs / channels, math.prod(extents) // channels, channels, block=block)
+        return convolution(outputs / channels, extents[1], channels, math.prod(extents[2:]), block=block)
 
 
 def elements(value: ir.Value, shapes: Shapes) -> float:
@@ -122,7 +124,7 @@ def find_units(
     found = _Found()
     for node in graph:
         spec = spec_of(node)
-        fusion = target.fusions.get(node.op_type) if node.domain == "" else None
+        fusion = target.fusion(node.op_type, depthwise=_is_depthwise(node)) if node.domain == "" else None
         role = spec.quant if spec is not None else None
         if role is None:
             continue
@@ -155,7 +157,7 @@ def _unit(node: ir.Node, fusion: Fusion, role: QuantRole) -> Unit:
             and all(edit.constant_value(value) is not None for value in bounds)
         ):
             output, absorbed = user.outputs[0], user
-    sources = (_input(node, index) for index in role.inputs if index != role.weight)
+    sources = (_input(node, index) for index in role.indices(node) if index != role.weight)
     activations = tuple(value for value in sources if value is not None)
     return Unit(node, fusion, role, activations, absorbed, output)
 
@@ -166,7 +168,7 @@ def _input(node: ir.Node, index: int) -> ir.Value | None:
 
 def _unfit(node: ir.Node, fusion: Fusion, role: QuantRole) -> str | None:
     """Why the node cannot become the integer kernel whatever its place, None when it can."""
-    for index in role.inputs:
+    for index in role.indices(node):
         if index == role.weight:
             continue
         value = _input(node, index)
@@ -193,6 +195,13 @@ def _unfit(node: ir.Node, fusion: Fusion, role: QuantRole) -> str | None:
         if content is None or content.shape != (weight.shape[_channel_axis(node, role)],):
             return "its bias is not one constant per channel"
     return None
+
+
+def _is_depthwise(node: ir.Node) -> bool:
+    """Whether a convolution has one filter for each channel."""
+    group, weight = node.attributes.get("group"), _input(node, 1)
+    shape = None if weight is None else weight.shape
+    return group is not None and group.value != 1 and shape is not None and shape[:2] == (group.value, 1)
 
 
 def _channel_axis(node: ir.Node, role: QuantRole) -> int:

@@ -1,0 +1,1 @@
+"""What kernels cost on this machine: models of a few nodes, their times, and the terms that explain them."""

@@ -1,0 +1,108 @@
+"""What is written for machines that are not here: the types, the biases and the operators of their rules."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxslim._ir import ir
+from onnxslim.calibration.runner import calibrate
+from onnxslim.model import edit
+from onnxslim.ops.registry import is_dequantize, is_quantize
+from onnxslim.passes.quantize_static import QuantizeStatic
+from onnxslim.runtime.targets.load import load_target
+from tests.passes.test_quantize_static import NET, WEIGHTS, built, feeds, quality
+
+DEPTHWISE = """g (float[1,32,28,28] x) => (float[1,16,28,28] y) {
+    d = Conv <pads=[1,1,1,1], group=32> (x, w1, b1)
+    r = Relu(d)
+    y = Conv (r, w2) }"""
+DEPTHWISE_WEIGHTS = {"w1": (32, 1, 3, 3), "b1": (32,), "w2": (16, 32, 1, 1)}
+
+
+def quantized(model: ir.Model, target: str, **options: object) -> ir.Model:
+    result = model.clone()
+    QuantizeStatic(calibrate(model, feeds(model)), target=target, **options)(result)  # type: ignore[arg-type]
+    return result
+
+
+def weighted(model: ir.Model) -> list[ir.Node]:
+    return [node for node in model.graph if node.op_type in ("Conv", "Gemm", "MatMul")]
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "openvino", "qnn", "cpu-arm"])
+@pytest.mark.parametrize(
+    ("text", "weights"), [(NET, WEIGHTS), (DEPTHWISE, DEPTHWISE_WEIGHTS)], ids=["net", "depthwise"]
+)
+def test_every_product_is_quantized_as_the_target_wants(
+    target: str, text: str, weights: dict[str, tuple[int, ...]]
+) -> None:
+    model, rules = built(text, **weights), load_target(target)
+    result = quantized(model, target)
+    assert quality(model, result) > 30
+    for node in weighted(result):
+        data, weight = node.inputs[0], node.inputs[1]
+        assert data is not None and weight is not None
+        source, stored = data.producer(), weight.producer()
+        assert source is not None and stored is not None
+        assert is_dequantize(source) and is_dequantize(stored)
+        integers = edit.constant_value(stored.inputs[0])
+        assert integers is not None and integers.dtype == np.int8 and integers.min() >= -127
+        zero = edit.constant_value(source.inputs[2])
+        assert zero is not None and zero.dtype == np.dtype(rules.activation)
+        assert rules.activation == "uint8" or zero == 0
+        scale = edit.constant_value(stored.inputs[1])
+        assert scale is not None and scale.shape == (integers.shape[0],), "one scale per channel"
+        if len(node.inputs) > 2:
+            bias = node.inputs[2]
+            assert bias is not None
+            dequantized = bias.producer() is not None and is_dequantize(bias.producer())  # type: ignore[arg-type]
+            assert dequantized == rules.integer_bias
+            assert dequantized or bias.dtype == ir.DataType.FLOAT
+
+
+def test_outputs_are_quantized_where_the_rules_say_so() -> None:
+    model = built(NET, **WEIGHTS)
+    counts = {
+        name: sum(map(is_quantize, quantized(model, name).graph))
+        for name in ("tensorrt", "openvino", "qnn", "cuda")
+    }
+    # the inputs of three convolutions; for a whole integer graph the sum, its Relu, the pool and the output too
+    assert counts["tensorrt"] == counts["openvino"] == 3
+    assert counts["qnn"] > 5 and counts["cuda"] == 0
+
+
+def test_symmetric_activations_round_trip() -> None:
+    """The same values on both sides of 0, against numpy."""
+    model = built("g (float[64,64] x) => (float[64,64] y) { y = MatMul(x, w) }", w=(64, 64))
+    result = quantized(model, "tensorrt")
+    [quantizer] = [node for node in result.graph if is_quantize(node)]
+    scale = edit.constant_value(quantizer.inputs[1])
+    largest = max(float(np.abs(feed["x"]).max()) for feed in feeds(model))
+    assert scale is not None and float(scale) == pytest.approx(largest / 127, rel=1e-2)
+
+
+def test_a_corrected_bias_stays_a_float() -> None:
+    model = built(NET, **WEIGHTS)
+    plain, corrected = (quantized(model, "tensorrt", correct_bias=value) for value in (False, True))
+    biases = []
+    for result in (plain, corrected):
+        value = weighted(result)[-1].inputs[2]  # behind a Relu, so that the means are not 0
+        assert value is not None and value.dtype == ir.DataType.FLOAT
+        biases.append(edit.constant_value(value))
+    assert biases[0] is not None and biases[1] is not None
+    assert 0 < float(np.abs(biases[0] - biases[1]).max()) < 0.1
+    assert quality(model, corrected) > 30
+
+
+def test_other_machines_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU's graph says nothing of another provider, so it decides nothing."""
+
+    def fail(model: object) -> None:
+        raise AssertionError("the runtime was asked")
+
+    monkeypatch.setattr("onnxslim.passes.quantize_static.executed", fail)
+    model = built(NET, **WEIGHTS)
+    assert sum(map(is_quantize, quantized(model, "tensorrt").graph)) == 3
+    with pytest.raises(AssertionError, match="was asked"):
+        quantized(model, "cpu-x86-vnni")
