@@ -5,8 +5,8 @@
 Every run is a process of its own: ``onnxslim calibrate``, or onnxruntime's percentile calibrator with one
 thread.  The task's inputs are repeated with noise until there are enough.  CPU time (user + system, of the
 whole process tree) per sample is the slope between a short and a long run, so that starting and writing the
-result do not count; here all feeds have the shape of the first, since the peer fails on others.  Memory is
-the peak of the largest process.
+result do not count; here all feeds have the shape of the middle one, since the peer fails on others.  Memory
+is the peak of the largest process.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ from benchmarks.writing import RESULTS, markdown, write
 from benchmarks.zoo.layout import model_path
 from onnxslim.calibration.store import Calibration
 
-DISTINCT = 64  # inputs of the task; the others are these with noise
+DISTINCT = (
+    63  # inputs of the task, odd so that evenly spaced samples meet all; the others are these with noise
+)
 OURS, PEER = (16, 48), (4, 10)  # samples: the peer keeps every activation in memory
 BITS = 128  # samples of the runs whose bits are compared
 HEADER = ("model", "samples", "peak MB", "CPU ms / sample", "onnxruntime's", "ratio", "killed", "workers")
@@ -129,8 +131,10 @@ def measure(name: str, counts: Sequence[int], folder: Path, seed: int = 0) -> Fi
     """Everything about one model of the zoo."""
     figures, model = Figures(name), model_path(name).resolve()
     own = list(importlib.import_module(f"benchmarks.zoo.tasks.{name}").inputs(DISTINCT))
+    own.sort(key=lambda feed: -sum(value.nbytes for value in feed.values()))  # the largest is in every run
+    middle = own[len(own) // 2 :][:1]
     data = store(own, max(*counts, BITS), folder / "feeds")
-    even = store(own[:1], max(*OURS, *PEER), folder / "even")
+    even = store(middle, max(*OURS, *PEER), folder / "even")
     for count in counts:
         figures.growing.append(process(calibrate(model, data, count, folder / "cal.npz"), count))
     for count in OURS:

@@ -42,6 +42,7 @@ HEADER = (
     "nodes",
     "time",
     "95 %",
+    "2 threads",
     "holds",
 )
 NOT_SLOWER = 1.02  # what the upper end of the time ratio's interval may be
@@ -49,7 +50,10 @@ NOT_SLOWER = 1.02  # what the upper end of the time ratio's interval may be
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one model; ``ratio`` is the time of the result over that of the original."""
+    """What became of one model; ``ratio`` is the time of the result over that of the original.
+
+    ``scenarios`` are what ``onnxslim bench`` found with one and with two threads.
+    """
 
     model: str
     original: FileInfo
@@ -61,6 +65,7 @@ class Row:
     interval: tuple[float, float]
     report: Mapping[str, Any] = field(repr=False)
     max_drop: float = 0.01
+    scenarios: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def unchanged(self) -> bool:
@@ -75,9 +80,18 @@ class Row:
             "larger": self.result.bytes > self.original.bytes,
             "slower": low > NOT_SLOWER,
             "perhaps slower": low <= NOT_SLOWER < high,
+            "slower with 2 threads": any(found["verdict"] == "slower" for found in self.scenarios[1:]),
             "lost": self.before.value - self.after.value > self.max_drop + 1e-9,
         }
         return tuple(name for name, true in worse.items() if true)
+
+    def _second(self) -> str:
+        """The ratio with two threads, in brackets where nothing can be said."""
+        if len(self.scenarios) < 2:
+            return "-"
+        found = self.scenarios[1]
+        (low, high), text = found["interval"], f"{found['ratio']:.3f}"
+        return f"{text} {low:.3f}-{high:.3f}" if found["reliable"] else f"({text}) machine busy"
 
     def cells(self) -> tuple[str, ...]:
         """The row of the table."""
@@ -94,6 +108,7 @@ class Row:
             f"{self.original.nodes} -> {self.result.nodes}",
             f"{self.ratio:.3f}",
             f"{self.interval[0]:.3f}-{self.interval[1]:.3f}",
+            self._second(),
             verdict,
         )
 
@@ -132,7 +147,8 @@ def sqnr_db(original: str | Path, result: str | Path, feeds: Iterable[Feed]) -> 
 def timed(original: str, result: str, data: str, seconds: float) -> dict[str, Any]:
     """``onnxslim bench`` on held-out inputs, once more and longer where the first answer is too wide."""
     for budget in (seconds, 3 * seconds):
-        answer = onnxslim("bench", original, result, "--data", data, "--budget", f"{budget}s")
+        sweep = ("--threads", "1,2", "--budget", f"{budget}s")
+        answer = onnxslim("bench", original, result, "--data", data, *sweep)
         if answer["interval"][1] <= NOT_SLOWER or answer["verdict"] == "slower":
             break
     return answer
@@ -169,7 +185,15 @@ def compress(name: str, folder: Path, given: argparse.Namespace) -> Row:
         tuple(bench["interval"]),
         {"compress": report, "bench": bench},
         given.max_drop,
+        tuple(bench.get("scenarios", ())),
     )
+
+
+def means(rows: Sequence[Row]) -> str:
+    """Geometric means over the models, what was returned unchanged included."""
+    speed = math.exp(-float(np.mean([math.log(row.ratio) for row in rows])))
+    size = math.exp(float(np.mean([math.log(row.result.bytes / row.original.bytes) for row in rows])))
+    return f"geometric means over {len(rows)}: speed-up {speed:.3f}, bytes {size:.3f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -199,10 +223,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 failed += 1
                 print(f"{name}: {error}", file=sys.stderr)
                 continue
-            write(given.results, "compress", markdown(HEADER, [row.cells() for row in rows]), rows)
+            table = f"{markdown(HEADER, [row.cells() for row in rows])}\n\n{means(rows)}"
+            write(given.results, "compress", table, rows)
             print(f"{name}: {time.monotonic() - begun:.0f} s", file=sys.stderr)
     if rows:
-        print(markdown(HEADER, [row.cells() for row in rows]))
+        print(table)
     return int(failed > 0 or any(row.faults for row in rows))
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from onnxslim.model.io import load as load
     from onnxslim.model.io import save as save
     from onnxslim.recipes.api import compare as compare
+    from onnxslim.recipes.api import compare_layers as compare_layers
     from onnxslim.recipes.api import compress as compress
     from onnxslim.recipes.api import quantize as quantize
     from onnxslim.recipes.api import run_recipe as run_recipe
@@ -58,6 +59,7 @@ _HOME = {
     "bench": "recipes.bench",
     "calibrate": "calibration.runner",
     "compare": "recipes.api",
+    "compare_layers": "recipes.api",
     "compress": "recipes.api",
     "inspect": "analysis.inspection",
     "load": "model.io",

@@ -118,7 +118,7 @@ def calibrate(
     identity = fingerprint(model)
     plan = make_plan(model, tensors, second_moments)
     with open_worker() as worker:
-        plan, sizes = _typed(worker, model, plan, tensors or ())
+        plan, sizes = _typed(worker, model, plan, [*(tensors or ()), *second_moments])
         run = _Run(executor, model, plan, names, feeds, progress)
         keeper = Checkpoint(
             None if checkpoint is None else Path(checkpoint),
@@ -194,6 +194,7 @@ class _Run:
         counter = _Counter(self.progress, len(self.feeds) * len(slices) if self.feeds.sized else None)
         counter.add(done.samples + (len(self.feeds) * done.passes if self.feeds.sized else 0))
         sources = [[tap.source for tap in part] for part in slices]
+        begun = done
         try:
             for number in range(done.passes, len(slices)):
                 job = self._job(slices[number], first=number == 0)
@@ -207,7 +208,7 @@ class _Run:
                     done = replace(done, passes=number + 1, chunks=0, samples=0, digest="", whole=whole)
                     keeper.keep(done, sources)
         except BaseException:
-            if keeper.flush():
+            if keeper.flush() and done is not begun:
                 _log.warning("%s holds what was done so far; --resume continues it", keeper.path)
             raise
         return done

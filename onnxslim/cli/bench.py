@@ -44,7 +44,7 @@ __all__ = ["command"]
     metavar="GATE",
     help='A gate, exit code 4: "slower>5%", "bytes>+0", "drop>1%", "nodes>+0", "memory>10%", "sqnr<20".',
 )
-@click.option("--report", metavar="FILE", help="Also write the report: FILE.html, FILE.md or FILE.json.")
+@options.report
 @click.option("--force", is_flag=True, help="Overwrite an existing report.")
 @options.common
 def command(
@@ -88,8 +88,7 @@ def command(
     code = BudgetError.exit_code if measured.broken else 0
     if report is not None:
         write_report(report, "bench", found, code)
-    first = {"verdict": measured.verdict, "ratio": measured.ratio, "interval": list(measured.interval)}
-    screen.report(found, code, first)
+    screen.report(found, code)
     return code
 
 

@@ -25,12 +25,16 @@ __all__ = ["command"]
     show_default=True,
     help="exact: bit-equal; close: max|d| <= 1e-4 max|ref| + 1e-6 per output.",
 )
+@click.option(
+    "--layers", is_flag=True, help="Also show where noise is born: each value that both models name."
+)
 @options.common
 def command(
     a: str,
     b: str,
     data: str | None,
     promise: Literal["exact", "close"],
+    layers: bool,
     as_json: bool,
     verbose: int,
     quiet: bool,
@@ -39,18 +43,28 @@ def command(
     """Run models A and B on the same inputs and compare their outputs, onnxruntime's optimizations off.
 
     The exit code is 0 when they agree, 3 when they do not.
+
+    --layers shows the signal-to-noise ratio of every value that both models name, in the order of A, with
+    what is lost between its inputs and the value, and the noise that is born there: B's node on A's inputs.
     """
     if a == b == "-":
         raise click.UsageError("only one of the two models can come from stdin")
     screen = Screen("compare", as_json, verbose, quiet)
     from onnxslim.cli.feeds import feeds_of
-    from onnxslim.recipes.api import compare
-    from onnxslim.report.tables import output_table
+    from onnxslim.recipes.api import compare, compare_layers
+    from onnxslim.report.tables import layer_table, output_table
     from onnxslim.report.verdict import verification_remarks
 
     with model_path(a) as path_a, model_path(b) as path_b, screen.progress() as progress:
         progress("comparing")
-        found = compare(path_a, path_b, feeds_of(path_a, data, **how), promise=promise).to_dict()
+        feeds = feeds_of(path_a, data, **how)
+        found = compare(path_a, path_b, feeds, promise=promise, seed=how["seed"]).to_dict()
+        tables = [output_table(found)]
+        if layers:
+            progress("comparing layers")
+            rows = [layer.to_dict() for layer in compare_layers(path_a, path_b, feeds, seed=how["seed"])]
+            found["layers"] = rows
+            tables.append(layer_table(rows))
     code = 0 if found["ok"] else VerificationError.exit_code
-    screen.tables([output_table(found)], list(verification_remarks(found)), found, code)
+    screen.tables(tables, list(verification_remarks(found)), found, code)
     return code

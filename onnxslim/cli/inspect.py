@@ -1,21 +1,19 @@
-"""``onnxslim inspect``: what a model is made of, what differs between two, or what a calibration holds."""
+"""``onnxslim inspect``: what a model is made of, and what differs between two."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxslim.cli import options
+from onnxslim.cli import calibrations, options
 from onnxslim.cli.files import model_path
 from onnxslim.cli.screen import Screen
 
 if TYPE_CHECKING:
     from onnxslim.analysis.difference import Change, Difference
     from onnxslim.analysis.inspection import Inspection, Interface, Stored
-    from onnxslim.calibration.store import Calibration
     from onnxslim.model.io import FileInfo
     from onnxslim.report.text import Table
 
@@ -23,9 +21,7 @@ __all__ = ["command"]
 
 _MANY = 5
 _ROWS = 10
-_TENSORS = 20  # of a calibration
 _TEXT = 200  # characters of a metadata entry: some hold whole files
-_ARCHIVE = b"PK"  # what an .npz file begins with, and no model
 
 
 @click.command("inspect")
@@ -50,12 +46,10 @@ def command(
     if model == other == "-":
         raise click.UsageError("only one of the two models can come from stdin")
     screen = Screen("inspect", as_json, verbose, quiet)
-    if other is None and _is_archive(model):
-        from onnxslim.calibration.store import Calibration
-
-        calibration = Calibration.load(model)
-        facts = {"input": model, **calibration.summary(), **_observed(calibration)}
-        screen.tables(list(_ranges(calibration, verbose)), list(_remarks(calibration)), facts)
+    if calibrations.is_archive(model):
+        if other is not None:
+            raise click.UsageError("--diff compares two models, and this is a calibration")
+        screen.tables(*calibrations.shown(model, verbose))
         return 0
     file, found = _inspected(model, dims)
     body = {"input": file, **found.to_dict()}
@@ -258,53 +252,3 @@ def _shape(shape: tuple[int | str | None, ...] | None) -> str:
     if shape is None:
         return "?"
     return "[" + ", ".join("?" if size is None else str(size) for size in shape) + "]"
-
-
-def _is_archive(name: str) -> bool:
-    path = Path(name)
-    if name == "-" or not path.is_file():
-        return path.suffix == ".npz"
-    with path.open("rb") as file:
-        return file.read(len(_ARCHIVE)) == _ARCHIVE
-
-
-def _observed(calibration: Calibration) -> dict[str, Any]:
-    tensors = {
-        name: {
-            "minmax": calibration.range(name),
-            "percentile": calibration.range(name, "percentile"),
-            "values": state.histogram.total,
-            "channels": None if state.moments is None else len(state.moments.mean),
-            "second_moments": state.products is not None,
-        }
-        for name, state in calibration.states.items()
-    }
-    return {"ranges": tensors, "skipped": dict(calibration.skipped), "notes": list(calibration.notes)}
-
-
-def _ranges(calibration: Calibration, verbose: int) -> Iterator[Table]:
-    from onnxslim.report.text import Table, number
-
-    facts = tuple((name.replace("_", " "), number(value)) for name, value in calibration.summary().items())
-    yield Table("Calibration", ("", ""), facts, "ll")
-    rows = []
-    for name in calibration.states:
-        (low, high), (inner, outer) = calibration.range(name), calibration.range(name, "percentile")
-        stretch = (high - low) / (outer - inner) if outer > inner else 1.0
-        rows.append((stretch, (name, f"{low:.4g}", f"{high:.4g}", f"{inner:.4g}", f"{outer:.4g}")))
-    title = "Tensors"
-    if not verbose and len(rows) > _TENSORS:
-        rows = sorted(rows, key=lambda row: -row[0])[:_TENSORS]
-        title = f"The {_TENSORS} tensors that rare values stretch most"
-    yield Table(title, ("", "min", "max", "99.99 % from", "to"), tuple(row for _, row in rows))
-
-
-def _remarks(calibration: Calibration) -> Iterator[str]:
-    if calibration.is_random:
-        yield "made on random values"
-    yield from calibration.notes
-    names = list(calibration.skipped)
-    for name in names[:_MANY]:
-        yield f"not observed: {name}, {calibration.skipped[name]}"
-    if len(names) > _MANY:
-        yield f"and {len(names) - _MANY} others"

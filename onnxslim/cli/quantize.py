@@ -33,6 +33,16 @@ __all__ = ["command"]
     show_default=True,
     help="The fewest bits that weights may be stored in; those that need more keep 8.",
 )
+@click.option(
+    "--integer-io",
+    is_flag=True,
+    help="Take and give integers instead of floats; the metadata of the model say what they stand for.",
+)
+@click.option(
+    "--explain",
+    is_flag=True,
+    help="Show of each node of the result whether it computes with integers, why not, and its share of time.",
+)
 @options.budget
 @options.overrides
 @options.common
@@ -41,6 +51,7 @@ def command(
     calibration: str | None,
     data: str | None,
     set_options: dict[str, dict[str, str]],
+    explain: bool,
     **given: Any,
 ) -> int:
     """Quantize MODEL for this machine; keep in float what would be slower, and check the accuracy.
@@ -59,4 +70,4 @@ def command(
         return quantize(path, data, calibration=kept, options=set_options, progress=progress, **own)
 
     read = tuple(name for name in (data, calibration) if name)
-    return Rewrite("quantize", model, also_read=read, **shared).run(work)
+    return Rewrite("quantize", model, also_read=read, explain=explain, **shared).run(work)

@@ -21,7 +21,10 @@ __all__ = ["Rewrite"]
 
 @dataclass(frozen=True)
 class Rewrite:
-    """One run of a verb that reads MODEL and writes OUT; the fields are the options of these names."""
+    """One run of a verb that reads MODEL and writes OUT; the fields are the options of these names.
+
+    ``explain``: say of each node of OUT why it computes in float.
+    """
 
     verb: str
     model: str
@@ -34,6 +37,7 @@ class Rewrite:
     verbose: int
     quiet: bool
     also_read: tuple[str, ...] = ()
+    explain: bool = False
 
     def run(self, work: Callable[[str, Callable[..., None]], Result]) -> int:
         """Call ``work(path, progress)``, write what it returns, show the report; returns the exit code."""
@@ -54,11 +58,14 @@ class Rewrite:
     def _write(self, result: Result, report: Report, path: str, progress: Callable[..., None]) -> Report:
         assert self.output is not None
         info = write_result(result, self.output, external_data=self.external_data, force=self.force)
-        if self.report is not None and self.output != "-" and result.unchanged is None:
-            from onnxslim.recipes.evidence import with_profile
+        wanted = self.explain or (self.report is not None and result.unchanged is None)
+        if wanted and self.output != "-":
+            from onnxslim.recipes.evidence import with_profile, with_reasons
 
             progress("profiling nodes")
             report = with_profile(report, path, self.output)
+            if self.explain:
+                report = with_reasons(report, result.model)
         return replace(report, output=replace(info, path=self.output))
 
     def _check(self) -> None:

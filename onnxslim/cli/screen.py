@@ -49,12 +49,12 @@ class Screen:
         log.setLevel(level)
         log.propagate = False
 
-    def report(self, report: Report, exit_code: int = 0, first: Mapping[str, Any] | None = None) -> None:
-        """Show a report; ``first`` are further fields that its JSON begins with."""
+    def report(self, report: Report, exit_code: int = 0) -> None:
+        """Show a report."""
         if self.as_json:
-            from onnxslim.report.to_json import envelope
+            from onnxslim.report.to_json import to_json
 
-            print(envelope(self.verb, {**(first or {}), **report.to_dict()}, exit_code))
+            print(to_json(report, self.verb, exit_code))
         elif not self.quiet:
             from onnxslim.report.terminal import to_terminal
 

@@ -1,8 +1,9 @@
 """Task metrics: what a model is worth, as a number that is higher when it is better.
 
 top1                    argmax over the last axis of an output against the labels
-agreement               the same against the original model, where its output holds class probabilities;
-                        else the mean cosine with the original's output
+agreement               the same against the original model, where its output holds class probabilities
+                        (of two that it holds for equally likely, either will do); else the mean cosine
+                        with the original's output
 module:function         or path.py:function: called with the path of a model, returns a float
 """
 
@@ -19,11 +20,12 @@ import numpy as np
 
 from onnxslim.calibration.sources.python import load_function
 from onnxslim.errors import OnnxSlimError, OptionError
+from onnxslim.measure.interface import Interface
 from onnxslim.measure.stats import bootstrap_interval, wilson_interval
 from onnxslim.runtime.client import RemoteSession, open_worker
 from onnxslim.runtime.sources import RunnableModel
 
-__all__ = ["Metric", "MetricResult", "cosine", "is_class_like", "largest", "resolve"]
+__all__ = ["Metric", "MetricResult", "agreeing", "cosine", "is_class_like", "largest", "resolve"]
 
 Array = np.ndarray[Any, Any]
 
@@ -156,7 +158,7 @@ class _Agreement:
         if any(expected.shape != got.shape for expected, got in pairs):
             raise OptionError("the output has another shape than the original's")
         if self._class_like:
-            return _proportion(np.concatenate([_classes(one) == _classes(two) for one, two in pairs]))
+            return _proportion(np.concatenate([agreeing(one, two) for one, two in pairs]))
         scale = largest(self._expected)
         cosines = [cosine(one, two, scale) for one, two in pairs]
         return MetricResult(float(np.mean(cosines)), len(cosines), bootstrap_interval(cosines))
@@ -165,8 +167,11 @@ class _Agreement:
 def _outputs(model: RunnableModel, feeds: Iterable[Mapping[str, Any]], output: str | None) -> list[Array]:
     with open_worker() as worker, worker.load(model, optimize="all") as session:
         name = _output_name(session, output)
+        interface = Interface.of(session)
         rows = [
-            session.run({key: x for key, x in feed.items() if key != "__labels__"}, [name])[0]
+            interface.real(
+                name, session.run({key: x for key, x in feed.items() if key != "__labels__"}, [name])[0]
+            )
             for feed in feeds
         ]
     if not rows:
@@ -201,6 +206,19 @@ def _proportion(hits: Array) -> MetricResult:
         raise OptionError("the outputs are empty: there is nothing to count")
     interval = wilson_interval(int(hits.sum()), hits.size)
     return MetricResult(float(hits.mean()), hits.size, interval, 1 / hits.size)
+
+
+def agreeing(reference: Array, output: Array) -> Array:
+    """Per row of probabilities, whether the output's class is the one that the reference holds for likeliest.
+
+    Where the reference itself gives two classes the same probability, to 1e-4, either will do.
+
+    Example:
+        >>> agreeing(np.array([[0.5, 0.49995], [0.7, 0.3]]), np.array([[0.4, 0.6], [0.2, 0.8]]))
+        array([ True, False])
+    """
+    chosen = np.take_along_axis(reference, output.argmax(-1)[..., None], -1)[..., 0]
+    return np.asarray(reference.max(-1) - chosen <= _NOTHING).ravel()
 
 
 def is_class_like(output: Array) -> bool:

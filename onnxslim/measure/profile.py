@@ -21,6 +21,7 @@ import onnx
 from onnxslim._ir import ir
 from onnxslim.errors import ModelError
 from onnxslim.measure.setting import Inputs, Setting, naming
+from onnxslim.model.edit import scopes
 from onnxslim.model.protos import graphs_of
 from onnxslim.ops.registry import is_conversion, is_integer_kernel
 from onnxslim.runtime.client import DEFAULT_BUDGET, open_worker
@@ -131,8 +132,7 @@ def summarize(events: Sequence[Mapping[str, Any]], executed: Executed | None) ->
     warm = runs[0]["ts"] + runs[0]["dur"] if len(runs) > 1 else 0
     counted = max(len(runs) - 1, 1)
     kernels = _by_name(executed.kernels if executed else ())
-    labels = _labels(executed)
-    spoken_for = set(labels.values())
+    labels = _labels(executed) if executed else {}
     times: dict[tuple[str, str], list[float]] = {}
     facts: dict[tuple[str, str], tuple[str, str]] = {}
     for event in events:
@@ -149,9 +149,7 @@ def summarize(events: Sequence[Mapping[str, Any]], executed: Executed | None) ->
         kernel = kernels.get(name)
         if kernel is not None and kernel.has_body:
             continue
-        output = name  # also of what onnxruntime put behind a kernel to bring its value back into order
-        if kernel is not None and (kernel in labels or not spoken_for.intersection(kernel.outputs[:1])):
-            output = labels.get(kernel, next(iter(kernel.outputs), name))
+        output = labels.get(kernel, name) if kernel else name
         domain = kernel.domain if kernel else ""
         us = _typical(spent) * len(spent) / counted  # a node in a loop runs more than once in a run
         nodes.append((output, op, provider, us, is_integer_kernel(op, domain)))
@@ -177,21 +175,26 @@ def summarize(events: Sequence[Mapping[str, Any]], executed: Executed | None) ->
 def _with_names(model: RunnableModel) -> tuple[RunnableModel, dict[str, str]]:
     """The model with a name for every node, by which events are told apart, and where its data are."""
     if isinstance(model, ir.Model):
-        return model, {}
-    folder = (
-        {} if isinstance(model, bytes | onnx.ModelProto) else {DATA_FOLDER: str(Path(model).resolve().parent)}
-    )
+        copy = model.clone()
+        _name_all([node for scope in scopes(copy) for node in scope])
+        return copy, {}
     proto = onnx.ModelProto()
     proto.CopyFrom(message_of(model))
-    taken = Counter(node.name for graph in graphs_of(proto) for node in graph.node)
-    if not taken[""] and max(taken.values(), default=0) < 2:
+    if not _name_all([node for graph in graphs_of(proto) for node in graph.node]):
         return model, {}
+    if isinstance(model, bytes | onnx.ModelProto):
+        return proto, {}
+    return proto, {DATA_FOLDER: str(Path(model).resolve().parent)}
+
+
+def _name_all(nodes: Sequence[onnx.NodeProto | ir.Node]) -> bool:
+    """Give nodes that have no name, or one that others have, one of their own; whether there were any."""
+    taken = Counter(node.name or "" for node in nodes)
+    unnamed = [node for node in nodes if not node.name or taken[node.name] > 1]
     numbers = itertools.count()
-    for graph in graphs_of(proto):
-        for node in graph.node:
-            if not node.name or taken[node.name] > 1:
-                node.name = next(n for i in numbers if (n := f"{node.op_type}.{i}") not in taken)
-    return proto, folder
+    for node in unnamed:
+        node.name = next(n for i in numbers if (n := f"{node.op_type}.{i}") not in taken)
+    return bool(unnamed)
 
 
 def _by_name(kernels: Iterable[Kernel]) -> dict[str, Kernel]:
@@ -204,11 +207,25 @@ def _by_name(kernels: Iterable[Kernel]) -> dict[str, Kernel]:
     return found
 
 
-def _labels(executed: Executed | None) -> dict[Kernel, str]:
-    """Kernel -> the value of the user's model that it computes."""
+def _labels(executed: Executed) -> dict[Kernel, str]:
+    """Kernel -> the value of the user's model that it computes.
+
+    What only converts or moves a value that another kernel computes (to integers and back, into another
+    layout) has no label.
+    """
     labels: dict[Kernel, str] = {}
-    for name, kernel in executed.by_output.items() if executed else ():
-        labels.setdefault(kernel, executed.quantized.get(name, name) if executed else name)
+    for name, kernel in executed.by_output.items():
+        labels.setdefault(kernel, executed.quantized.get(name, name))
+    computed = {label for kernel, label in labels.items() if not is_conversion(kernel.op_type)}
+    labels = {
+        kernel: label
+        for kernel, label in labels.items()
+        if not is_conversion(kernel.op_type) or label not in computed
+    }
+    taken = set(labels.values())
+    for kernel in executed.kernels:
+        if kernel.outputs and kernel.outputs[0] not in taken:
+            labels.setdefault(kernel, kernel.outputs[0])
     return labels
 
 

@@ -1,6 +1,7 @@
 """Run two models on the same feeds and say whether a promise about their outputs holds.
 
-Both run with onnxruntime's optimizations off, so that a difference is the rewrite's, not a fusion's:
+Both run with onnxruntime's optimizations off, so that a difference is the rewrite's, not a fusion's.  Where
+one of them takes or gives integers that stand for floats, both get the same numbers, each in its own form:
 
     exact   bit-equal (any NaN equals any NaN)
     close   max|d| <= 1e-4 * max|ref| + 1e-6, per output and feed
@@ -22,6 +23,7 @@ from onnxslim._ir import ir
 from onnxslim.analysis.liveness import random_outputs
 from onnxslim.errors import OptionError, ResourceError
 from onnxslim.measure.differences import Difference, signal_to_noise
+from onnxslim.measure.interface import Interface
 from onnxslim.model import io
 from onnxslim.runtime.client import RemoteSession, Worker, open_worker
 from onnxslim.runtime.errors import RuntimeRefused
@@ -175,11 +177,13 @@ def compare_sessions(
         reason = f"the candidate lacks the output {missing[0]!r}"
         return Verification(False, True, reason, promise, 0, unverifiable=unverifiable)
     differences = {name: Difference() for name in names if name not in unverifiable}
+    own, other = Interface.of(original), Interface.of(rewritten)
     samples, skipped = 0, "no feeds were given"
     for number, feed in enumerate(feeds):
         feed = {key: value for key, value in feed.items() if key != LABELS}
+        fed, fed_other = own.feed(feed, other), other.feed(feed, own)
         try:
-            expected = original.run(feed, timeout=timeout)
+            expected = original.run(fed, timeout=timeout)
         except RuntimeRefused as error:
             skipped = f"the original does not run on feed {number}: {error.what}"
             continue
@@ -187,14 +191,14 @@ def compare_sessions(
             skipped = f"the original does not run on feed {number}: {error.what}"
             break
         try:
-            got = rewritten.run(feed, names, timeout=timeout)
+            got = rewritten.run(fed_other, names, timeout=timeout)
         except (RuntimeRefused, ResourceError) as error:
             reason = f"the candidate does not run on feed {number}: {error.what}"
             return Verification(False, True, reason, promise, samples, unverifiable=unverifiable)
         samples += 1
         for name, reference, value in zip(names, expected, got, strict=True):
             if name in differences:
-                differences[name].add(reference, value)
+                differences[name].add(own.real(name, reference), other.real(name, value))
     outputs = tuple(_judge(name, difference, promise) for name, difference in differences.items())
     if not samples:
         return Verification(True, False, skipped, promise, 0, unverifiable=unverifiable)

@@ -23,6 +23,7 @@ __all__ = [
     "constant_value",
     "know_names",
     "remove_node",
+    "remove_unread",
     "replace_initializer",
     "replace_uses",
     "scopes",
@@ -272,6 +273,17 @@ def remove_node(node: ir.Node) -> None:
     for graph in subgraphs(node):  # what they read from outside is not read any more
         for inner in graph.all_nodes():
             inner.resize_inputs(0)
+
+
+def remove_unread(value: ir.Value) -> None:
+    """Take a constant that nobody reads any more out of its graph."""
+    if value.uses() or value.is_graph_output() or value.is_graph_input():
+        return
+    node = value.producer()
+    if node is not None:
+        remove_node(node)
+    elif value.graph is not None and value.name is not None:
+        del value.graph.initializers[value.name]
 
 
 def constant_value(value: ir.Value | None) -> Array | None:

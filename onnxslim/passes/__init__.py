@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from onnxslim.passes.arrange_gelu import ArrangeGelu as ArrangeGelu
     from onnxslim.passes.base import Pass as Pass
     from onnxslim.passes.base import Promise as Promise
     from onnxslim.passes.compose_movements import ComposeMovements as ComposeMovements
@@ -17,12 +18,15 @@ if TYPE_CHECKING:
     from onnxslim.passes.eliminate_noops import EliminateNoops as EliminateNoops
     from onnxslim.passes.fold_batch_norm import FoldBatchNorm as FoldBatchNorm
     from onnxslim.passes.fold_constants import FoldConstants as FoldConstants
+    from onnxslim.passes.halve_weights import HalveWeights as HalveWeights
     from onnxslim.passes.inline_branches import InlineBranches as InlineBranches
+    from onnxslim.passes.integer_io import IntegerIo as IntegerIo
     from onnxslim.passes.merge_common_subexpressions import (
         MergeCommonSubexpressions as MergeCommonSubexpressions,
     )
     from onnxslim.passes.pack_integers import PackIntegers as PackIntegers
     from onnxslim.passes.pack_weights import PackWeights as PackWeights
+    from onnxslim.passes.quantize_ports import QuantizePorts as QuantizePorts
     from onnxslim.passes.quantize_static import QuantizeStatic as QuantizeStatic
     from onnxslim.passes.raise_opset import RaiseOpset as RaiseOpset
     from onnxslim.passes.remove_dead_code import RemoveDeadCode as RemoveDeadCode

@@ -74,7 +74,7 @@ class FoldBatchNorm(Pass):
             self.decline(node.name or node.outputs[0].name or "", "the folded weight is not finite")
             return False
         last = chain[-1].node
-        edit.replace_uses(last.outputs[0], node.outputs[0])
+        _take_place(node.outputs[0], of=last.outputs[0])
         for step in reversed(chain):
             edit.remove_node(step.node)
         _set_input(scope, node, 1, weight)
@@ -263,8 +263,16 @@ def _append_add(scope: edit.Scope, node: ir.Node, bias: Array) -> None:
     add.outputs[0].name = edit.unique_name(scope, f"{output.name}_biased")
     add.outputs[0].type, add.outputs[0].shape = output.type, output.shape
     scope.insert_after(node, add)
-    edit.replace_uses(output, add.outputs[0])
+    _take_place(add.outputs[0], of=output)
     add.replace_input_with(0, output)
+
+
+def _take_place(value: ir.Value, of: ir.Value) -> None:
+    """Let ``value`` be read instead of another one, under its name: the two are equal, and names tell what is."""
+    name = of.name
+    edit.replace_uses(of, value)
+    if value.name != name:
+        of.name, value.name = value.name, name
 
 
 _LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})

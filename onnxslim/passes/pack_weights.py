@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -13,10 +12,11 @@ import numpy.typing as npt
 
 from onnxslim._ir import ir
 from onnxslim.analysis.products import Product, product_of
+from onnxslim.analysis.selection import Selection
 from onnxslim.calibration.store import Calibration
 from onnxslim.errors import OptionError
 from onnxslim.model import edit
-from onnxslim.ops.registry import is_constant, is_dequantize, is_quantize
+from onnxslim.ops.registry import is_constant, is_dequantize, is_quantize, spec_of
 from onnxslim.passes._decoding import CODED_BYTES, MIN_OPSET, Decoder, is_decoding
 from onnxslim.passes.base import Pass, Promise
 from onnxslim.reconstruct.blocks import Coded, View, round_blocks
@@ -77,7 +77,10 @@ class PackWeights(Pass):
     narrow_sqnr_db: float = field(
         default=16.0, metadata={"help": "keep 8 bits when fewer would be noisier than this"}
     )
-    exclude: str = field(default="", metadata={"help": "comma-separated globs of weights to leave alone"})
+    exclude: str = field(
+        default="",
+        metadata={"help": "leave these weights alone: comma-separated globs of names, or op:Conv by readers"},
+    )
     wide: tuple[str, ...] = field(default=(), metadata={"help": "names of weights that stay at 8 bits"})
     inputs: Calibration | None = field(
         default=None, metadata={"help": "second moments of what weights are multiplied with"}
@@ -141,8 +144,11 @@ class PackWeights(Pass):
         if weight is None:
             return False
         name = value.name or ""
-        if any(fnmatchcase(name, glob.strip()) for glob in self.exclude.split(",") if glob.strip()):
-            self.decline(name, "excluded by name")
+        excluded = Selection.parse(self.exclude)
+        if excluded.has_name(name) or any(
+            excluded.has_operator(user.op_type) for user, _ in value.uses()
+        ):
+            self.decline(name, "excluded by the user")
             return False
         if not np.isfinite(weight).all():
             self.decline(name, "the weight is not finite")
@@ -258,10 +264,30 @@ def _decode_whole(scope: edit.Scope, value: ir.Value, rounded: Rounded) -> None:
     first = next(iter(scope))
     q = _store(scope, rounded.q, f"{value.name}_q", first)
     scale = _store(scope, rounded.scale, f"{value.name}_s", first)
+    nodes = []
+    if not _per_output(value, rounded):
+        # OpenVINO 2026.4 takes Cast and Mul before a product for scales per output channel, wherever they lie,
+        # and computes something else; it does not look through a second Cast
+        nodes.append(ir.node("Cast", [q], {"to": ir.DataType.INT32}))
+        q = nodes[0].outputs[0]
     cast = ir.node("Cast", [q], {"to": ir.DataType.FLOAT})
     mul = ir.node("Mul", [cast.outputs[0], scale])
-    _insert(scope, first, cast, mul, rounded.q.shape, value)
+    _insert(scope, first, [*nodes, cast, mul], rounded.q.shape, value)
     edit.replace_uses(value, mul.outputs[0])
+
+
+def _per_output(value: ir.Value, rounded: Rounded) -> bool:
+    """Whether the scales lie along the output channels of every reader of the weight, or there is only one."""
+    axes = tuple(axis for axis, size in enumerate(rounded.scale.shape) if size > 1)
+    for user, index in value.uses():
+        spec = spec_of(user)
+        role = spec.quant if spec is not None else None
+        if role is None or role.weight != index or role.weight_axis is None:
+            continue
+        axis = role.weight_axis(user)
+        if axes and axes != ((axis or 0) % rounded.q.ndim,):
+            return False
+    return True
 
 
 def _decode_rows(scope: edit.Scope, value: ir.Value, rounded: Rounded) -> None:
@@ -313,14 +339,14 @@ def _store(scope: edit.Scope, array: Array, name: str, first: ir.Node) -> ir.Val
 
 
 def _insert(
-    scope: edit.Scope, first: ir.Node, cast: ir.Node, mul: ir.Node, shape: tuple[int, ...], value: ir.Value
+    scope: edit.Scope, first: ir.Node, nodes: Sequence[ir.Node], shape: tuple[int, ...], value: ir.Value
 ) -> None:
-    _name(scope, cast.outputs[0], f"{value.name}_f")
-    _name(scope, mul.outputs[0], f"{value.name}_w")
-    for node in (cast, mul):
-        node.outputs[0].shape = ir.Shape(shape)
-        node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
-    scope.insert_before(first, [cast, mul])
+    for node, suffix, dtype in zip(
+        reversed(nodes), "wfi", (ir.DataType.FLOAT, ir.DataType.FLOAT, ir.DataType.INT32), strict=False
+    ):
+        _name(scope, node.outputs[0], f"{value.name}_{suffix}")
+        node.outputs[0].shape, node.outputs[0].type = ir.Shape(shape), ir.TensorType(dtype)
+    scope.insert_before(first, nodes)
 
 
 def _name(owner: edit.Scope, value: ir.Value, hint: str) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxslim._ir import ir
+from onnxslim.analysis.selection import Selection
 from onnxslim.analysis.shapes import Shapes, infer
 from onnxslim.calibration.calibrators import Method, quantization_error
 from onnxslim.calibration.store import Calibration
@@ -21,8 +21,9 @@ from onnxslim.passes.base import Pass, Promise
 from onnxslim.reconstruct.affine import affine_uint8, bias_int32, least_weight_scale
 from onnxslim.reconstruct.bias import rounding_shift
 from onnxslim.reconstruct.rounding import round_symmetric
+from onnxslim.runtime.errors import RuntimeRefused
 from onnxslim.runtime.kernels import executed
-from onnxslim.runtime.targets.placement import place
+from onnxslim.runtime.targets.placement import Times, place
 from onnxslim.runtime.targets.target import DEFAULT_TARGET, load_target
 from onnxslim.runtime.targets.units import Unit, find_units
 
@@ -48,8 +49,8 @@ class QuantizeStatic(Pass):
     """Put QuantizeLinear / DequantizeLinear pairs around the nodes that become integer kernels and pay.
 
     1. Units are nodes of the target's fusion table, with the Relu or Clip that their kernel absorbs.
-    2. A minimum cut over the target's costs chooses those that are worth the conversions around them; the
-       rest stays in float, declined with its two times.
+    2. A minimum cut over the target's costs, or over ``times`` that were measured, chooses those that are
+       worth the conversions around them; the rest stays in float, declined with its two times.
     3. Activations become uint8 with one scale per tensor, from the calibration; what only moves values keeps
        the scale of its input.  Weights become int8 with a scale per output channel, biases int32.
     4. The runtime builds the graph; a node that did not become its integer kernel goes back to float, and
@@ -79,7 +80,21 @@ class QuantizeStatic(Pass):
         metadata={"help": "leave a node in float when rounding an activation is noisier than this"},
     )
     target: str = field(default=DEFAULT_TARGET, metadata={"help": "what the integers are placed for"})
-    exclude: str = field(default="", metadata={"help": "comma-separated globs of nodes to leave in float"})
+    include: str = field(
+        default="", metadata={"help": "quantize only these nodes: globs of names, or op:Conv; default all"}
+    )
+    exclude: str = field(
+        default="", metadata={"help": "leave these nodes in float: comma-separated globs of names, or op:Conv"}
+    )
+    placement: Literal["pays", "all"] = field(
+        default="pays", metadata={"help": "all: whatever has an integer kernel, whether it pays or not"}
+    )
+    times: Times = field(
+        default_factory=dict, metadata={"help": "nanoseconds that units were measured to take"}
+    )
+    penalties: Mapping[str, float] = field(
+        default_factory=dict, metadata={"help": "nanoseconds that a unit must gain beside, for its noise"}
+    )
     check: bool = field(default=True, metadata={"help": "look at the graph that the runtime builds"})
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -89,7 +104,11 @@ class QuantizeStatic(Pass):
             return ir.passes.PassResult(model, False)
         refused: dict[str, str] = {}
         for _ in range(_MAX_ROUNDS if self.check else 0):
-            missed = self._missed(model.clone(), refused)
+            try:
+                missed = self._missed(model.clone(), refused)
+            except RuntimeRefused as error:  # an operator set that is newer than the runtime's kernels
+                self.decline(model.graph.name or "graph", f"quantized it does not run: {error.what}")
+                return ir.passes.PassResult(model, False)
             if not missed:
                 break
             refused |= missed
@@ -114,11 +133,13 @@ class QuantizeStatic(Pass):
         self, model: ir.Model, refused: Mapping[str, str]
     ) -> tuple[list[Unit], dict[ir.Node, str], Shapes]:
         target, shapes = load_target(self.target), infer(model)
-        excluded = [glob.strip() for glob in self.exclude.split(",") if glob.strip()]
+        included, excluded = Selection.parse(self.include), Selection.parse(self.exclude)
 
         def refuse(unit: Unit) -> str | None:
-            if any(fnmatchcase(unit.node.name or "", glob) for glob in excluded):
-                return "excluded by name"
+            if excluded.has_node(unit.node):
+                return "excluded by the user"
+            if included and not included.has_node(unit.node):
+                return "not among what the user included"
             if (known := refused.get(unit.output.name or "")) is not None:
                 return known
             values = [*unit.activations, *([unit.output] if unit.fusion.output != "float" else [])]
@@ -131,7 +152,9 @@ class QuantizeStatic(Pass):
             return None
 
         units, unfit = find_units(model.graph, target, refuse)
-        placement = place(units, target, shapes)
+        if self.placement == "all":
+            return units, dict(unfit), shapes
+        placement = place(units, target, shapes, self.times, self.penalties)
         return list(placement.units), {**unfit, **placement.reasons}, shapes
 
     def _sqnr_db(self, name: str) -> float:
@@ -241,7 +264,7 @@ class _Quantizer:
             bias = bias + self._shift(unit, weight, q, numbers)
         restored = self._dequantized(unit.node, q, scale, axis, f"{source.name}_dequantized")
         unit.node.replace_input_with(unit.role.weight, restored)
-        _drop(source)
+        edit.remove_unread(source)
         if use is not None and bias is not None:
             node, index = use
             old = node.inputs[index]
@@ -255,7 +278,7 @@ class _Quantizer:
                 f"{old.name}_dequantized",
             )
             node.replace_input_with(index, restored_bias)
-            _drop(old)
+            edit.remove_unread(old)
         return restored.name
 
     def _weight(
@@ -309,14 +332,3 @@ class _Quantizer:
         restored.shape, restored.type = q.shape, ir.TensorType(ir.DataType.FLOAT)
         self._graph.insert_before(before, [node])
         return restored
-
-
-def _drop(value: ir.Value) -> None:
-    """Take a constant that nobody reads any more out of its graph."""
-    if value.uses() or value.is_graph_output() or value.is_graph_input():
-        return
-    node = value.producer()
-    if node is not None:
-        edit.remove_node(node)
-    elif value.graph is not None and value.name is not None:
-        del value.graph.initializers[value.name]

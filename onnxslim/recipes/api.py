@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from onnxslim._ir import ir
 from onnxslim.calibration.data import DataLike, open_feeds
 from onnxslim.errors import CalibrationError, OptionError, VerificationError
+from onnxslim.measure.layers import Layer, layer_noise
 from onnxslim.measure.verify import Verification
 from onnxslim.model.io import ModelLike, load
 from onnxslim.passes.base import Promise
@@ -25,7 +26,7 @@ from onnxslim.recipes.budget import (
 from onnxslim.recipes.engine import Step
 from onnxslim.recipes.named import simplify_steps
 from onnxslim.recipes.pipeline import Pipeline, Result
-from onnxslim.recipes.proof import Prover, worker_limits
+from onnxslim.recipes.proof import Prover, running_feeds, worker_limits
 from onnxslim.recipes.recipe import apply_overrides, load_recipe, steps_of
 from onnxslim.runtime.client import open_worker
 
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
     from onnxslim.calibration.store import Calibration
     from onnxslim.recipes.search import Objective, Progress
 
-__all__ = ["compare", "compress", "quantize", "run_recipe", "simplify"]
+__all__ = ["compare", "compare_layers", "compress", "quantize", "run_recipe", "simplify"]
+
+_RANDOM_LAYER_FEEDS = 4
 
 Feeds = Iterable[Mapping[str, Any]]
 Overrides = Mapping[str, Mapping[str, Any]]
@@ -163,6 +166,7 @@ def quantize(
     images: Any = None,
     threads: int = 1,
     target: str | None = None,
+    integer_io: bool = False,
     options: Overrides | None = None,
     seed: int = 0,
     progress: Progress = lambda message: None,
@@ -175,6 +179,8 @@ def quantize(
         calibration: what :func:`onnxslim.calibrate` made of this very model, instead of calibrating here.
         mode: which forms are tried.
         weights: the fewest bits that weights may be stored in.
+        integer_io: let inputs and outputs be integers of the same name and shape; the metadata say what they
+            stand for, see :mod:`onnxslim.model.encoding`.
         options: ``{pass name: {option: value}}``.
 
     The other arguments are those of :func:`compress`.
@@ -199,6 +205,7 @@ def quantize(
         target=target,
         seed=seed,
         overrides=dict(options or {}),
+        integer_io=integer_io,
     )
     chosen: DataLike = "random" if data is None else data
     data_options = {"samples": samples, "batch": batch, "images": images}
@@ -238,6 +245,35 @@ def compare(
     if prover.last is None:
         raise VerificationError(difference or "; ".join(prover.notes) or "nothing could be compared")
     return prover.last
+
+
+def compare_layers(a: ModelLike, b: ModelLike, feeds: Feeds | None = None, *, seed: int = 0) -> list[Layer]:
+    """Where a model made from another one loses accuracy: signal to noise of every value that both name.
+
+    Args:
+        a: the reference.
+        b: what was made of it, for example by quantizing.
+        feeds: ``{input name: array}`` each, gone through several times; default random inputs.
+
+    Raises:
+        VerificationError: the models have no value in common.
+
+    Example:
+        >>> import onnx.parser
+        >>> header = '<ir_version: 8, opset_import: ["" : 17]> g (float[2] x) => (float[2] y)'
+        >>> header += "<float s = {0.1}>"
+        >>> a = onnx.parser.parse_model(header + "{ e = Exp(x)  y = Neg(e) }")
+        >>> b = onnx.parser.parse_model(
+        ...     header + "{ e = Exp(x)  q = QuantizeLinear(e, s)  d = DequantizeLinear(q, s)  y = Neg(d) }")
+        >>> [(layer.value, layer.sqnr_db < 100, layer.own_db < 100) for layer in compare_layers(a, b)]
+        [('e', True, True), ('y', True, False)]
+    """
+    reference, other = load(a), load(b)
+    with open_worker(**worker_limits(reference)) as worker:
+        if feeds is None:
+            with worker.load(reference) as session:
+                feeds = running_feeds(session, session.inputs, _RANDOM_LAYER_FEEDS, seed)
+        return layer_noise(reference, other, feeds, worker)
 
 
 def run_recipe(

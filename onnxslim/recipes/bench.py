@@ -72,8 +72,7 @@ class Bench:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data: the verdict first, then the report."""
-        first = {"verdict": self.verdict, "ratio": self.ratio, "interval": list(self.interval)}
-        return {**first, **self.report.to_dict()}
+        return self.report.to_dict()
 
 
 @dataclass(frozen=True)

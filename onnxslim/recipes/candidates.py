@@ -15,22 +15,25 @@ from onnxslim._ir import ir
 from onnxslim.calibration.calibrators import Method
 from onnxslim.calibration.data import DataLike
 from onnxslim.calibration.store import Calibration
-from onnxslim.errors import ModelError, OptionError, ResourceError
+from onnxslim.errors import ModelError, OnnxSlimError, OptionError, ResourceError
 from onnxslim.measure.differences import Difference
 from onnxslim.passes.pack_integers import PackIntegers
 from onnxslim.passes.pack_weights import PackWeights
+from onnxslim.passes.quantize_ports import QuantizePorts
 from onnxslim.passes.quantize_static import QuantizeStatic
 from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.recipes.engine import Step, run_steps
 from onnxslim.recipes.narrow import Narrowing, inputs_of_weights, noise_of_weights, too_noisy
+from onnxslim.recipes.unit_times import unit_times
 from onnxslim.runtime.client import Worker, open_worker
 from onnxslim.runtime.targets.target import DEFAULT_TARGET, load_target
 
-__all__ = ["MODES", "WEIGHTS", "Candidate", "candidates"]
+__all__ = ["MODES", "WEIGHTS", "Candidate", "candidates", "static_candidate"]
 
 _log = logging.getLogger(__name__)
 
 _OUTLIERS_DB = 23.0  # activations noisier than this in 8 bits have outliers; most have 30 to 45
+_TIMING_FEEDS = 4
 _METHODS: tuple[Method, ...] = ("minmax", "mse")
 _PREDICTED_DB = 20.0  # of the noise that 4 bits bring in, where weights that bring much keep 8
 _NOISE_FEEDS = 4
@@ -64,6 +67,7 @@ def candidates(
     weights: str = "int4",
     data: DataLike | None = None,
     feeds: Sequence[Mapping[str, Any]] = (),
+    integer_io: bool = False,
 ) -> list[Candidate]:
     """The ways to try on ``model``, the most promising first.
 
@@ -76,6 +80,7 @@ def candidates(
         data: what 4-bit weights are fitted on.
         feeds: held-out feeds that decide how static ranges are found, whether biases are corrected, which
             weights keep 8 bits, and how the others are rounded.
+        integer_io: quantize inputs and outputs too, so that they can become integers.
 
     Raises:
         OptionError: no such mode, target or type of weights.
@@ -87,17 +92,25 @@ def candidates(
     name = load_target(target or DEFAULT_TARGET).name
     found: list[Candidate] = []
     if mode in ("compress", "auto", "static") and calibration is not None:
-        best = _least_noise(model, QuantizeStatic(calibration, target=name), feeds)
+        first = QuantizeStatic(calibration, target=name)
+        best = _least_noise(model, replace(first, times=_times(model, first, feeds)), feeds)
         if weights == "int4" and feeds:
             found += _narrow_static(model, best, feeds)
-        found.append(_static(best))
+        found.append(static_candidate(best))
         careful = replace(best, min_sqnr_db=_OUTLIERS_DB)
         if _node_count(model, careful) != _node_count(model, best):
-            found.append(_static(careful))
+            found.append(static_candidate(careful))
+        if best.times:
+            found.append(static_candidate(replace(best, times={})))
+        found.append(static_candidate(replace(best, placement="all")))
     if mode in ("compress", "auto", "weight-only"):
         if weights == "int4":
             found += _narrow(model, data, feeds)
-        found.append(Candidate("packed weights", (PackWeights(),)))
+        essential = "" if integer_io else PackWeights.name
+        found.append(Candidate("packed weights", (PackWeights(),), essential))
+    if integer_io:
+        ports = (RaiseOpset(), QuantizePorts(calibration))
+        found = [replace(each, passes=(*each.passes, *ports)) for each in found]
     return found
 
 
@@ -127,7 +140,7 @@ def _narrow_static(
     integers, floats = replace(integers, wide=wide), replace(floats, wide=wide)
     if not integers.narrow(outcome):
         return []
-    name = f"{_static(quantize).name}, stored in 4 bits"
+    name = f"{static_candidate(quantize).name}, stored in 4 bits"
     return [Candidate(name, (RaiseOpset(), quantize, integers, floats), essential=quantize.name)]
 
 
@@ -143,13 +156,31 @@ def _too_noisy(
     return too_noisy(noises, sizes, _PREDICTED_DB)
 
 
-def _static(quantize: QuantizeStatic) -> Candidate:
+def static_candidate(quantize: QuantizeStatic, packing: Sequence[Step] = (PackWeights(),)) -> Candidate:
+    """Static quantization, and what stays in float packed."""
     name = f"static int8, {quantize.method} ranges"
     if quantize.correct_bias:
         name += ", corrected biases"
     if quantize.min_sqnr_db:
         name += ", outliers in float"
-    return Candidate(name, (RaiseOpset(), quantize, PackWeights()), essential=quantize.name)
+    if quantize.placement == "all":
+        name += ", wherever there is a kernel"
+    elif quantize.penalties:
+        name += ", the noisiest parts in float"
+    elif quantize.times:
+        name += ", placed by times measured here"
+    return Candidate(name, (RaiseOpset(), quantize, *packing), essential=quantize.name)
+
+
+def _times(
+    model: ir.Model, quantize: QuantizeStatic, feeds: Sequence[Mapping[str, Any]]
+) -> Mapping[str, tuple[float, float]]:
+    """What units take on this machine; nothing where that cannot be measured."""
+    try:
+        return unit_times(model, quantize, feeds[:_TIMING_FEEDS]) if feeds else {}
+    except OnnxSlimError as error:
+        _log.info("units were not timed: %s", error.what)
+        return {}
 
 
 def _node_count(model: ir.Model, quantize: QuantizeStatic) -> int:

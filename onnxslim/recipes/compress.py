@@ -24,10 +24,12 @@ from onnxslim.measure.metrics import resolve
 from onnxslim.measure.verify import verify
 from onnxslim.model.io import ModelLike, load, save
 from onnxslim.passes.base import Promise
+from onnxslim.passes.integer_io import IntegerIo
 from onnxslim.recipes.budget import Drop, Target
 from onnxslim.recipes.candidates import Candidate, candidates
 from onnxslim.recipes.engine import Outcome, run_steps
-from onnxslim.recipes.evidence import latency_fields
+from onnxslim.recipes.evidence import encoding_notes, latency_fields
+from onnxslim.recipes.milder import Milder
 from onnxslim.recipes.named import simplify_steps
 from onnxslim.recipes.pipeline import Result, path_of, source_file
 from onnxslim.recipes.proof import Prover, running_feeds
@@ -65,6 +67,7 @@ class Request:
     verify_limit: int = 10**9
     seed: int = 0
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    integer_io: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,7 @@ def search_best(
             request.seed,
             deadline=begun + request.seconds,
             progress=progress,
+            refine=Milder(base.model, held_out),
         )
         options = candidates(
             base.model,
@@ -140,6 +144,7 @@ def search_best(
             weights=request.weights,
             data=None if parts.fit.is_random else parts.fit,
             feeds=held_out[:_CHOICE_FEEDS],
+            integer_io=request.integer_io,
         )
         if request.mode == "compress":
             options.append(Candidate("simplified only", ()))
@@ -178,7 +183,11 @@ def search_best(
             | {"interval": after.interval},
             tried=tuple(t.to_dict(file) | {"kept": t is best} for t in trials),
         )
-        return _finish(report, original, base, best, list(held_out), worker, path_of(source))
+        result = _finish(report, original, base, best, list(held_out), worker, path_of(source))
+        if request.integer_io:
+            progress("making inputs and outputs integers")
+            return with_integer_io(result, Prover(worker, held_out, request.verify_limit, request.seed))
+        return result
 
 
 def _finish(
@@ -203,6 +212,31 @@ def _finish(
         latency=latency_fields(best.latency),
     )
     return Result(best.model, report)
+
+
+def with_integer_io(result: Result, prover: Prover) -> Result:
+    """The result with integer inputs and outputs: a last step, proven bit by bit on integers of its own.
+
+    All that was scored and measured before holds on: from the same numbers it computes the same numbers.
+    """
+    outcome = run_steps(result.model, (IntegerIo(),), prover)
+    report = result.report
+    if not any(record.modified for record in outcome.applied):
+        notes = (*report.notes, "no input or output could become an integer one")
+    else:
+        notes = (*report.notes, *encoding_notes(outcome.model), *prover.notes)
+        if prover.last is not None:
+            count = prover.last.samples
+            notes += (f"fed with integers it computes the same bits ({count} feed{'s' * (count != 1)})",)
+        result = replace(result, model=outcome.model, unchanged=None)
+    report = replace(
+        report,
+        after=summary(outcome.model),
+        passes=(*report.passes, *outcome.applied),
+        declined=(*report.declined, *outcome.declined),
+        notes=notes,
+    )
+    return replace(result, report=report)
 
 
 def _is_function(metric: str | None) -> bool:

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from onnxslim._ir import ir
+from onnxslim.analysis.extract import named_values
 from onnxslim.errors import OnnxSlimError
 from onnxslim.measure.latency import Latency
 from onnxslim.measure.profile import join, profile
 from onnxslim.measure.setting import Inputs, Setting, draw_inputs
+from onnxslim.model.encoding import Side, encodings
+from onnxslim.ops.registry import is_conversion, spec_of
 from onnxslim.report.report import Report
 from onnxslim.runtime.sources import RunnableModel
+from onnxslim.runtime.targets.target import DEFAULT_TARGET, load_target
 
-__all__ = ["latency_fields", "profile_fields", "with_profile"]
+__all__ = ["encoding_notes", "latency_fields", "profile_fields", "with_profile", "with_reasons"]
+
+_MAX_FUSED = 4  # nodes that the runtime makes one kernel of
 
 
 def latency_fields(measured: Latency, name: str = "") -> dict[str, Any]:
@@ -30,6 +40,26 @@ def latency_fields(measured: Latency, name: str = "") -> dict[str, Any]:
     }
 
 
+def encoding_notes(model: ir.Model) -> list[str]:
+    """A sentence for each input and output whose integers stand for floats."""
+    notes = []
+    ports: list[tuple[Side, Sequence[ir.Value]]] = [
+        ("input", model.graph.inputs),
+        ("output", model.graph.outputs),
+    ]
+    for side, values in ports:
+        known = encodings(model.metadata_props, side)
+        for value in values:
+            found = known.get(value.name or "")
+            if found is not None and value.dtype is not None:
+                zero = f" - {found.zero_point}" if found.zero_point >= 0 else f" + {-found.zero_point}"
+                notes.append(
+                    f"{side} {value.name} is {str(value.dtype).lower()}: "
+                    f"real = {np.float32(found.scale)!s} * (integer{zero})"
+                )
+    return notes
+
+
 def profile_fields(
     a: RunnableModel, b: RunnableModel | None, inputs: Inputs, setting: Setting | None = None
 ) -> dict[str, Any]:
@@ -41,6 +71,66 @@ def profile_fields(
         "after": None if after is None else after.to_dict(),
         "joined": [] if after is None else join(before, after),
     }
+
+
+def with_reasons(report: Report, model: ir.Model) -> Report:
+    """A report whose profile says of each node of ``model``, the result, what it ``computes`` in
+    (``integers``, ``floats``, ``nothing``), and the ``reason``.
+
+    The reason is what the quantizer declined it for; else that the target has no kernel for its operator.
+    """
+    after = (report.profile or {}).get("after")
+    if report.profile is None or after is None:
+        return report
+    values = named_values(model.graph)
+    declined = {entry.node: entry.reason for entry in report.declined}
+    target, profiled = load_target(DEFAULT_TARGET), {node["output"] for node in after["nodes"]}
+    reasons: dict[str, str] = {}
+    for node in model.graph:
+        why = next((declined[name] for name in _names_of(node) if name in declined), None)
+        if why is not None:
+            reasons[_computed_with(node, profiled)] = why
+
+    def explained(node: Mapping[str, Any]) -> tuple[str, str]:
+        value = values.get(node["output"])
+        producer = value.producer() if value is not None else None
+        spec = spec_of(producer) if producer is not None else None
+        if node["integer"]:
+            why = reasons.get(node["output"])
+            return "integers", f"onnxruntime quantizes its weight, although it was left: {why}" if why else ""
+        if is_conversion(node["op"]):
+            return "nothing", "goes between floats and integers"
+        if node["output"] in reasons:
+            return "floats", reasons[node["output"]]
+        if producer is None or is_conversion(producer.op_type):
+            return "nothing", "onnxruntime's own node: the order of elements in memory"
+        if spec is not None and spec.data_movement:
+            return "nothing", "only moves values"
+        if producer.op_type not in target.fusions:
+            return "floats", f"{target.name} has no integer kernel for {producer.op_type} that pays"
+        return "floats", "integers would not pay here"
+
+    nodes = [
+        {**node, "computes": computes, "reason": reason}
+        for node in after["nodes"]
+        for computes, reason in [explained(node)]
+    ]
+    return replace(report, profile={**report.profile, "after": {**after, "nodes": nodes}})
+
+
+def _names_of(node: ir.Node) -> Iterator[str]:
+    yield from filter(None, (node.name, *(value.name for value in node.outputs)))
+
+
+def _computed_with(node: ir.Node, profiled: Collection[str]) -> str:
+    """The output under which a node was profiled: its own, or that of what the runtime fused behind it."""
+    value = node.outputs[0]
+    for _ in range(_MAX_FUSED):
+        users = tuple(value.uses())
+        if value.name in profiled or len(users) != 1 or not users[0][0].outputs:
+            break
+        value = users[0][0].outputs[0]
+    return value.name if value.name in profiled and value.name else node.outputs[0].name or ""
 
 
 def with_profile(report: Report, a: str | os.PathLike[str], b: str | os.PathLike[str]) -> Report:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from onnxslim.passes.arrange_gelu import ArrangeGelu
 from onnxslim.passes.compose_movements import ComposeMovements
 from onnxslim.passes.deduplicate_initializers import DeduplicateInitializers
 from onnxslim.passes.eliminate_noops import EliminateNoops
@@ -32,6 +33,7 @@ def simplify_steps() -> tuple[Step, ...]:
                 DeduplicateInitializers(),
                 MergeCommonSubexpressions(),
                 FoldBatchNorm(),
+                ArrangeGelu(),
             )
         ),
     )

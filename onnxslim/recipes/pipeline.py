@@ -16,6 +16,7 @@ from onnxslim.model.hashing import is_external
 from onnxslim.model.io import FileInfo, ModelLike, copy, file_info, load, save, to_proto
 from onnxslim.model.protos import tensors_of
 from onnxslim.recipes.engine import Step, run_steps
+from onnxslim.recipes.evidence import encoding_notes
 from onnxslim.recipes.proof import Prover, worker_limits
 from onnxslim.report.report import Report
 from onnxslim.runtime.client import open_worker
@@ -96,6 +97,7 @@ class Pipeline:
             outcome = run_steps(model, self.steps, prover if self.verify else None)
         notes = prover.notes if self.verify else ["not verified: switched off"]
         before, after = summary(model, macs=False), summary(outcome.model, macs=False)
+        notes = [*notes, *encoding_notes(outcome.model)]
         unchanged = not any(record.modified for record in outcome.applied)
         if self.never_grow and after["bytes"] > before["bytes"]:
             growth = after["bytes"] - before["bytes"]

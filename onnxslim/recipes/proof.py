@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 from onnxslim._ir import ir
 from onnxslim.calibration.data import Feeds, probe_random_feeds
 from onnxslim.errors import CalibrationError, ResourceError
+from onnxslim.measure.interface import Interface
 from onnxslim.measure.verify import Verification, compare_sessions, unverifiable_outputs
 from onnxslim.model.sizes import weight_bytes
 from onnxslim.passes.base import Promise
@@ -115,7 +116,12 @@ class Prover:
         """
         if self.feeds is not None:
             return itertools.islice(self.feeds, self.samples)
-        return running_feeds(reference, rewritten.inputs, self.random_samples, self.seed)
+        own, other = Interface.of(reference), Interface.of(rewritten)
+
+        def adapt(feed: Feed) -> Feed:
+            return own.feed(feed, other)
+
+        return running_feeds(reference, rewritten.inputs, self.random_samples, self.seed, adapt)
 
     def _note(self, reason: str) -> None:
         text = f"not verified: {reason}"
@@ -123,8 +129,17 @@ class Prover:
             self.notes.append(text)
 
 
-def running_feeds(session: RemoteSession, inputs: Sequence[TensorInfo], samples: int, seed: int = 0) -> Feeds:
+def running_feeds(
+    session: RemoteSession,
+    inputs: Sequence[TensorInfo],
+    samples: int,
+    seed: int = 0,
+    adapt: Callable[[Feed], Feed] = lambda feed: feed,
+) -> Feeds:
     """Random feeds for ``inputs`` on which a model really runs.
+
+    Args:
+        adapt: brings a feed into the form that the model takes.
 
     Raises:
         CalibrationError: an input is no tensor.
@@ -136,7 +151,7 @@ def running_feeds(session: RemoteSession, inputs: Sequence[TensorInfo], samples:
     def accepts(feed: Feed) -> bool:
         nonlocal refusal
         try:
-            session.run(feed)
+            session.run(adapt(feed))
         except RuntimeRefused as error:
             refusal = error
             return False

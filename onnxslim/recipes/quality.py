@@ -11,7 +11,7 @@ import numpy as np
 from onnxslim._ir import ir
 from onnxslim.errors import CalibrationError, OptionError, ResourceError
 from onnxslim.measure.differences import Difference
-from onnxslim.measure.metrics import cosine, is_class_like, largest
+from onnxslim.measure.metrics import agreeing, cosine, is_class_like, largest
 from onnxslim.recipes.budget import Drop
 from onnxslim.runtime.client import Worker
 from onnxslim.runtime.errors import RuntimeRefused
@@ -140,7 +140,9 @@ class Judge:
             scale = largest(reference)
             cosines = [cosine(a, b, scale) for a, b in zip(reference, outputs, strict=True)]
             return float(np.mean(cosines)), len(cosines), 0.0
-        wanted = self._labels if self._labels is not None else [a.argmax(-1) for a in reference]
-        pairs = zip(outputs, wanted, strict=True)
-        hits = np.concatenate([out.argmax(-1).ravel() == np.ravel(y) for out, y in pairs])
+        if self._labels is None:
+            hits = np.concatenate([agreeing(a, b) for a, b in zip(reference, outputs, strict=True)])
+        else:
+            pairs = zip(outputs, self._labels, strict=True)
+            hits = np.concatenate([out.argmax(-1).ravel() == np.ravel(y) for out, y in pairs])
         return float(hits.mean()), hits.size, 1 / hits.size

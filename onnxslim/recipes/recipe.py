@@ -25,7 +25,15 @@ from onnxslim.passes.registry import all_passes, make_pass
 from onnxslim.recipes.engine import Deferred, Repeat, Step
 from onnxslim.recipes.named import NAMED_RECIPES
 
-__all__ = ["PassSpec", "apply_overrides", "load_recipe", "needs_calibration", "parse_recipe", "steps_of"]
+__all__ = [
+    "PassSpec",
+    "apply_overrides",
+    "load_recipe",
+    "needs_calibration",
+    "parse_recipe",
+    "pass_names",
+    "steps_of",
+]
 
 _MAX_RECIPE_BYTES = 1 << 20
 
@@ -145,13 +153,18 @@ def _builder(spec: PassSpec, calibrate: Callable[[ir.Model], object]) -> Callabl
     return lambda model: make_pass(spec.name, {**spec.options, "calibration": calibrate(model)})
 
 
+def pass_names(steps: Sequence[Step]) -> set[str]:
+    """The names of all passes of some steps."""
+    return {p.name for step in steps for p in (step.passes if isinstance(step, Repeat) else (step,))}
+
+
 def apply_overrides(steps: Sequence[Step], overrides: Mapping[str, Mapping[str, Any]]) -> tuple[Step, ...]:
     """Set options of passes by name, as ``--set name.option=value`` does.
 
     Raises:
         OptionError: a name that no step has, or an option that the pass does not take.
     """
-    names = {p.name for s in steps for p in (s.passes if isinstance(s, Repeat) else (s,))}
+    names = pass_names(steps)
     for name in overrides:
         if name not in names:
             near = difflib.get_close_matches(name, names, 1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 import types
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,9 +22,9 @@ from onnxslim.model.io import FileInfo, save
 from onnxslim.passes.base import Decline
 from onnxslim.recipes.budget import Target
 from onnxslim.recipes.candidates import Candidate
-from onnxslim.recipes.engine import run_steps
+from onnxslim.recipes.engine import Step, run_steps
 from onnxslim.recipes.quality import Judge, Score
-from onnxslim.recipes.recipe import apply_overrides
+from onnxslim.recipes.recipe import apply_overrides, pass_names
 from onnxslim.report.report import PassRecord
 
 __all__ = ["Objective", "Search", "Trial"]
@@ -38,6 +39,7 @@ _SAFE_END = 1.015
 # Bytes cannot buy time: in time x bytes, a percent above the original's time weighs as ten.
 _SLOWER_WEIGHT = 10
 Progress = Callable[[str], None]
+Refine = Callable[[Candidate, Callable[[ir.Model], bool]], Candidate | None]
 
 
 @dataclass
@@ -82,6 +84,7 @@ class Search:
         threads: of the measured sessions.
         screen_s, final_s: seconds of measuring for a first look, and for the winner.
         deadline: ``time.monotonic()`` after which no further candidate is begun.
+        refine: makes a milder form of a candidate, the least mild that is accepted.
     """
 
     original: FileInfo
@@ -96,6 +99,7 @@ class Search:
     screen_s: float = 4.0
     final_s: float = 12.0
     deadline: float = float("inf")
+    refine: Refine = lambda candidate, accepts: None
     progress: Progress = lambda message: None
 
     def run(
@@ -108,15 +112,23 @@ class Search:
 
         Args:
             overrides: options of the candidates' passes, ``{pass name: {option: value}}``.
+
+        Raises:
+            OptionError: no candidate has such a pass, or the pass no such option.
         """
+        candidates = [
+            replace(c, passes=p) for c, p in zip(candidates, _overridden(candidates, overrides), strict=True)
+        ]
         trials: list[Trial] = []
         for number, candidate in enumerate(candidates, 1):
             if trials and time.monotonic() > self.deadline:
                 trials.append(Trial(candidate.name, rejected="not tried: --time was used up"))
                 continue
             self.progress(f"candidate {number} of {len(candidates)}: {candidate.name}")
-            candidate = replace(candidate, passes=apply_overrides(candidate.passes, overrides))
             trials.append(self._try(base, candidate, trials))
+        for refined in self._refined(candidates, list(trials)):
+            refined = replace(refined, passes=apply_overrides(refined.passes, overrides))
+            trials.append(self._try(base, refined, trials))
         for trial in self._ranking(trials):
             self.progress(f"measuring {trial.name}")
             if self._confirm(trial):
@@ -125,6 +137,22 @@ class Search:
                         other.rejected = "another one is better"
                 return trial, trials
         return None, trials
+
+    def _refined(self, candidates: Sequence[Candidate], trials: Sequence[Trial]) -> Iterator[Candidate]:
+        """A milder form of each kind of candidate that was too noisy, where nothing of the kind is left."""
+        for kind in reversed(list(dict.fromkeys(c.essential for c in candidates if c.essential))):
+            pairs = [(c, t) for c, t in zip(candidates, trials, strict=True) if c.essential == kind]
+            noisy = [c for c, t in pairs if t.score is not None and t.score.rejected is not None]
+            if not noisy or any(t.rejected is None for _, t in pairs) or time.monotonic() > self.deadline:
+                continue
+            self.progress(f"looking for a milder form of: {noisy[0].name}")
+            try:
+                found = self.refine(noisy[0], lambda model: self.judge.score(model).rejected is None)
+            except OnnxSlimError:
+                _log.info("%s has no milder form", noisy[0].name, exc_info=True)
+                continue
+            if found is not None:
+                yield found
 
     def _try(self, base: ir.Model, candidate: Candidate, earlier: Sequence[Trial]) -> Trial:
         name = candidate.name
@@ -139,6 +167,9 @@ class Search:
             idle = {record.name for record in outcome.applied if not record.modified}
             if candidate.essential in idle:
                 trial.rejected = f"{candidate.essential} found nothing that pays"
+                why = Counter(d.reason for d in outcome.declined if d.pass_name == candidate.essential)
+                if why:
+                    trial.rejected += f": {why.most_common(1)[0][0]}"
                 return trial
             path = self.folder / f"{len(list(self.folder.iterdir()))}.onnx"
             trial.file = save(outcome.model, path)
@@ -214,3 +245,16 @@ class Search:
             if trial.latency.verdict == "slower":
                 break
         return False
+
+
+def _overridden(
+    candidates: Sequence[Candidate], overrides: Mapping[str, Mapping[str, Any]]
+) -> list[Sequence[Step]]:
+    """The passes of each candidate with the options that concern it; each option concerns one at least."""
+    apply_overrides([step for candidate in candidates for step in candidate.passes], overrides)
+    found: list[Sequence[Step]] = []
+    for candidate in candidates:
+        names = pass_names(candidate.passes)
+        own = {name: options for name, options in overrides.items() if name in names}
+        found.append(apply_overrides(candidate.passes, own))
+    return found

@@ -155,6 +155,23 @@ def count_changes(before: Mapping[str, int], after: Mapping[str, int]) -> list[t
     return sorted(found, key=lambda row: (-abs(row[2] - row[1]), -row[1], row[0]))
 
 
+def reason_table(report: Report) -> Table:
+    """Of each node of the result: integers or floats, why, and its share of the time."""
+    nodes = ((report.profile or {}).get("after") or {}).get("nodes") or ()
+    rows = tuple(
+        (
+            str(node.get("output")),
+            str(node.get("op")),
+            str(node.get("computes")),
+            "-" if finite(node.get("share")) is None else f"{node['share']:.1%}",
+            str(node["reason"]),
+        )
+        for node in nodes
+        if "reason" in node
+    )
+    return Table("Nodes of the result", ("output", "kernel", "computes in", "share", "why"), rows, "lllrl")
+
+
 def hot_table(report: Report, limit: int) -> Table:
     """Where the time goes, node by node; two models are joined by the names of the nodes' outputs."""
     profile = report.profile or {}

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["PassRecord", "Report", "plain"]
 
 Fields = Mapping[str, Any]
+_HEADLINE = ("verdict", "ratio", "interval")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,8 @@ class Report:
             (after / before, above 1 is better) and its ``interval``.
         transfers: on a device, ``before`` and ``after``: ``to_device_s``, ``compute_s``, ``to_host_s``.
         profile: ``before`` and ``after`` (or None), each with ``runs``, ``total_us`` (all nodes, per run),
-            ``nodes`` (hottest first: ``output``, ``op``, ``provider``, ``us``, ``share``, ``integer``),
+            ``nodes`` (hottest first: ``output``, ``op``, ``provider``, ``us``, ``share``, ``integer``; where
+            they were explained also ``computes`` (``integers``, ``floats``, ``nothing``) and ``reason``),
             ``kernels`` (operator -> count), ``integer`` (how many are integer kernels), ``leftover``
             (outputs of QuantizeLinear and DequantizeLinear that still run) and ``providers`` (provider ->
             nodes); and ``joined``: ``output``, ``before`` and ``after`` (``op`` and ``us``, or None).
@@ -109,8 +111,13 @@ class Report:
         return dict(sorted(groups.items(), key=lambda item: -len(item[1])))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able form; ``declined`` has the keys ``pass``, ``node`` and ``reason``."""
-        result: dict[str, Any] = plain({name: getattr(self, name) for name in self.__dataclass_fields__})
+        """JSON-able form; ``declined`` has the keys ``pass``, ``node`` and ``reason``.
+
+        Where time was measured, its ``verdict``, ``ratio`` and ``interval`` come first.
+        """
+        first = {name: self.latency.get(name) for name in _HEADLINE} if self.latency else {}
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        result: dict[str, Any] = plain({**first, **fields})
         result["declined"] = [
             {"pass": d.pass_name, "node": d.node, "reason": d.reason} for d in self.declined
         ]

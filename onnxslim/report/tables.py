@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from onnxslim.report import measured, quantities
@@ -10,7 +11,16 @@ from onnxslim.report.report import Report
 from onnxslim.report.text import Table, change, duration, finite, number, ratio
 from onnxslim.report.verdict import is_single
 
-__all__ = ["decline_table", "details", "output_table", "pass_table", "summary", "tables", "trial_table"]
+__all__ = [
+    "decline_table",
+    "details",
+    "layer_table",
+    "output_table",
+    "pass_table",
+    "summary",
+    "tables",
+    "trial_table",
+]
 
 _DECLINES_SHOWN = 12
 _ROWS_SHOWN = 10
@@ -49,6 +59,7 @@ def details(report: Report) -> Iterator[Table]:
             measured.count_table("Kernels", *kernels, _ROWS_SHOWN),
             measured.leftover_table(report, _ROWS_SHOWN),
             measured.hot_table(report, _ROWS_SHOWN),
+            measured.reason_table(report),
             pass_table(report),
             trial_table(report),
             output_table(report.verification or {}),
@@ -118,6 +129,25 @@ def output_table(verification: Mapping[str, Any]) -> Table:
     return Table(
         "Outputs against the original", ("output", "max |d|", "max |ref|", "SQNR", ""), tuple(rows), "lrrrl"
     )
+
+
+def layer_table(layers: Sequence[Mapping[str, Any]]) -> Table:
+    """Signal to noise of each value, as :class:`onnxslim.measure.layers.Layer` has it."""
+
+    def decibels(value: float | None) -> str:
+        return "-" if value is None else "equal" if value == math.inf else f"{value:.1f} dB"
+
+    rows = tuple(
+        (
+            str(layer["value"]),
+            str(layer["op"]),
+            decibels(layer["sqnr_db"]),
+            "-" if layer["drop_db"] is None else f"{layer['drop_db']:+.1f}",
+            decibels(layer["own_db"]),
+        )
+        for layer in layers
+    )
+    return Table("Layers", ("value", "operator", "SQNR", "lost here", "born here"), rows, "llrrr")
 
 
 def decline_table(report: Report, limit: int, examples: int = 1) -> Table:

@@ -122,7 +122,12 @@ class Worker:
                 doing="loading the model",
             )
         return RemoteSession(
-            self, number, _tensor_infos(answer["inputs"]), _tensor_infos(answer["outputs"]), self.generation
+            self,
+            number,
+            _tensor_infos(answer["inputs"]),
+            _tensor_infos(answer["outputs"]),
+            self.generation,
+            answer["encodings"],
         )
 
     def call(
@@ -265,6 +270,8 @@ class RemoteSession:
 
     Attributes:
         inputs, outputs: what the model takes and gives, in its own order.
+        encodings: what its metadata say about integers that stand for floats, see
+            :mod:`onnxslim.model.encoding`.
     """
 
     def __init__(
@@ -274,7 +281,9 @@ class RemoteSession:
         inputs: tuple[TensorInfo, ...],
         outputs: tuple[TensorInfo, ...],
         generation: int,
+        encodings: Mapping[str, str],
     ) -> None:
+        self.encodings = encodings
         self.inputs = inputs
         self.outputs = outputs
         self.number = number

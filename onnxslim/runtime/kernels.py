@@ -130,8 +130,23 @@ def read_dump(dump: Path, model: RunnableModel) -> Executed:
     known = set(by_output.values())
     for kernel, value in _by_node_name([k for k in kernels if k not in known], kernels, source.graph):
         by_output.setdefault(value, kernel)
-    quantized = {k.outputs[0]: k.inputs[0] for k in _kernels(source.graph) if is_quantizing(k.op_type)}
-    return Executed(kernels, by_output, quantized)
+    return Executed(kernels, by_output, _quantized(source.graph))
+
+
+def _quantized(graph: onnx.GraphProto) -> dict[str, str]:
+    """Output of a QuantizeLinear -> the value that it quantizes, or that it makes an output."""
+    nodes = list(_kernels(graph))
+    outputs = {value.name for value in graph.output}
+    outside = {
+        node.inputs[0]: node.outputs[0]
+        for node in nodes
+        if is_conversion(node.op_type) and not is_quantizing(node.op_type) and node.outputs[0] in outputs
+    }
+    return {
+        node.outputs[0]: outside.get(node.outputs[0], node.inputs[0])
+        for node in nodes
+        if is_quantizing(node.op_type)
+    }
 
 
 def _by_node_name(

@@ -6,17 +6,12 @@ import sys
 
 import onnxruntime
 
-__all__ = ["modules", "providers", "providers_of", "version"]
+__all__ = ["modules", "providers", "version"]
 
 
 def providers() -> list[str]:
     """The names of the execution providers in this build."""
     return list(onnxruntime.get_available_providers())
-
-
-def providers_of(session: onnxruntime.InferenceSession) -> list[str]:
-    """The execution providers that a session has, which may be fewer than it was created with."""
-    return list(session.get_providers())
 
 
 def modules() -> list[str]:

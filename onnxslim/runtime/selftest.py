@@ -28,7 +28,6 @@ __all__ = [
 
 _SECONDS = 20.0  # an accelerator may compile its kernels at the first session
 _CPU = "CPUExecutionProvider"
-_NO_START = "it does not start, perhaps for want of a driver or library; onnxruntime takes the CPU instead"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +78,6 @@ def try_provider(name: str) -> ProviderTrial:
                 session = worker.load(model, providers=[name], config=alone)
             except RuntimeRefused:
                 session = worker.load(model, providers=[name])
-                if name not in worker.call("onnxslim.runtime.probe:providers_of", session):
-                    return ProviderTrial(False, _NO_START)
                 remark = "it left the whole test to the CPU"
             [y] = session.run({"x": x})
     except (OnnxSlimError, RemoteError) as error:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from onnxslim.model.encoding import INTEGERS, encodings, is_encoding_key
 from onnxslim.runtime.framing import BITS, Raw
 
 __all__ = ["DeviceRun", "Session"]
@@ -85,9 +86,17 @@ class Session:
         wanted = [p[0] if isinstance(p, list | tuple) else p for p in providers]
         absent = [name for name in wanted if name not in self.ort.get_providers()]
         if absent:  # onnxruntime would go on without
-            raise RuntimeError(f"{absent[0]} cannot be started here")
+            raise RuntimeError(f"{absent[0]} does not start, perhaps for want of a driver or library")
         self.inputs = [_describe(argument) for argument in self.ort.get_inputs()]
         self.outputs = [_describe(argument) for argument in self.ort.get_outputs()]
+        metadata = self.ort.get_modelmeta().custom_metadata_map
+        self.encodings = {key: text for key, text in metadata.items() if is_encoding_key(key)}
+        known = encodings(self.encodings, "input")
+        self._encoded = {
+            info["name"]: (known[info["name"]], info["dtype"])
+            for info in self.inputs
+            if info["name"] in known and info["dtype"] in INTEGERS
+        }
         self.plain = not any(info["dtype"] in BITS for info in (*self.inputs, *self.outputs))
 
     def run(self, feed: Mapping[str, Any], outputs: Sequence[str] | None) -> list[Any]:
@@ -98,11 +107,12 @@ class Session:
         self, feed: Mapping[str, Any], outputs: Sequence[str] | None = None, *, device: str | None = None
     ) -> Callable[[], Any]:
         """A function that runs on this feed and does nothing else; for types that numpy lacks it returns
-        onnxruntime's own values.
+        onnxruntime's own values.  Floats for an input whose integers stand for floats are quantized first.
 
         With a device (``cuda``), inputs are copied there once, outputs stay there, and a call ends when the
         device has computed them; it returns nothing.
         """
+        feed = {name: self._in_integers(name, value) for name, value in feed.items()}
         if device is not None:
             return DeviceRun(self.ort, feed, device)
         if self.plain:
@@ -110,6 +120,12 @@ class Session:
         names = outputs if outputs is not None else [info["name"] for info in self.outputs]
         values = {name: _to_ort(name, value) for name, value in feed.items()}
         return functools.partial(self.ort.run_with_ort_values, list(names), values)
+
+    def _in_integers(self, name: str, value: Any) -> Any:
+        encoding = self._encoded.get(name)
+        if encoding is None or not isinstance(value, np.ndarray) or value.dtype != np.float32:
+            return value
+        return encoding[0].quantize(value, encoding[1])
 
 
 class DeviceRun:

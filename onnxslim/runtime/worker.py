@@ -56,7 +56,7 @@ class _Worker:
 
         session = Session(model, **options)
         self.sessions[number] = session
-        return {"inputs": session.inputs, "outputs": session.outputs}
+        return {"inputs": session.inputs, "outputs": session.outputs, "encodings": session.encodings}
 
     def run(self, session: int, feed: dict[str, Any], outputs: list[str] | None) -> list[Any]:
         return self.sessions[session].run(feed, outputs)

@@ -44,6 +44,20 @@ def test_what_is_worse_is_named(change: dict[str, object], fault: str) -> None:
     assert replace(row(), **change).faults == (fault,)  # type: ignore[arg-type]
 
 
+def test_two_threads_are_shown_and_judged() -> None:
+    one = {"ratio": 0.5, "interval": [0.49, 0.51], "verdict": "faster", "reliable": True}
+    two = {"ratio": 1.1, "interval": [1.05, 1.15], "verdict": "slower", "reliable": True}
+    found = replace(row(), scenarios=(one, two))
+    assert found.faults == ("slower with 2 threads",) and "1.100 1.050-1.150" in found.cells()
+    busy = replace(row(), scenarios=(one, two | {"verdict": "inconclusive", "reliable": False}))
+    assert busy.faults == () and "(1.100) machine busy" in busy.cells()
+
+
+def test_means_are_geometric() -> None:
+    rows = [replace(row(), ratio=0.25), replace(row(), ratio=1.0, result=row().original)]
+    assert compress.means(rows) == "geometric means over 2: speed-up 2.000, bytes 0.548"
+
+
 def test_exactly_one_point_may_be_lost() -> None:
     assert replace(row(), after=MetricResult(0.94, 200, None)).faults == ()
 

@@ -147,7 +147,7 @@ def test_second_moments_match_float64() -> None:
     np.testing.assert_allclose(calibration.second_moments("x"), rows.T @ rows / len(rows), rtol=1e-12)
     with pytest.raises(CalibrationError, match="second moments of 'c' were not kept"):
         calibration.second_moments("c")
-    for name, why in (("q", "no such tensor"), ("w", "constant")):
+    for name, why in (("q", "no such tensor"), ("w", "constant"), ("size", "no floats")):
         with pytest.raises(CalibrationError, match=why):
             calibrate(proto(CONV), {"x": data}, second_moments=[name])
     with pytest.raises(CalibrationError, match="not the tensor"):

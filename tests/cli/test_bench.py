@@ -112,7 +112,8 @@ def test_gates_decide_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     found = document(capsys)
     assert found["exit_code"] == 4
     assert [gate["verdict"] for gate in found["gates"]] == ["broken", "met"]
-    assert json.loads(Path("r.json").read_text())["exit_code"] == 4
+    kept = json.loads(Path("r.json").read_text())
+    assert kept["exit_code"] == 4 and kept["verdict"] == found["verdict"]
     assert main([*argv, "--force", "--fail-if", "bytes>500%"]) == 0
 
 

@@ -204,6 +204,18 @@ def test_compare_tells_equal_from_different(model: Path, capsys: pytest.CaptureF
     assert found["outputs"][0]["max_abs_diff"] == 6.0
 
 
+def test_compare_shows_where_layers_part(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx.save(proto(TEXT.replace("two = Add(b, b)", "two = Sub(b, b)")), "other.onnx")
+    assert main(["compare", "in.onnx", "other.onnx", "--layers", "--json"]) == 3
+    layers = {layer["value"]: layer for layer in document(capsys)["layers"]}
+    assert list(layers) == ["same", "unused", "product", "y"]
+    assert layers["product"]["sqnr_db"] == "inf" and layers["y"]["op"] == "Add"
+    assert layers["y"]["own_db"] == layers["y"]["sqnr_db"] < 60
+    assert main(["compare", "in.onnx", "other.onnx", "--layers"]) == 3
+    shown = capsys.readouterr().out
+    assert "Layers" in shown and "born here" in shown and "equal" in shown
+
+
 def test_bench_gives_a_verdict_and_an_interval(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "in.onnx", "in.onnx", "--budget", "1s", "--json"]) == 0
     found = document(capsys)
@@ -290,7 +302,7 @@ def test_doctor_with_a_provider_that_does_not_start(
     assert main(["doctor", "--json"]) == 0  # models do run here
     found = document(capsys)
     assert found["providers"]["QNNExecutionProvider"]["works"] is False
-    assert "QNNExecutionProvider: it does not start" in found["problems"][0]
+    assert "QNNExecutionProvider does not start" in found["problems"][0]
     assert "accelerators" in found["not_measured"]
 
 

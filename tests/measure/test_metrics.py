@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from onnxslim.errors import OptionError
-from onnxslim.measure.metrics import cosine, is_class_like, resolve
+from onnxslim.measure.metrics import agreeing, cosine, is_class_like, resolve
 from onnxslim.measure.stats import wilson_interval
 from onnxslim.runtime.client import open_worker
 from tests.models import proto
@@ -97,3 +97,10 @@ def test_cosine() -> None:
     assert cosine(np.array([1.0, 0]), np.array([1.0, 1.0])) == pytest.approx(2**-0.5)
     assert cosine(np.zeros(2), np.zeros(2)) == 1 and cosine(np.zeros(2), np.ones(2)) == 0
     assert cosine(np.ones(2), np.array([np.nan, 1])) == 0
+
+
+def test_classes_that_the_original_holds_for_equal_count_as_agreed() -> None:
+    reference = np.array([[0.5, 0.5, 0.0], [0.50004, 0.49996, 0.0], [0.6, 0.4, 0.0], [0.2, 0.3, 0.5]])
+    other = np.array([[0.1, 0.8, 0.1], [0.1, 0.8, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]])
+    assert agreeing(reference, other).tolist() == [True, True, False, True]
+    assert agreeing(reference.reshape(2, 2, 3), other.reshape(2, 2, 3)).tolist() == [True, True, False, True]

@@ -10,7 +10,7 @@ import pytest
 from onnxslim._ir import ir
 from onnxslim.passes.base import collect_declines
 from onnxslim.passes.fold_batch_norm import FoldBatchNorm
-from tests.models import model, run
+from tests.models import model, proto, run
 
 CASES = {
     "conv + bn": (
@@ -185,3 +185,29 @@ def test_in_a_function() -> None:
     assert FoldBatchNorm()(after).modified
     inputs = {"x": np.arange(4, dtype=np.float32).reshape(1, 1, 4)}
     np.testing.assert_allclose(run(after, inputs)[0], run(before, inputs)[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "folded"),
+    [
+        ("c = Conv(x, w)  n = BatchNormalization(c, s, b, m, v)  y = Exp(n)", "Conv"),
+        ("c = MatMul(x, k)  n = Add(c, a)  p = Mul(n, a)  y = Exp(p)", "Add"),
+    ],
+)
+def test_values_keep_the_names_that_they_are_known_by(text: str, folded: str) -> None:
+    source = proto(
+        f"""g (float[1,2,4,4] x) => (float[1,2,4,4] y) <float[2,2,1,1] w = {{1,2,3,4}}, float[2] s = {{2,3}},
+        float[2] b = {{1,2}}, float[2] m = {{0,1}}, float[2] v = {{1,2}}, float[4,4] k = {{1,2,3,4,5,6,7,8,
+        9,10,11,12,13,14,15,16}}, float[4] a = {{1,2,3,4}}> {{ {text} }}"""
+    )
+    before = ir.from_proto(source)
+    after = ir.from_proto(source)
+    assert FoldBatchNorm()(after).modified
+    [last] = [node for node in after.graph if node.op_type == folded]
+    name = last.outputs[0].name
+    assert name == ("n" if folded == "Conv" else "p")
+    for model in (before, after):  # the very value, not only an output made from it
+        model.graph.outputs.extend(v for node in model.graph for v in node.outputs if v.name == name)
+    feed = {"x": np.random.default_rng(0).normal(size=(1, 2, 4, 4)).astype(np.float32)}
+    for one, two in zip(run(before, feed), run(after, feed), strict=True):
+        assert np.allclose(one, two, rtol=1e-4, atol=1e-5)

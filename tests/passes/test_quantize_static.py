@@ -193,7 +193,7 @@ def test_exclude_by_name() -> None:
     for number, node in enumerate(model.graph):
         node.name = f"node_{number}"
     result, reasons = quantized(model, exclude="node_6, nothing*")
-    assert executed(result).histogram["Conv"] == 1 and "excluded by name" in reasons
+    assert executed(result).histogram["Conv"] == 1 and "excluded by the user" in reasons
 
 
 def test_outliers_stay_in_float() -> None:
@@ -212,3 +212,24 @@ def test_outliers_stay_in_float() -> None:
     assert executed(careful).histogram["MatMulIntegerToFloat"] == 1
     assert any("rounding its activations leaves" in reason for reason in reasons)
     assert quality(model, careful) > quality(model, everything)
+
+
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        ({"exclude": "op:Conv"}, 3),
+        ({"exclude": "op:Add"}, 0),
+        ({"include": "node_0, op:Gemm"}, 2),
+        ({"include": "op:Conv", "exclude": "node_0, node_2"}, 2),
+    ],
+)
+def test_include_and_exclude_by_operator_and_name(options: dict[str, str], left: int) -> None:
+    model = built(NET, **WEIGHTS)
+    for number, node in enumerate(model.graph):
+        node.name = f"node_{number}"
+    with collect_declines() as log:
+        QuantizeStatic(calibrate(model, feeds(model)), check=False, **options)(model)  # type: ignore[arg-type]
+    picked = [entry.node for entry in log.entries if "the user" in entry.reason]
+    assert len(picked) == left
+    weights = [node.inputs[1].producer() for node in model.graph if node.op_type == "Conv"]  # type: ignore[union-attr]
+    assert weights.count(None) >= left

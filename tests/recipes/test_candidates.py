@@ -36,9 +36,16 @@ def feeds(count: int) -> list[dict[str, np.ndarray]]:
 def test_each_candidate_shrinks_the_model() -> None:
     model = convolutions()
     proposed = candidates(model, calibrate(model, feeds(4)), feeds=feeds(2))
-    names = [c.name for c in proposed]
-    assert [n.partition(",")[0] for n in names] == ["static int8"] * 2 + ["packed weights"] * (len(names) - 2)
-    assert names[0] == f"{names[1]}, stored in 4 bits" and names[-1] == "packed weights"
+    kinds = [c.name.rpartition(", ")[2].replace("mse", "minmax") for c in proposed]
+    assert kinds == [
+        "stored in 4 bits",
+        "placed by times measured here",
+        "minmax ranges",
+        "wherever there is a kernel",
+        "4 bits",
+        "sensitive ones 8",
+        "packed weights",
+    ]
     for candidate in proposed:
         result = run_steps(model, candidate.passes)
         assert not [record for record in result.applied if record.rolled_back]
@@ -53,7 +60,10 @@ def test_modes() -> None:
     only = candidates(model, None, mode="weight-only", weights="int8")
     assert [c.name for c in only] == both[1:]
     static = candidates(model, calibrate(model, feeds(2)), mode="static", weights="int8")
-    assert [c.name for c in static] == ["static int8, minmax ranges"]
+    assert [c.name for c in static] == [
+        "static int8, minmax ranges",
+        "static int8, minmax ranges, wherever there is a kernel",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 
 from onnxslim._ir import ir
+from onnxslim.errors import OptionError
 from onnxslim.model import edit
 from onnxslim.model.io import load, save
+from onnxslim.passes import RemoveDeadCode
 from onnxslim.passes.base import Pass, Promise
+from onnxslim.recipes import recipe
 from onnxslim.recipes import search as search_module
 from onnxslim.recipes.budget import parse_latency_target, parse_size_target
 from onnxslim.recipes.candidates import Candidate
@@ -174,3 +177,17 @@ def test_no_candidate_is_begun_after_the_deadline(
     best, trials = make(tmp_path, base, deadline=0.0).run(base, wanted)
     assert best is trials[0]
     assert "--time was used up" in (trials[1].rejected or "")
+
+
+def test_options_go_to_the_candidates_that_have_the_pass(
+    tmp_path: Path, base: ir.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times(monkeypatch, {20: (0.5, 0.01), 100: (0.9, 0.01)})
+    wanted = [Candidate("resized", (Resize(50),)), Candidate("cleaned", (RemoveDeadCode(),))]
+    searching = make(tmp_path, base)
+    monkeypatch.setattr(recipe, "make_pass", lambda name, options: Resize(**options))
+    best, trials = searching.run(base, wanted, {"resize-weight": {"count": 20}})
+    assert best is trials[0] and best.model is not None
+    assert best.model.graph.initializers["w"].shape == (20,)
+    with pytest.raises(OptionError, match="no pass 'resize-wait' runs here"):
+        searching.run(base, wanted, {"resize-wait": {"count": 20}})

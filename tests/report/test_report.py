@@ -84,7 +84,8 @@ def test_json_has_the_fields_that_every_command_shares(report: Report) -> None:
     assert document["input"] == {"path": "in.onnx", "sha256": "a" * 64, "bytes": 1000, "nodes": 12}
     assert document["declined"][2] == {"pass": "quantize", "node": "odd", "reason": "unknown operator"}
     assert document["metric"]["before"] == 0.97 and document["metric"]["n"] == 500
-    assert document["latency"]["interval"] == [0.4, 0.42]
+    assert document["latency"]["interval"] == document["interval"] == [0.4, 0.42]
+    assert list(document)[1:4] == ["verdict", "ratio", "interval"]
     assert document["passes"][1]["rolled_back"] == "output y differs by 0.5"
     assert document["verification"]["outputs"][0]["sqnr_db"] == "inf"
 

@@ -11,6 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from onnxslim._ir import ir
 from onnxslim.analysis.mincut import min_cut
@@ -18,7 +19,7 @@ from onnxslim.analysis.shapes import Shapes
 from onnxslim.runtime.targets.target import Target
 from onnxslim.runtime.targets.units import Unit, elements
 
-__all__ = ["Placement", "place"]
+__all__ = ["Placement", "Times", "place"]
 
 _Edge = tuple[Hashable, Hashable, float]
 _INTEGER, _FLOAT = "integer", "float"
@@ -32,35 +33,60 @@ class Placement:
     reasons: Mapping[ir.Node, str]
 
 
-def place(units: Sequence[Unit], target: Target, shapes: Shapes) -> Placement:
+Times = Mapping[str, tuple[float, float]]  # output of a unit -> nanoseconds in float, and in integers
+
+
+def place(
+    units: Sequence[Unit],
+    target: Target,
+    shapes: Shapes,
+    times: Times = MappingProxyType({}),
+    penalties: Mapping[str, float] = MappingProxyType({}),
+) -> Placement:
     """Choose the units that are worth the conversions around them.
 
     Args:
         units: what could be an integer kernel, of one graph.
         target: what the two forms and the conversions cost.
         shapes: of the graph's values; what is unknown is guessed.
+        times: what units were measured to take; they come before the target's costs.
+        penalties: nanoseconds that a unit's integers must gain beside, since they cost accuracy.
     """
-    chosen = min_cut(_edges(units, target, shapes), _INTEGER, _FLOAT)
+    costs = {unit: _costs(unit, shapes, times) for unit in units}
+    dear = {
+        unit: (slow, fast + penalties.get(unit.output.name or "", 0.0))
+        for unit, (slow, fast) in costs.items()
+    }
+    chosen = min_cut(_edges(dear, target, shapes), _INTEGER, _FLOAT)
     kept = tuple(unit for unit in units if unit in chosen)
     reasons = {}
-    for unit in units:
+    for unit, (slow, fast) in costs.items():
         if unit not in chosen and unit.weight is not None:
-            fast = unit.time(unit.fusion.integer_cost, shapes)
-            slow = unit.time(unit.fusion.float_cost, shapes)
+            what = f"{unit.fusion.kernel} would not pay"
+            if dear[unit][1] > fast:
+                what += " for the accuracy that it costs"
             reasons[unit.node] = (
-                f"{unit.fusion.kernel} would not pay: {slow / 1e3:.1f} us in float, {fast / 1e3:.1f} us in "
-                "integers and the conversions around it"
+                f"{what}: {slow / 1e3:.1f} us in float, {fast / 1e3:.1f} us in integers and the conversions "
+                "around it"
             )
     return Placement(kept, reasons)
 
 
-def _edges(units: Sequence[Unit], target: Target, shapes: Shapes) -> Iterator[_Edge]:
-    producers = {unit.output: unit for unit in units}
+def _costs(unit: Unit, shapes: Shapes, times: Times) -> tuple[float, float]:
+    """Nanoseconds in float, and in integers."""
+    measured = times.get(unit.output.name or "")
+    if measured is not None:
+        return measured
+    return unit.time(unit.fusion.float_cost, shapes), unit.time(unit.fusion.integer_cost, shapes)
+
+
+def _edges(costs: Mapping[Unit, tuple[float, float]], target: Target, shapes: Shapes) -> Iterator[_Edge]:
+    producers = {unit.output: unit for unit in costs}
     readers: dict[ir.Value, list[Unit]] = defaultdict(list)
     inner = set()  # reads that are a unit's own: of its activations, and of what it absorbs
-    for unit in units:
-        yield _INTEGER, unit, unit.time(unit.fusion.float_cost, shapes)
-        yield unit, _FLOAT, unit.time(unit.fusion.integer_cost, shapes)
+    for unit, (slow, fast) in costs.items():
+        yield _INTEGER, unit, slow
+        yield unit, _FLOAT, fast
         if unit.fusion.output == "same":
             source = producers.get(unit.activations[0])
             extra = unit.time(unit.fusion.alone_cost, shapes) - unit.time(unit.fusion.integer_cost, shapes)
