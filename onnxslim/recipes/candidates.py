@@ -122,6 +122,8 @@ def candidates(
 def _narrow(model: ir.Model, data: DataLike | None, feeds: Sequence[Mapping[str, Any]]) -> list[Candidate]:
     """Weights of 4 bits: those that bring little noise, then all that can be."""
     integers, pack = PackIntegers(block=_BLOCK), PackWeights(bits=4, block=_BLOCK)
+    if not (integers.narrow(model) or pack.narrow(model)):
+        return []
     wide = () if not feeds else _too_noisy(model, (integers, pack), feeds)
     name = "packed weights, 4 bits"
     if data is not None and (inputs := inputs_of_weights(model, data)) is not None:

@@ -112,10 +112,10 @@ def test_a_quantized_model_is_left_alone(text: str, quantize: Callable[..., Resu
     model = built(text, {"i8": (8, 4)})
     result = quantize(model)
     assert kept(result) is None and "it is returned unchanged" in result.report.notes[-1]
-    static, packed = (row["reason"] for row in result.report.tried)
-    assert "found nothing that pays" in static and "found nothing that pays" in packed
+    reasons = [row["reason"] for row in result.report.tried]
+    assert reasons and all("found nothing that pays" in reason for reason in reasons)
     if text == QDQ:
-        assert "the model is quantized already" in static
+        assert "the model is quantized already" in reasons[0]
     for feed in feeds(model, 3, seed=1):
         assert all(map(bit_equal, run(model, feed), run(result.model, feed)))
 
