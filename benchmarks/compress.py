@@ -155,13 +155,19 @@ def timed(original: str, result: str, data: str, seconds: float) -> dict[str, An
 
 
 def search(
-    original: str, result: str, data: str, module: ModuleType, max_drop: float, time: str
+    original: str,
+    result: str,
+    data: str,
+    module: ModuleType,
+    max_drop: float,
+    time: str,
+    weights: str = "int8",
 ) -> dict[str, Any]:
     """``onnxslim compress`` by the metric of a task; returns its report."""
     return onnxslim(
         *("compress", original, "-o", result, "--force"),
         *("--data", data, "--metric", f"{module.__name__}:metric"),
-        *("--max-drop", str(max_drop), "--time", time),
+        *("--max-drop", str(max_drop), "--time", time, "--weights", weights),
     )
 
 
@@ -169,7 +175,8 @@ def compress(name: str, folder: Path, given: argparse.Namespace) -> Row:
     """Compress one model and judge the result."""
     original, result = str(model_path(name).resolve()), str(folder / f"{name}.onnx")
     module = task(name)
-    report = search(original, result, f"{module.__name__}:inputs", module, given.max_drop, given.time)
+    inputs = f"{module.__name__}:inputs"
+    report = search(original, result, inputs, module, given.max_drop, given.time, given.weights)
     before, after = file_info(original), file_info(result)
     bench: dict[str, Any] = {"ratio": 1.0, "interval": (1.0, 1.0)}
     if before.sha256 != after.sha256:
@@ -205,6 +212,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", type=Path, help="keep the compressed models in this folder")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where compress.md and .json go")
     parser.add_argument("--max-drop", type=float, default=0.01, help="of each metric, absolute")
+    parser.add_argument(
+        "--weights", choices=("int8", "int4"), default="int8", help="the fewest bits of a weight"
+    )
     parser.add_argument("--time", default="10min", help="of each search")
     parser.add_argument("--bench-time", type=float, default=20, help="seconds of timing for each model")
     given = parser.parse_args(arguments)

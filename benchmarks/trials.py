@@ -46,21 +46,26 @@ options.intra_op_num_threads = 1
 sessions = [ort.InferenceSession(path, options, providers=["CPUExecutionProvider"]) for path in sys.argv[2:]]
 x = sessions[0].get_inputs()[0]
 feed = {x.name: np.random.default_rng(0).standard_normal(x.shape).astype(np.float32)}
-clock, best = time.perf_counter_ns, [[] for _ in sessions]
-times = [[] for _ in sessions]
+
+
+def loop(session, calls, clock=time.perf_counter_ns):
+    times = [0] * calls
+    session.run(None, feed)
+    for i in range(calls):
+        start = clock()
+        session.run(None, feed)
+        times[i] = clock() - start
+    return times
+
+
+calls = [max(3, round(2e7 / np.median(loop(session, 20)))) for session in sessions]
+found = [[] for _ in sessions]
 end = time.perf_counter() + float(sys.argv[1])
 while time.perf_counter() < end:
-    for number, session in enumerate(sessions):
-        session.run(None, feed)
-        found, stop = [], clock() + 20_000_000
-        while clock() < stop or len(found) < 3:
-            start = clock()
-            session.run(None, feed)
-            found.append(clock() - start)
-        best[number].append(min(found))
-        times[number] += found
-for number in range(len(sessions)):
-    print(np.median(times[number]), np.median(best[number]))
+    for session, count, chunks in zip(sessions, calls, found):
+        chunks.append(loop(session, count))
+for chunks in found:
+    print(np.median(np.concatenate(chunks)), np.median([min(chunk) for chunk in chunks]))
 """
 
 

@@ -19,6 +19,7 @@ __all__ = ["command"]
 @click.option(
     "--test", metavar="T", help="Labelled feeds that score the result, once; default: 30% of --data."
 )
+@options.weights
 @options.budget
 @click.option("--target-latency", metavar="L", help="Required time: 0.7x of the original, or 5ms.")
 @click.option("--target-bytes", metavar="B", help="Required size: 0.3x of the original, or 2MB.")

@@ -26,6 +26,7 @@ __all__ = [
     "split_rewrite",
     "sweep",
     "verification",
+    "weights",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -287,6 +288,17 @@ def budget(function: F) -> F:
         click.option(
             "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="When measuring time."
         ),
+    )(function)
+
+
+def weights(function: F) -> F:
+    """``--weights``."""
+    return click.option(
+        "--weights",
+        type=click.Choice(["int8", "int4"]),
+        default="int8",
+        show_default=True,
+        help="The fewest bits that weights may be stored in; those that need more keep 8.",
     )(function)
 
 

@@ -36,13 +36,7 @@ __all__ = ["command"]
     is_flag=True,
     help="Show of each node of the result whether it computes with integers, why not, and its share of time.",
 )
-@click.option(
-    "--weights",
-    type=click.Choice(["int8", "int4"]),
-    default="int8",
-    show_default=True,
-    help="The fewest bits that weights may be stored in; those that need more keep 8.",
-)
+@options.weights
 @options.budget
 @options.overrides
 @options.common

@@ -99,6 +99,7 @@ def compress(
     target_latency: str | Target | None = None,
     target_bytes: str | Target | None = None,
     objective: Objective = "both",
+    weights: Literal["int8", "int4"] = "int8",
     time: str | float = "10min",
     samples: int | None = None,
     batch: int | None = None,
@@ -120,6 +121,7 @@ def compress(
         target_latency: ``"0.7x"`` or ``"5ms"``.
         target_bytes: ``"0.3x"`` or ``"2MB"``.
         objective: what is minimised among the candidates that pay: time x bytes, time, or bytes.
+        weights: the fewest bits that weights may be stored in.
         time: no new candidate is begun after this long.
         threads: of the latency measurement.
         target: the hardware to place quantizers for; default this machine.
@@ -142,6 +144,7 @@ def compress(
         latency=None if target_latency is None else parse_latency_target(target_latency),
         size=None if target_bytes is None else parse_size_target(target_bytes),
         objective=objective,
+        weights=weights,
         seconds=parse_duration(time),
         threads=threads,
         target=target,

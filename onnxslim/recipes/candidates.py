@@ -5,6 +5,7 @@ Each candidate is a list of passes over the simplified model.  Whatever a candid
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,8 @@ from onnxslim.calibration.data import DataLike
 from onnxslim.calibration.store import Calibration
 from onnxslim.errors import ModelError, OnnxSlimError, OptionError, ResourceError
 from onnxslim.measure.differences import Difference
+from onnxslim.measure.latency import measure_latency
+from onnxslim.model.build import serialized
 from onnxslim.passes.pack_integers import PackIntegers
 from onnxslim.passes.pack_weights import PackWeights
 from onnxslim.passes.quantize_ports import QuantizePorts
@@ -35,6 +38,8 @@ _log = logging.getLogger(__name__)
 
 _OUTLIERS_DB = 23.0  # activations noisier than this in 8 bits have outliers; most have 30 to 45
 _TIMING_FEEDS = 4
+_LOOK_S = 2.0  # of measuring a placement
+_AS_FAST = 1.02
 _METHODS: tuple[Method, ...] = ("minmax", "mse")
 _PREDICTED_DB = 20.0  # of the noise that 4 bits bring in, where weights that bring much keep 8
 _NOISE_FEEDS = 4
@@ -95,17 +100,15 @@ def candidates(
     found: list[Candidate] = []
     if mode in ("compress", "auto", "static") and calibration is not None:
         first = QuantizeStatic(calibration, target=name)
-        best = _least_noise(model, replace(first, times=_times(model, first, feeds)), feeds)
+        if placed_for.is_cpu and feeds:
+            first = _fastest(model, first, feeds)
+        best = _least_noise(model, first, feeds)
         if weights == "int4" and feeds:
             found += _narrow_static(model, best, feeds)
         found.append(static_candidate(best))
         careful = replace(best, min_sqnr_db=_OUTLIERS_DB)
         if _node_count(model, careful) != _node_count(model, best):
             found.append(static_candidate(careful))
-        if best.times:
-            found.append(static_candidate(replace(best, times={})))
-        if placed_for.is_cpu:
-            found.append(static_candidate(replace(best, placement="all")))
     # where bytes alone decide, packed floats must not win against what was asked for
     integers_only = bool(found and placed_for.fusions) and not placed_for.is_cpu
     if mode in ("compress", "auto", "weight-only") and not integers_only:
@@ -179,15 +182,32 @@ def static_candidate(quantize: QuantizeStatic, packing: Sequence[Step] = (PackWe
     return Candidate(name, (RaiseOpset(), quantize, *packing), essential=quantize.name)
 
 
-def _times(
-    model: ir.Model, quantize: QuantizeStatic, feeds: Sequence[Mapping[str, Any]]
-) -> Mapping[str, tuple[float, float]]:
-    """What units take on this machine; nothing where that cannot be measured."""
+def _fastest(model: ir.Model, quantize: QuantizeStatic, feeds: Sequence[Mapping[str, Any]]) -> QuantizeStatic:
+    """The placement that is fastest here: by the target's costs, by times of single units, or everywhere.
+
+    A table knows layouts and conversions, times know this machine and these inputs, and now and then both are
+    wrong; the whole decides.  The first that is as fast as any, to the width of a quick look, is taken.
+    """
+    feeds = feeds[:_TIMING_FEEDS]
+    forms = [quantize, replace(quantize, placement="all")]
     try:
-        return unit_times(model, quantize, feeds[:_TIMING_FEEDS]) if feeds else {}
+        forms.insert(1, replace(quantize, times=unit_times(model, quantize, feeds)))
     except OnnxSlimError as error:
         _log.info("units were not timed: %s", error.what)
-        return {}
+    ratios: dict[int, float] = {}
+    seen: dict[bytes, int] = {}
+    for number, form in enumerate(forms):
+        try:
+            built = run_steps(model, (RaiseOpset(), form)).model
+            digest = hashlib.sha256(serialized(built).SerializeToString()).digest()
+            if (twin := seen.setdefault(digest, number)) != number:
+                ratios[number] = ratios.get(twin, math.inf)
+            else:
+                ratios[number] = measure_latency(model, built, feeds=feeds, budget_s=_LOOK_S).ratio
+        except OnnxSlimError as error:
+            _log.info("a placement was not tried: %s", error.what)
+    best = min(ratios.values(), default=math.inf)
+    return next((forms[i] for i, ratio in sorted(ratios.items()) if ratio <= _AS_FAST * best), quantize)
 
 
 def _node_count(model: ir.Model, quantize: QuantizeStatic) -> int:

@@ -58,7 +58,7 @@ class Request:
 
     drop: Drop
     mode: str = "compress"
-    weights: str = "int4"
+    weights: str = "int8"
     metric: str | None = None
     output: str | None = None
     latency: Target | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import onnx.numpy_helper
 import pytest
@@ -10,6 +12,7 @@ from onnxslim._ir import ir
 from onnxslim.calibration.runner import calibrate
 from onnxslim.errors import OptionError
 from onnxslim.model.io import serialized_size
+from onnxslim.recipes import candidates as candidates_module
 from onnxslim.recipes.candidates import candidates
 from onnxslim.recipes.engine import run_steps
 from tests.models import proto
@@ -36,16 +39,10 @@ def feeds(count: int) -> list[dict[str, np.ndarray]]:
 def test_each_candidate_shrinks_the_model() -> None:
     model = convolutions()
     proposed = candidates(model, calibrate(model, feeds(4)), feeds=feeds(2))
-    kinds = [c.name.rpartition(", ")[2].replace("mse", "minmax") for c in proposed]
-    assert kinds == [
-        "stored in 4 bits",
-        "placed by times measured here",
-        "minmax ranges",
-        "wherever there is a kernel",
-        "4 bits",
-        "sensitive ones 8",
-        "packed weights",
-    ]
+    names = [c.name for c in proposed]
+    assert names[0] == f"{names[1]}, stored in 4 bits" and names[1].startswith("static int8")
+    four = "packed weights, 4 bits"
+    assert names[2:] == [four, f"{four}, sensitive ones 8", "packed weights"]
     for candidate in proposed:
         result = run_steps(model, candidate.passes)
         assert not [record for record in result.applied if record.rolled_back]
@@ -60,10 +57,41 @@ def test_modes() -> None:
     only = candidates(model, None, mode="weight-only", weights="int8")
     assert [c.name for c in only] == both[1:]
     static = candidates(model, calibrate(model, feeds(2)), mode="static", weights="int8")
-    assert [c.name for c in static] == [
-        "static int8, minmax ranges",
-        "static int8, minmax ranges, wherever there is a kernel",
-    ]
+    assert [c.name for c in static] == ["static int8, minmax ranges"]
+
+
+@pytest.mark.parametrize(
+    ("ratios", "placed"),
+    [
+        ([0.7, 0.5, 0.6], ", placed by times measured here"),
+        ([0.7, 0.695, 0.69], ""),  # as fast, to the width of a look: the table
+    ],
+)
+def test_the_fastest_placement_is_taken(
+    ratios: list[float], placed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = convolutions()
+    left = iter(ratios)
+    monkeypatch.setattr(
+        candidates_module, "measure_latency", lambda *_, **__: SimpleNamespace(ratio=next(left))
+    )
+    monkeypatch.setattr(candidates_module, "unit_times", lambda *_: {"y": (1e6, 1.0), "r": (1.0, 1e6)})
+    monkeypatch.setattr(candidates_module, "_METHODS", ("minmax",))
+    proposed = candidates(model, calibrate(model, feeds(2)), mode="static", weights="int8", feeds=feeds(1))
+    assert proposed[0].name.replace(", corrected biases", "") == f"static int8, minmax ranges{placed}"
+
+
+def test_forms_that_are_the_same_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, calls = convolutions(), []
+
+    def measured(*_: object, **__: object) -> SimpleNamespace:
+        calls.append(1)
+        return SimpleNamespace(ratio=0.5)
+
+    monkeypatch.setattr(candidates_module, "measure_latency", measured)
+    monkeypatch.setattr(candidates_module, "unit_times", lambda *_: {})
+    candidates(model, calibrate(model, feeds(2)), mode="static", weights="int8", feeds=feeds(1))
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize(
