@@ -17,7 +17,6 @@ from onnxslim.calibration.calibrators import Method
 from onnxslim.calibration.data import DataLike
 from onnxslim.calibration.store import Calibration
 from onnxslim.errors import ModelError, OnnxSlimError, OptionError, ResourceError
-from onnxslim.measure.differences import Difference
 from onnxslim.measure.latency import measure_latency
 from onnxslim.model.build import serialized
 from onnxslim.passes.pack_integers import PackIntegers
@@ -27,8 +26,9 @@ from onnxslim.passes.quantize_static import QuantizeStatic
 from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.recipes.engine import Step, run_steps
 from onnxslim.recipes.narrow import Narrowing, inputs_of_weights, noise_of_weights, too_noisy
+from onnxslim.recipes.noise import noise_to_signal, outputs_of
 from onnxslim.recipes.unit_times import unit_times
-from onnxslim.runtime.client import Worker, open_worker
+from onnxslim.runtime.client import open_worker
 from onnxslim.runtime.targets.load import load_target
 from onnxslim.runtime.targets.target import DEFAULT_TARGET
 
@@ -219,37 +219,23 @@ def _least_noise(
     model: ir.Model, first: QuantizeStatic, feeds: Sequence[Mapping[str, Any]]
 ) -> QuantizeStatic:
     """The ranges and biases that leave the least noise on ``feeds``."""
-    best, sqnr = first, -math.inf
+    best, least = first, math.inf
     if feeds:
         with open_worker() as worker:
-            reference = _outputs(worker, model, feeds)
+            reference = outputs_of(worker, model, feeds)
 
             def consider(option: QuantizeStatic) -> None:
-                nonlocal best, sqnr
+                nonlocal best, least
                 try:
                     outcome = run_steps(model, (RaiseOpset(), option)).model
-                    quality = _sqnr_db(reference, _outputs(worker, outcome, feeds))
+                    noise = noise_to_signal(reference, outputs_of(worker, outcome, feeds))
                 except (ModelError, ResourceError) as error:  # the runtime refuses it: not this one
                     _log.info("%s was not considered: %s", option.method, error.what)
                     return
-                if quality > sqnr:
-                    best, sqnr = option, quality
+                if noise < least:
+                    best, least = option, noise
 
             for method in _METHODS:
                 consider(replace(first, method=method))
             consider(replace(best, correct_bias=True))
     return best
-
-
-def _outputs(worker: Worker, model: ir.Model, feeds: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
-    with worker.load(model) as session:
-        return [session.run(feed) for feed in feeds]
-
-
-def _sqnr_db(reference: Sequence[Sequence[Any]], found: Sequence[Sequence[Any]]) -> float:
-    """Of the noisiest output, over all feeds."""
-    differences = [Difference() for _ in reference[0]]
-    for expected, row in zip(reference, found, strict=True):
-        for difference, one, other in zip(differences, expected, row, strict=True):
-            difference.add(one, other)
-    return min(difference.sqnr_db for difference in differences)

@@ -16,11 +16,11 @@ from typing import Any
 from onnxslim._ir import ir
 from onnxslim.analysis.shapes import infer
 from onnxslim.errors import OnnxSlimError
-from onnxslim.measure.differences import Difference
 from onnxslim.passes.quantize_static import QuantizeStatic
 from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.recipes.engine import run_steps
-from onnxslim.runtime.client import Worker, open_worker
+from onnxslim.recipes.noise import noise_to_signal, outputs_of
+from onnxslim.runtime.client import open_worker
 from onnxslim.runtime.targets.load import load_target
 from onnxslim.runtime.targets.placement import place
 from onnxslim.runtime.targets.units import Unit, find_units
@@ -51,7 +51,7 @@ def unit_noise(
     size = math.ceil(len(units) / _GROUPS) or 1
     noise: dict[str, float] = {}
     with open_worker() as worker:
-        reference = _outputs(worker, model, feeds)
+        reference = outputs_of(worker, model, feeds, "all")
         for start in range(0, len(units), size):
             group = units[start : start + size]
             chosen = {unit.output.name or "" for unit in group}
@@ -61,11 +61,11 @@ def unit_noise(
             }
             form = replace(quantize, times=only, penalties={}, placement="pays", check=False)
             try:
-                found = _outputs(worker, run_steps(model, (form,)).model, feeds)
+                found = outputs_of(worker, run_steps(model, (form,)).model, feeds, "all")
             except OnnxSlimError as error:
                 _log.info("the noise of %s is not known: %s", ", ".join(chosen), error.what)
                 continue
-            total = _noise(reference, found)
+            total = noise_to_signal(reference, found)
             noise.update({name: total / len(group) for name in chosen})
     return noise
 
@@ -120,17 +120,3 @@ def most_precise(
         else:
             low = middle + 1
     return best
-
-
-def _outputs(worker: Worker, model: ir.Model, feeds: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
-    with worker.load(model, optimize="all") as session:
-        return [session.run(feed) for feed in feeds]
-
-
-def _noise(reference: Sequence[Sequence[Any]], found: Sequence[Sequence[Any]]) -> float:
-    """Noise over signal of the worst output over all feeds."""
-    differences = [Difference() for _ in reference[0]]
-    for expected, row in zip(reference, found, strict=True):
-        for difference, one, other in zip(differences, expected, row, strict=True):
-            difference.add(one, other)
-    return max((10 ** (-difference.sqnr_db / 10) for difference in differences), default=0.0)

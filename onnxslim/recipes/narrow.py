@@ -17,7 +17,7 @@ from onnxslim.calibration.data import DataLike
 from onnxslim.calibration.plan import make_plan
 from onnxslim.calibration.runner import calibrate
 from onnxslim.calibration.store import Calibration
-from onnxslim.measure.differences import Difference
+from onnxslim.recipes.noise import noise_to_signal
 from onnxslim.reconstruct.blocks import Coded
 from onnxslim.runtime.client import Worker
 
@@ -79,7 +79,7 @@ def noise_of_weights(
         reference = [session.run(feed) for feed in feeds]
         for name, coded in large.items():
             weight = {name: coded.decode()}
-            noises[name] = _noise(reference, [session.run({**feed, **weight}) for feed in feeds])
+            noises[name] = noise_to_signal(reference, [session.run({**feed, **weight}) for feed in feeds])
     return noises
 
 
@@ -108,12 +108,3 @@ def too_noisy(noises: Mapping[str, float], sizes: Mapping[str, int], sqnr_db: fl
     noise, size = sum(noises[name] for name in narrow), sum(sizes[name] for name in narrow)
     wide += [name for name in noises if name in narrow and noises[name] * size > _SHARE * noise * sizes[name]]
     return tuple(wide)
-
-
-def _noise(reference: Sequence[Sequence[Any]], found: Sequence[Sequence[Any]]) -> float:
-    differences = [Difference() for _ in reference[0]]
-    for expected, row in zip(reference, found, strict=True):
-        for difference, one, other in zip(differences, expected, row, strict=True):
-            difference.add(one, other)
-    worst = min(difference.sqnr_db for difference in differences)
-    return float(10 ** (-worst / 10))
