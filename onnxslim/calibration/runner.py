@@ -194,7 +194,6 @@ class _Run:
         counter = _Counter(self.progress, len(self.feeds) * len(slices) if self.feeds.sized else None)
         counter.add(done.samples + (len(self.feeds) * done.passes if self.feeds.sized else 0))
         sources = [[tap.source for tap in part] for part in slices]
-        begun = done
         try:
             for number in range(done.passes, len(slices)):
                 job = self._job(slices[number], first=number == 0)
@@ -208,8 +207,7 @@ class _Run:
                     done = replace(done, passes=number + 1, chunks=0, samples=0, digest="", whole=whole)
                     keeper.keep(done, sources)
         except BaseException:
-            if keeper.flush() and done is not begun:
-                _log.warning("%s holds what was done so far; --resume continues it", keeper.path)
+            keeper.flush()
             raise
         return done
 

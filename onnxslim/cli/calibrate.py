@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -10,8 +13,11 @@ import click
 from onnxslim.cli import options
 from onnxslim.cli.files import check_target, model_path
 from onnxslim.cli.screen import Screen
+from onnxslim.errors import ResourceError
 
 __all__ = ["command"]
+
+_log = logging.getLogger(__name__)
 
 
 @click.command("calibrate")
@@ -81,34 +87,46 @@ def command(
     from onnxslim.report.text import Table, number
 
     parts = [Calibration.load(name) for name in merge]
-    with model_path(model) as path, screen.progress() as progress:
-        for part in parts:
-            part.check(path)
-        if data is not None:
-            parts.append(
-                calibrate(
-                    path,
-                    data,
-                    second_moments=second_moments,
-                    samples=samples,
-                    batch=batch,
-                    images=images,
-                    seed=seed,
-                    workers=workers,
-                    max_memory=max_memory,
-                    providers=providers,
-                    checkpoint=checkpoint,
-                    resume=resume,
-                    progress=progress,
+    with _telling(checkpoint):
+        with model_path(model) as path, screen.progress() as progress:
+            for part in parts:
+                part.check(path)
+            if data is not None:
+                parts.append(
+                    calibrate(
+                        path,
+                        data,
+                        second_moments=second_moments,
+                        samples=samples,
+                        batch=batch,
+                        images=images,
+                        seed=seed,
+                        workers=workers,
+                        max_memory=max_memory,
+                        providers=providers,
+                        checkpoint=checkpoint,
+                        resume=resume,
+                        progress=progress,
+                    )
                 )
-            )
-    calibration = functools.reduce(Calibration.merge, parts)
-    calibration.save(output)
-    discard(checkpoint)
+        calibration = functools.reduce(Calibration.merge, parts)
+        calibration.save(output)
+        discard(checkpoint)
     facts = calibration.summary()
     rows = tuple((name.replace("_", " "), number(value)) for name, value in facts.items())
     screen.tables([Table("Calibration", ("", ""), rows, "ll")], [], {"output": output, **facts})
     return 0
+
+
+@contextlib.contextmanager
+def _telling(checkpoint: Path) -> Iterator[None]:
+    """Say, when the work is interrupted or runs out of something, that it need not begin anew."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, MemoryError, OSError, ResourceError):
+        if checkpoint.exists():
+            _log.warning("%s holds what was done so far; --resume continues it", checkpoint)
+        raise
 
 
 def _checkpoint(output: str, *, force: bool, resume: bool) -> Path:
