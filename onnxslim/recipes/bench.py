@@ -221,6 +221,8 @@ def _measure(
             if feeds is not None
             else draw_inputs(a, setting, plan.seed, dims, plan.input_shapes)
         )
+        if plan.cuda_graph:  # it replays the addresses that it was captured with: those of one feed
+            inputs = replace(inputs, feeds=inputs.feeds[:1])
         measured = measure_latency(
             a,
             b,
@@ -237,8 +239,8 @@ def _measure(
     progress("measuring memory and start")
     sides = {"before": a, "after": b}
     footprint = {
-        side: measure_footprint(file, inputs, setting, name=side).to_dict() if file else None
-        for side, file in sides.items()
+        side: measure_footprint(file, inputs, setting, name=name).to_dict() if file else None
+        for name, (side, file) in zip("AB", sides.items(), strict=True)
     }
     throughput = []
     for streams in plan.streams:
