@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from onnxslim._ir import ir
 from onnxslim.analysis.selection import Selection
@@ -16,10 +17,25 @@ from onnxslim.passes._decoding import is_decoding
 from onnxslim.passes.base import Pass, Promise
 from onnxslim.reconstruct.rounding import sqnr_db
 
-__all__ = ["HalveWeights"]
+__all__ = ["HalveWeights", "Halved"]
 
 _MIN_OPSET = 6  # Cast takes its type as a number since then
 _NODE_BYTES = 80  # what the node costs in the file, names aside
+
+
+@dataclass(frozen=True)
+class Halved:
+    """A weight in half precision."""
+
+    half: npt.NDArray[np.float16]
+
+    def decode(self) -> npt.NDArray[np.float32]:
+        """The weight in float32."""
+        return self.half.astype(np.float32)
+
+    @property
+    def nbytes(self) -> int:
+        return self.half.nbytes
 
 
 @dataclass(frozen=True)
@@ -44,6 +60,7 @@ class HalveWeights(Pass):
     min_sqnr_db: float = field(
         default=50.0, metadata={"help": "leave a weight in float32 when its rounding is noisier than this"}
     )
+    only: tuple[str, ...] = field(default=(), metadata={"help": "names of the weights; none: all"})
     exclude: str = field(
         default="",
         metadata={"help": "leave these weights alone: comma-separated globs of names, or op:Conv by readers"},
@@ -65,25 +82,38 @@ class HalveWeights(Pass):
                     modified |= self._halve(scope, value)
         return ir.passes.PassResult(model, modified)
 
-    def _halve(self, graph: ir.Graph, value: ir.Value) -> bool:
+    def stored(self, model: ir.Model) -> dict[str, Halved]:
+        """The initializers of the main graph as they would be stored; the model stays as it is."""
+        found = {name: self._half(value) for name, value in model.graph.initializers.items()}
+        return {name: Halved(half) for name, half in found.items() if half is not None}
+
+    def _half(self, value: ir.Value) -> npt.NDArray[np.float16] | None:
         tensor, name = value.const_value, value.name or ""
         if tensor is None or tensor.dtype != ir.DataType.FLOAT or not self._saves(tensor.size, name):
-            return False
+            return None
         users = value.uses()
         if not users or value.is_graph_output() or value.is_graph_input():
-            return False
-        if any(is_quantize(user) or is_dequantize(user) or is_decoding(user, i) for user, i in users):
-            return False
+            return None
+        if (self.only and name not in self.only) or any(
+            is_quantize(user) or is_dequantize(user) or is_decoding(user, i) for user, i in users
+        ):
+            return None
         excluded = Selection.parse(self.exclude)
         if excluded.has_name(name) or any(excluded.has_operator(user.op_type) for user, _ in users):
             self.decline(name, "excluded by the user")
-            return False
+            return None
         weight = tensor.numpy()
         with np.errstate(over="ignore"):
             half = weight.astype(np.float16)
         quality = sqnr_db(weight, half.astype(np.float32)) if np.isfinite(half).all() else -np.inf
         if quality < self.min_sqnr_db:
             self.decline(name, f"16 bits would leave {quality:.0f} dB, below {self.min_sqnr_db:g}")
+            return None
+        return half
+
+    def _halve(self, graph: ir.Graph, value: ir.Value) -> bool:
+        half, name = self._half(value), value.name or ""
+        if half is None:
             return False
         stored = edit.add_initializer(graph, half, f"{name}_h")
         cast = ir.node("Cast", [stored], {"to": ir.DataType.FLOAT})

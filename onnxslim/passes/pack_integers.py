@@ -50,7 +50,7 @@ class PackIntegers(Pass):
     narrow_sqnr_db: float = field(
         default=16.0, metadata={"help": "leave a weight alone when fewer bits would be noisier than this"}
     )
-    wide: tuple[str, ...] = field(default=(), metadata={"help": "names of weights that stay at 8 bits"})
+    only: tuple[str, ...] = field(default=(), metadata={"help": "names of the weights; none: all"})
 
     def __post_init__(self) -> None:
         if self.bits not in (4, 2):
@@ -74,14 +74,14 @@ class PackIntegers(Pass):
                     modified = True
         return ir.passes.PassResult(model, modified)
 
-    def narrow(self, model: ir.Model) -> dict[str, Coded]:
-        """The initializers of the main graph that would become narrow; the model stays as it is."""
+    def stored(self, model: ir.Model) -> dict[str, Coded]:
+        """The initializers of the main graph as they would be stored; the model stays as it is."""
         found = {name: self._code(value) for name, value in model.graph.initializers.items()}
         return {name: coded for name, coded in found.items() if coded is not None}
 
     def _code(self, value: ir.Value) -> Coded | None:
         users, name = tuple(value.uses()), value.name or ""
-        if value.dtype != ir.DataType.INT8 or name in self.wide:
+        if value.dtype != ir.DataType.INT8 or (self.only and name not in self.only):
             return None
         if not users or not all(_is_weight(*use) for use in users):
             return None

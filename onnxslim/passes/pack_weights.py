@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -48,12 +48,14 @@ class PackWeights(Pass):
        packed once.
     3. Fewer than 8 bits are several codes to a byte, decoded by ``BitShift`` and ``Mod`` (opset 11), with a
        scale for each ``block`` along what a product sums up.  A weight stays at 8 bits where fewer leave more
-       noise than ``narrow_sqnr_db``, do not make the file smaller, or where ``wide`` names it.
+       noise than ``narrow_sqnr_db`` or do not make the file smaller.
     4. With second moments of the inputs, weights are rounded by GPTQ, and the noise is that of the product's
        output; rounding to nearest is kept where it does better on ``held_out``.
 
-    Of 8 bits without blocks, scales lie along the axis, or two, that leave the least error.  Declined: weights
-    whose signal to noise ratio would fall below ``min_sqnr_db``, or whose decoded values would not be finite.
+    Of 8 bits without blocks, scales lie along the axis, or two, that leave the least error.  Vectors (biases,
+    scales of a normalisation) stay as they are: they are few bytes, and with one scale they are much noise.
+    Declined: weights whose signal to noise ratio would fall below ``min_sqnr_db``, or whose decoded values
+    would not be finite.
 
     Example:
         >>> graph = ir.Graph([], [], nodes=[], opset_imports={"": 17})
@@ -81,7 +83,7 @@ class PackWeights(Pass):
         default="",
         metadata={"help": "leave these weights alone: comma-separated globs of names, or op:Conv by readers"},
     )
-    wide: tuple[str, ...] = field(default=(), metadata={"help": "names of weights that stay at 8 bits"})
+    only: tuple[str, ...] = field(default=(), metadata={"help": "names of the weights; none: all"})
     inputs: Calibration | None = field(
         default=None, metadata={"help": "second moments of what weights are multiplied with"}
     )
@@ -112,16 +114,15 @@ class PackWeights(Pass):
                 modified |= self._pack(scope, value, decoder)
         return ir.passes.PassResult(model, modified)
 
-    def narrow(self, model: ir.Model) -> dict[str, Coded]:
-        """The initializers of the main graph that would have fewer than 8 bits; the model stays as it is."""
-        found: dict[str, Coded] = {}
+    def stored(self, model: ir.Model) -> dict[str, Coded | Rounded]:
+        """The initializers of the main graph as they would be stored; the model stays as it is."""
+        found: dict[str, Coded | Rounded] = {}
         for name, value in model.graph.initializers.items():
             weight = self._weight(value)
-            if weight is None or weight.ndim < 2 or not np.isfinite(weight).all():
-                continue
-            coded = self._code(value, weight, _is_table(value, weight))
-            if coded is not None and coded.bits < 8:
-                found[name] = coded
+            if weight is not None and not self._excludes(value):
+                form = self._form(value, weight, coding=model.opset_imports.get("", 0) >= MIN_OPSET)
+                if form is not None:
+                    found[name] = form
         return found
 
     def _weight(self, value: ir.Value) -> Array | None:
@@ -129,54 +130,70 @@ class PackWeights(Pass):
         users = value.uses()
         if not users or value.is_graph_output() or value.is_graph_input():
             return None
+        if self.only and value.name not in self.only:
+            return None
         if any(_is_scale(user, index) for user, index in users):
             return None
         tensor = value.const_value if value.is_initializer() else None
-        if tensor is not None and (tensor.dtype != ir.DataType.FLOAT or not self._saves(value, tensor.size)):
+        if tensor is not None and (tensor.dtype != ir.DataType.FLOAT or not self._saves(value, tensor.shape)):
             return None  # told without reading the content
         weight = edit.constant_value(value)
-        if weight is None or weight.dtype != np.float32 or not self._saves(value, weight.size):
+        if weight is None or weight.dtype != np.float32 or not self._saves(value, weight.shape):
             return None
         return weight
+
+    def _excludes(self, value: ir.Value) -> bool:
+        excluded, name = Selection.parse(self.exclude), value.name or ""
+        return excluded.has_name(name) or any(
+            excluded.has_operator(user.op_type) for user, _ in value.uses()
+        )
 
     def _pack(self, scope: edit.Scope, value: ir.Value, decoder: Decoder | None) -> bool:
         weight = self._weight(value)
         if weight is None:
             return False
         name = value.name or ""
-        excluded = Selection.parse(self.exclude)
-        if excluded.has_name(name) or any(excluded.has_operator(user.op_type) for user, _ in value.uses()):
+        if self._excludes(value):
             self.decline(name, "excluded by the user")
             return False
+        form = self._form(value, weight, coding=decoder is not None)
+        if form is None:
+            return False
+        if isinstance(form, Coded):
+            assert decoder is not None
+            if _is_table(value, weight):
+                _look_up(value, decoder.table(form, name).rows)
+            else:
+                edit.replace_uses(value, decoder.whole(form, name))
+        elif _is_table(value, weight):
+            _decode_rows(scope, value, form)
+        else:
+            _decode_whole(scope, value, form)
+        _remove(scope, value)
+        return True
+
+    def _form(self, value: ir.Value, weight: Array, *, coding: bool) -> Coded | Rounded | None:
+        """The weight as it is stored; None where it stays as it is."""
+        name, lookup = value.name or "", _is_table(value, weight)
         if not np.isfinite(weight).all():
             self.decline(name, "the weight is not finite")
-            return False
-        lookup = _is_table(value, weight)
-        coded = self._code(value, weight, lookup) if decoder is not None else None
-        if decoder is not None and coded is not None:
-            if lookup:
-                _look_up(value, decoder.table(coded, name).rows)
-            else:
-                edit.replace_uses(value, decoder.whole(coded, name))
-            _remove(scope, value)
-            return True
+            return None
+        coding &= self.bits < 8 or self.block > 0
+        coded = self._code(value, weight, lookup) if coding else None
+        if coded is not None:
+            return coded
         rounded = _round_rows(weight) if lookup else round_best(weight)
         decoded = rounded.decode()
         quality = sqnr_db(weight, decoded)
         if not np.isfinite(decoded).all() or quality < self.min_sqnr_db:
             self.decline(name, f"8 bits would leave {quality:.0f} dB, below {self.min_sqnr_db:g}")
-            return False
-        if lookup:
-            _decode_rows(scope, value, rounded)
-        else:
-            _decode_whole(scope, value, rounded)
-        _remove(scope, value)
-        return True
+            return None
+        return rounded
 
     def _code(self, value: ir.Value, weight: Array, lookup: bool) -> Coded | None:
         """The weight in blocks, or of few bits; None where it is better off with a scale a channel and 8 bits."""
         bits, name = self.bits, value.name or ""
-        if weight.ndim < 2 or (lookup and weight.ndim != 2) or (bits < 8 and name in self.wide):
+        if lookup and weight.ndim != 2:
             return None
         if (weight.shape[-1] if lookup else weight.size) % (8 // bits):
             return None
@@ -200,9 +217,11 @@ class PackWeights(Pass):
         return None
 
     @staticmethod
-    def _saves(value: ir.Value, size: int) -> bool:
-        """Whether the file surely shrinks: of 4 bytes at most 1.5 stay, and nodes come on top."""
-        return 2.5 * size > _NODE_BYTES + 8 * len(value.name or "")
+    def _saves(value: ir.Value, shape: Iterable[Any]) -> bool:
+        """Whether it is a matrix at least, and the file surely shrinks: of 4 bytes at most 1.5 stay, and
+        nodes come on top."""
+        extents = [int(extent) for extent in shape if int(extent) != 1]
+        return len(extents) > 1 and 2.5 * math.prod(extents) > _NODE_BYTES + 8 * len(value.name or "")
 
 
 def _moments(calibration: Calibration | None, product: Product) -> Array | None:

@@ -25,14 +25,15 @@ from onnxslim.passes.quantize_ports import QuantizePorts
 from onnxslim.passes.quantize_static import QuantizeStatic
 from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.recipes.engine import Step, run_steps
-from onnxslim.recipes.narrow import Narrowing, inputs_of_weights, noise_of_weights, too_noisy
 from onnxslim.recipes.noise import noise_to_signal, outputs_of
+from onnxslim.recipes.storage import EIGHT_BITS, REST, Storage, inputs_of_weights
 from onnxslim.recipes.unit_times import unit_times
+from onnxslim.reconstruct.blocks import Coded
 from onnxslim.runtime.client import open_worker
 from onnxslim.runtime.targets.load import load_target
 from onnxslim.runtime.targets.target import DEFAULT_TARGET
 
-__all__ = ["MODES", "WEIGHTS", "Candidate", "candidates", "static_candidate"]
+__all__ = ["MODES", "WEIGHTS", "Candidate", "candidates", "packed_candidate", "static_candidate"]
 
 _log = logging.getLogger(__name__)
 
@@ -41,10 +42,9 @@ _TIMING_FEEDS = 4
 _LOOK_S = 2.0  # of measuring a placement
 _AS_FAST = 1.02
 _METHODS: tuple[Method, ...] = ("minmax", "mse")
-_PREDICTED_DB = 20.0  # of the noise that 4 bits bring in, where weights that bring much keep 8
-_NOISE_FEEDS = 4
+_PACKED_DB = (30.0, 40.0)  # what storage alone may leave of the outputs: at least, and where it is cheap
+_FEW_BITS_DB = (20.0, 30.0)  # the same where 4 bits were asked for
 _BLOCK = 32  # weights that share a scale, in 4 bits
-_CODES_OPSET = 11  # several codes to a byte need it
 WEIGHTS = ("int8", "int4")
 MODES = ("compress", "auto", "static", "weight-only")
 
@@ -57,11 +57,13 @@ class Candidate:
         name: for the report.
         passes: what to apply, in order.
         essential: the name of the pass without whose effect the candidate is not worth trying.
+        ports: the last of ``passes``, which quantize inputs and outputs, if they are asked for.
     """
 
     name: str
     passes: Sequence[Step]
     essential: str = ""
+    ports: Sequence[Step] = ()
 
 
 def candidates(
@@ -74,6 +76,7 @@ def candidates(
     data: DataLike | None = None,
     feeds: Sequence[Mapping[str, Any]] = (),
     integer_io: bool = False,
+    storage: Storage | None = None,
 ) -> list[Candidate]:
     """The ways to try on ``model``, the most promising first.
 
@@ -87,6 +90,7 @@ def candidates(
         feeds: held-out feeds that decide how static ranges are found, whether biases are corrected, which
             weights keep 8 bits, and how the others are rounded.
         integer_io: quantize inputs and outputs too, so that they can become integers.
+        storage: of the weights that stay in float, where noise was measured before.
 
     Raises:
         OptionError: no such mode, target or type of weights.
@@ -98,76 +102,87 @@ def candidates(
     placed_for = load_target(target or DEFAULT_TARGET)
     name = placed_for.name
     found: list[Candidate] = []
+    storage = storage or Storage(model, feeds)
+    packed_db = storage.knee(*_PACKED_DB)
+    packing = storage.steps(packed_db)
     if mode in ("compress", "auto", "static") and calibration is not None:
         first = QuantizeStatic(calibration, target=name)
         if placed_for.is_cpu and feeds:
             first = _fastest(model, first, feeds)
         best = _least_noise(model, first, feeds)
-        if weights == "int4" and feeds:
-            found += _narrow_static(model, best, feeds)
-        found.append(static_candidate(best))
+        if weights == "int4" and feeds and (few := _few_bits_static(model, best, feeds)) is not None:
+            found.append(few)
+        found.append(static_candidate(best, packing))
         careful = replace(best, min_sqnr_db=_OUTLIERS_DB)
         if _node_count(model, careful) != _node_count(model, best):
-            found.append(static_candidate(careful))
+            found.append(static_candidate(careful, packing))
     # where bytes alone decide, packed floats must not win against what was asked for
     integers_only = bool(found and placed_for.fusions) and not placed_for.is_cpu
     if mode in ("compress", "auto", "weight-only") and not integers_only:
-        if weights == "int4":
-            found += _narrow(model, data, feeds)
-        essential = "" if integer_io else PackWeights.name
-        found.append(Candidate("packed weights", (PackWeights(),), essential))
+        if weights == "int4" and (few := _few_bits(model, data, feeds)) is not None:
+            found.append(few)
+        found.append(packed_candidate(storage, packed_db))
     if integer_io:
         ports = (RaiseOpset(), QuantizePorts(calibration))
-        found = [replace(each, passes=(*each.passes, *ports)) for each in found]
+        found = [
+            replace(
+                each,
+                passes=(*each.passes, *ports),
+                essential="" if each.essential == PackWeights.name else each.essential,
+                ports=ports,
+            )
+            for each in found
+        ]
     return found
 
 
-def _narrow(model: ir.Model, data: DataLike | None, feeds: Sequence[Mapping[str, Any]]) -> list[Candidate]:
-    """Weights of 4 bits: those that bring little noise, then all that can be."""
+def _few_bits(model: ir.Model, data: DataLike | None, feeds: Sequence[Mapping[str, Any]]) -> Candidate | None:
+    """Weights of 4 bits where that brings little noise, by GPTQ where there are data."""
     integers, pack = PackIntegers(block=_BLOCK), PackWeights(bits=4, block=_BLOCK)
-    if not (integers.narrow(model) or pack.narrow(model)):
-        return []
-    wide = () if not feeds else _too_noisy(model, (integers, pack), feeds)
     name = "packed weights, 4 bits"
     if data is not None and (inputs := inputs_of_weights(model, data)) is not None:
         held_out = inputs_of_weights(model, list(feeds)) if feeds else None
         pack, name = replace(pack, inputs=inputs, held_out=held_out), name + " by GPTQ"
-    raised = RaiseOpset(opset=_CODES_OPSET)
-    found = [Candidate(name, (raised, integers, pack), essential=pack.name)]
-    if wide:
-        some = replace(integers, wide=wide), replace(pack, wide=wide)
-        found.append(Candidate(f"{name}, sensitive ones 8", (raised, *some), essential=pack.name))
-    return found
+    storage = Storage(model, feeds, (integers, pack, *EIGHT_BITS))
+    steps = storage.steps(storage.knee(*_FEW_BITS_DB))
+    if not _narrows(model, steps):
+        return None
+    return Candidate(name, steps, essential=PackWeights.name)
 
 
-def _narrow_static(
+def _few_bits_static(
     model: ir.Model, quantize: QuantizeStatic, feeds: Sequence[Mapping[str, Any]]
-) -> list[Candidate]:
+) -> Candidate | None:
     """Integer kernels whose weights are stored in 4 bits where they bring little noise."""
     outcome = run_steps(model, (RaiseOpset(), quantize)).model
-    integers, floats = PackIntegers(block=_BLOCK), PackWeights(bits=4, block=_BLOCK)
-    wide = _too_noisy(outcome, (integers, floats), feeds)
-    integers, floats = replace(integers, wide=wide), replace(floats, wide=wide)
-    if not integers.narrow(outcome):
-        return []
-    name = f"{static_candidate(quantize).name}, stored in 4 bits"
-    return [Candidate(name, (RaiseOpset(), quantize, integers, floats), essential=quantize.name)]
+    forms = (PackIntegers(block=_BLOCK), PackWeights(bits=4, block=_BLOCK), *EIGHT_BITS)
+    storage = Storage(outcome, feeds, forms)
+    steps = storage.steps(storage.knee(*_FEW_BITS_DB))
+    if not _narrows(outcome, steps):
+        return None
+    return replace(static_candidate(quantize, steps), name=f"{_name(quantize)}, stored in 4 bits")
 
 
-def _too_noisy(
-    model: ir.Model, packings: Sequence[Narrowing], feeds: Sequence[Mapping[str, Any]]
-) -> tuple[str, ...]:
-    noises: dict[str, float] = {}
-    with open_worker() as worker:
-        for packing in packings:
-            noises |= noise_of_weights(worker, model, packing, feeds[:_NOISE_FEEDS])
-    tensors = {name: value.const_value for name, value in model.graph.initializers.items()}
-    sizes = {name: tensor.size for name, tensor in tensors.items() if tensor is not None}
-    return too_noisy(noises, sizes, _PREDICTED_DB)
+def _narrows(model: ir.Model, steps: Sequence[Step]) -> bool:
+    """Whether any weight comes to have fewer than 8 bits."""
+    few = [each for each in steps if isinstance(each, PackIntegers | PackWeights) and each.bits < 8]
+    return any(
+        stored.bits < 8 for each in few for stored in each.stored(model).values() if isinstance(stored, Coded)
+    )
 
 
-def static_candidate(quantize: QuantizeStatic, packing: Sequence[Step] = (PackWeights(),)) -> Candidate:
+def packed_candidate(storage: Storage, sqnr_db: float) -> Candidate:
+    """Weights of 8 bits, and of 16 where 8 would bring too much noise."""
+    name = f"packed weights, {sqnr_db:g} dB" if storage.feeds else "packed weights"
+    return Candidate(name, storage.steps(sqnr_db), essential=PackWeights.name)
+
+
+def static_candidate(quantize: QuantizeStatic, packing: Sequence[Step] = REST) -> Candidate:
     """Static quantization, and what stays in float packed."""
+    return Candidate(_name(quantize), (RaiseOpset(), quantize, *packing), essential=quantize.name)
+
+
+def _name(quantize: QuantizeStatic) -> str:
     name = f"static int8, {quantize.method} ranges"
     if quantize.correct_bias:
         name += ", corrected biases"
@@ -179,7 +194,7 @@ def static_candidate(quantize: QuantizeStatic, packing: Sequence[Step] = (PackWe
         name += ", the noisiest parts in float"
     elif quantize.times:
         name += ", placed by times measured here"
-    return Candidate(name, (RaiseOpset(), quantize, *packing), essential=quantize.name)
+    return name
 
 
 def _fastest(model: ir.Model, quantize: QuantizeStatic, feeds: Sequence[Mapping[str, Any]]) -> QuantizeStatic:

@@ -35,6 +35,7 @@ from onnxslim.recipes.pipeline import Result, path_of, source_file
 from onnxslim.recipes.proof import Prover, running_feeds
 from onnxslim.recipes.quality import Judge
 from onnxslim.recipes.search import Objective, Progress, Search, Trial
+from onnxslim.recipes.storage import Storage
 from onnxslim.report.report import Report
 from onnxslim.runtime.client import Worker, open_worker
 from onnxslim.runtime.environment import environment
@@ -118,6 +119,7 @@ def search_best(
         held_out = list(parts.held_out.spread(_HELD_OUT_LIMIT))
         labels = parts.held_out.spread(_HELD_OUT_LIMIT).labels
         chosen = load_target(request.target or DEFAULT_TARGET)
+        storage = Storage(base.model, held_out[:_CHOICE_FEEDS])
         search = Search(
             file,
             Judge(
@@ -139,7 +141,7 @@ def search_best(
             request.seed,
             deadline=begun + request.seconds,
             progress=progress,
-            refine=Milder(base.model, held_out),
+            refine=Milder(base.model, held_out, storage),
         )
         options = candidates(
             base.model,
@@ -150,6 +152,7 @@ def search_best(
             data=None if parts.fit.is_random else parts.fit,
             feeds=held_out[:_CHOICE_FEEDS],
             integer_io=request.integer_io,
+            storage=storage,
         )
         if request.mode == "compress":
             options.append(Candidate("simplified only", ()))

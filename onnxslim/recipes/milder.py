@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from onnxslim._ir import ir
-from onnxslim.passes.halve_weights import HalveWeights
-from onnxslim.passes.pack_weights import PackWeights
 from onnxslim.passes.quantize_static import QuantizeStatic
-from onnxslim.recipes.candidates import Candidate, static_candidate
+from onnxslim.recipes.candidates import Candidate, packed_candidate, static_candidate
 from onnxslim.recipes.engine import Step, run_steps
 from onnxslim.recipes.mixed_precision import most_precise
+from onnxslim.recipes.storage import REST, Storage
 
 __all__ = ["Milder"]
 
 _FEEDS = 4
-# What 8 bits must leave of a weight; what they do not is stored in 16.  Most weights have 35 to 45 dB.
-_LEVELS_DB = (31.0, 34.0, 37.0, 40.0, 43.0, math.inf)
+_LEVELS_DB = (36.0, 42.0, 48.0, 54.0, 60.0, 90.0)  # of all weights together; the last is 16 bits
 
 Accepts = Callable[[ir.Model], bool]
 
@@ -31,12 +28,14 @@ class Milder:
     Args:
         model: the simplified model, in float.
         feeds: held-out feeds on which noise is measured.
-        packing: how what stays in float is stored; found milder, it serves the later candidates too.
+        storage: of the weights that stay in float.
+        packing: the passes for them; found milder, they serve the later candidates too.
     """
 
     model: ir.Model
     feeds: Sequence[Mapping[str, Any]]
-    packing: tuple[Step, ...] = (PackWeights(),)
+    storage: Storage
+    packing: Sequence[Step] = REST
 
     def __call__(self, candidate: Candidate, accepts: Accepts) -> Candidate | None:
         """The milder candidate; None where even the mildest is not accepted."""
@@ -53,20 +52,16 @@ class Milder:
             found = None if milder is None else static_candidate(milder, self.packing)
         if found is None:
             return None
-        kinds = [isinstance(each, PackWeights) for each in candidate.passes]
-        after = tuple(candidate.passes)[len(kinds) - kinds[::-1].index(True) :] if any(kinds) else ()
-        return replace(found, passes=(*found.passes, *after))  # integer ports come last
+        return replace(found, passes=(*found.passes, *candidate.ports), ports=candidate.ports)
 
     def _packed(self, accepts: Accepts) -> Candidate | None:
+        found: Candidate | None = None
         low, high = 0, len(_LEVELS_DB)  # of the levels below ``low`` none is accepted, that at ``high`` is
         while low < high:
             middle = (low + high) // 2
-            steps = (PackWeights(min_sqnr_db=_LEVELS_DB[middle]), HalveWeights())
-            if accepts(run_steps(self.model, steps).model):
-                self.packing, high = steps, middle
+            form = packed_candidate(self.storage, _LEVELS_DB[middle])
+            if accepts(run_steps(self.model, form.passes).model):
+                found, high, self.packing = form, middle, form.passes
             else:
                 low = middle + 1
-        if high == len(_LEVELS_DB):
-            return None
-        bits = "16 bits" if high == len(_LEVELS_DB) - 1 else "8 bits, the noisiest 16"
-        return Candidate(f"packed weights, {bits}", self.packing)
+        return found

@@ -166,8 +166,8 @@ class Search:
             if broken:
                 trial.rejected = f"{broken[0].name} failed: {broken[0].rolled_back}"
                 return trial
-            idle = {record.name for record in outcome.applied if not record.modified}
-            if candidate.essential in idle:
+            effective = {record.name for record in outcome.applied if record.modified}
+            if candidate.essential and candidate.essential not in effective:
                 trial.rejected = f"{candidate.essential} found nothing that pays"
                 why = Counter(d.reason for d in outcome.declined if d.pass_name == candidate.essential)
                 if why:
