@@ -25,7 +25,7 @@ from onnxslim.measure.stats import bootstrap_interval, wilson_interval
 from onnxslim.runtime.client import RemoteSession, open_worker
 from onnxslim.runtime.sources import RunnableModel
 
-__all__ = ["Metric", "MetricResult", "agreeing", "cosine", "is_class_like", "largest", "resolve"]
+__all__ = ["Metric", "MetricResult", "agreeing", "cosine", "is_class_like", "largest", "regret", "resolve"]
 
 Array = np.ndarray[Any, Any]
 
@@ -208,6 +208,19 @@ def _proportion(hits: Array) -> MetricResult:
     return MetricResult(float(hits.mean()), hits.size, interval, 1 / hits.size)
 
 
+def regret(reference: Array, output: Array) -> Array:
+    """Per row of probabilities, how much less likely the output's class is than the best, by the reference.
+
+    If the reference's probabilities are honest, the mean of it is the accuracy that the output loses.
+
+    Example:
+        >>> regret(np.array([[0.5, 0.4], [0.7, 0.3]]), np.array([[0.4, 0.6], [0.9, 0.1]])).round(3)
+        array([0.1, 0. ])
+    """
+    chosen = np.take_along_axis(reference, output.argmax(-1)[..., None], -1)[..., 0]
+    return np.asarray(reference.max(-1) - chosen).ravel()
+
+
 def agreeing(reference: Array, output: Array) -> Array:
     """Per row of probabilities, whether the output's class is the one that the reference holds for likeliest.
 
@@ -217,8 +230,7 @@ def agreeing(reference: Array, output: Array) -> Array:
         >>> agreeing(np.array([[0.5, 0.49995], [0.7, 0.3]]), np.array([[0.4, 0.6], [0.2, 0.8]]))
         array([ True, False])
     """
-    chosen = np.take_along_axis(reference, output.argmax(-1)[..., None], -1)[..., 0]
-    return np.asarray(reference.max(-1) - chosen <= _NOTHING).ravel()
+    return np.asarray(regret(reference, output) <= _NOTHING)
 
 
 def is_class_like(output: Array) -> bool:

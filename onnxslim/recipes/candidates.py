@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,6 +44,7 @@ _AS_FAST = 1.02
 _METHODS: tuple[Method, ...] = ("minmax", "mse")
 _PACKED_DB = (30.0, 40.0)  # what storage alone may leave of the outputs: at least, and where it is cheap
 _FEW_BITS_DB = (20.0, 30.0)  # the same where 4 bits were asked for
+_CLEAN_DB = 40.0
 _BLOCK = 32  # weights that share a scale, in 4 bits
 WEIGHTS = ("int8", "int4")
 MODES = ("compress", "auto", "static", "weight-only")
@@ -110,8 +111,8 @@ def candidates(
         if placed_for.is_cpu and feeds:
             first = _fastest(model, first, feeds)
         best = _least_noise(model, first, feeds)
-        if weights == "int4" and feeds and (few := _few_bits_static(model, best, feeds)) is not None:
-            found.append(few)
+        if weights == "int4" and feeds:
+            found += _few_bits_static(model, best, feeds)
         found.append(static_candidate(best, packing))
         careful = replace(best, min_sqnr_db=_OUTLIERS_DB)
         if _node_count(model, careful) != _node_count(model, best):
@@ -119,8 +120,8 @@ def candidates(
     # where bytes alone decide, packed floats must not win against what was asked for
     integers_only = bool(found and placed_for.fusions) and not placed_for.is_cpu
     if mode in ("compress", "auto", "weight-only") and not integers_only:
-        if weights == "int4" and (few := _few_bits(model, data, feeds)) is not None:
-            found.append(few)
+        if weights == "int4":
+            found += _few_bits(model, data, feeds)
         found.append(packed_candidate(storage, packed_db))
     if integer_io:
         ports = (RaiseOpset(), QuantizePorts(calibration))
@@ -136,31 +137,40 @@ def candidates(
     return found
 
 
-def _few_bits(model: ir.Model, data: DataLike | None, feeds: Sequence[Mapping[str, Any]]) -> Candidate | None:
+def _few_bits(
+    model: ir.Model, data: DataLike | None, feeds: Sequence[Mapping[str, Any]]
+) -> Iterator[Candidate]:
     """Weights of 4 bits where that brings little noise, by GPTQ where there are data."""
     integers, pack = PackIntegers(block=_BLOCK), PackWeights(bits=4, block=_BLOCK)
     name = "packed weights, 4 bits"
     if data is not None and (inputs := inputs_of_weights(model, data)) is not None:
         held_out = inputs_of_weights(model, list(feeds)) if feeds else None
         pack, name = replace(pack, inputs=inputs, held_out=held_out), name + " by GPTQ"
-    storage = Storage(model, feeds, (integers, pack, *EIGHT_BITS))
-    steps = storage.steps(storage.knee(*_FEW_BITS_DB))
-    if not _narrows(model, steps):
-        return None
-    return Candidate(name, steps, essential=PackWeights.name)
+    for steps, level in _of_few_bits(model, feeds, (integers, pack)):
+        yield Candidate(name + level, steps, essential=PackWeights.name)
 
 
 def _few_bits_static(
     model: ir.Model, quantize: QuantizeStatic, feeds: Sequence[Mapping[str, Any]]
-) -> Candidate | None:
+) -> Iterator[Candidate]:
     """Integer kernels whose weights are stored in 4 bits where they bring little noise."""
     outcome = run_steps(model, (RaiseOpset(), quantize)).model
-    forms = (PackIntegers(block=_BLOCK), PackWeights(bits=4, block=_BLOCK), *EIGHT_BITS)
-    storage = Storage(outcome, feeds, forms)
-    steps = storage.steps(storage.knee(*_FEW_BITS_DB))
-    if not _narrows(outcome, steps):
-        return None
-    return replace(static_candidate(quantize, steps), name=f"{_name(quantize)}, stored in 4 bits")
+    forms = PackIntegers(block=_BLOCK), PackWeights(bits=4, block=_BLOCK)
+    for steps, level in _of_few_bits(outcome, feeds, forms):
+        yield replace(static_candidate(quantize, steps), name=f"{_name(quantize)}, stored in 4 bits{level}")
+
+
+def _of_few_bits(
+    model: ir.Model, feeds: Sequence[Mapping[str, Any]], forms: Sequence[Any]
+) -> Iterator[tuple[Sequence[Step], str]]:
+    """Ways to store the weights with some of fewer than 8 bits: a small one, and a clean one."""
+    storage = Storage(model, feeds, (*forms, *EIGHT_BITS))
+    seen: list[Sequence[Step]] = []
+    for level in (storage.knee(*_FEW_BITS_DB), _CLEAN_DB)[: None if feeds else 1]:
+        steps = storage.steps(level)
+        if steps not in seen and _narrows(model, steps):
+            yield steps, f", {level:g} dB" if feeds else ""
+        seen.append(steps)
 
 
 def _narrows(model: ir.Model, steps: Sequence[Step]) -> bool:

@@ -11,7 +11,7 @@ from onnxslim.passes.quantize_static import QuantizeStatic
 from onnxslim.recipes.candidates import Candidate, packed_candidate, static_candidate
 from onnxslim.recipes.engine import Step, run_steps
 from onnxslim.recipes.mixed_precision import most_precise
-from onnxslim.recipes.storage import REST, Storage
+from onnxslim.recipes.storage import Storage
 
 __all__ = ["Milder"]
 
@@ -29,27 +29,29 @@ class Milder:
         model: the simplified model, in float.
         feeds: held-out feeds on which noise is measured.
         storage: of the weights that stay in float.
-        packing: the passes for them; found milder, they serve the later candidates too.
+        packing: the passes for them; none: those of the candidate.  Found milder, they serve later ones too.
     """
 
     model: ir.Model
     feeds: Sequence[Mapping[str, Any]]
     storage: Storage
-    packing: Sequence[Step] = REST
+    packing: Sequence[Step] = ()
 
     def __call__(self, candidate: Candidate, accepts: Accepts) -> Candidate | None:
         """The milder candidate; None where even the mildest is not accepted."""
-        form = next((each for each in candidate.passes if isinstance(each, QuantizeStatic)), None)
+        own = candidate.passes[: len(candidate.passes) - len(candidate.ports)]
+        form = next((each for each in own if isinstance(each, QuantizeStatic)), None)
         if form is None:
             found = self._packed(accepts)
         else:
+            packing = self.packing or own[own.index(form) + 1 :]
             milder = most_precise(
                 self.model,
                 form,
                 self.feeds[:_FEEDS],
-                lambda model: accepts(run_steps(model, self.packing).model),
+                lambda model: accepts(run_steps(model, packing).model),
             )
-            found = None if milder is None else static_candidate(milder, self.packing)
+            found = None if milder is None else static_candidate(milder, packing)
         if found is None:
             return None
         return replace(found, passes=(*found.passes, *candidate.ports), ports=candidate.ports)

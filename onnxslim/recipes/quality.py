@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from onnxslim._ir import ir
 from onnxslim.errors import CalibrationError, OptionError, ResourceError
 from onnxslim.measure.differences import Difference
-from onnxslim.measure.metrics import agreeing, cosine, is_class_like, largest
+from onnxslim.measure.metrics import agreeing, cosine, is_class_like, largest, regret
 from onnxslim.recipes.budget import Drop
 from onnxslim.runtime.client import Worker
 from onnxslim.runtime.errors import RuntimeRefused
@@ -42,7 +43,9 @@ class Judge:
     """Scores models on feeds that nothing was fitted to; the original runs once.
 
     Labels are compared with the classes of the output; without labels, classes with the original's classes
-    where the output holds probabilities, else the output with the original's by its cosine.
+    where the output holds probabilities, else the output with the original's by its cosine.  For a metric
+    that is not known here, classes count by what the original's own probabilities say of them: most of those
+    that change were near to a tie, and cost a task little.
 
     Args:
         worker: where the models run.
@@ -92,7 +95,7 @@ class Judge:
                 )
             self._kind = "top1"
         elif numeric and all(map(is_class_like, decisive)):
-            self._kind = "agreement"
+            self._kind = "expected agreement" if unseen else "agreement"
         else:
             self._kind = "cosine" if numeric else "none"
         self._min_sqnr_db = MIN_SQNR_UNSEEN_DB if unseen and self._kind == "cosine" else MIN_SQNR_DB
@@ -118,6 +121,12 @@ class Judge:
             rejected = f"too noisy: {noise:.1f} dB on an output, below {self._min_sqnr_db:g} dB"
         return Score(self._kind, before, after, n, float(noise), rejected)
 
+    def stricter(self, min_sqnr_db: float) -> Judge:
+        """One who also wants ``min_sqnr_db`` at the noisiest output."""
+        other = copy.copy(self)
+        other._min_sqnr_db = max(self._min_sqnr_db, min_sqnr_db)
+        return other
+
     def _run(self, model: ir.Model) -> list[list[Any]]:
         with self._worker.load(model, optimize="all") as session:
             return [session.run(feed) for feed in self._feeds]
@@ -140,7 +149,9 @@ class Judge:
             scale = largest(reference)
             cosines = [cosine(a, b, scale) for a, b in zip(reference, outputs, strict=True)]
             return float(np.mean(cosines)), len(cosines), 0.0
-        if self._labels is None:
+        if self._kind == "expected agreement":
+            hits = 1 - np.concatenate([regret(a, b) for a, b in zip(reference, outputs, strict=True)])
+        elif self._labels is None:
             hits = np.concatenate([agreeing(a, b) for a, b in zip(reference, outputs, strict=True)])
         else:
             pairs = zip(outputs, self._labels, strict=True)

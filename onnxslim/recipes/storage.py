@@ -104,7 +104,7 @@ class Storage:
         return self._chosen[sqnr_db]
 
     def knee(self, low_db: float, high_db: float) -> float:
-        """The cleanest of the levels from ``low_db`` to ``high_db`` that costs hardly more bytes than the first.
+        """The cleanest level from ``low_db`` to ``high_db`` that costs hardly more bytes than the first.
 
         Where few weights make most of the noise, much less of it is to be had for next to nothing.
         """
@@ -149,7 +149,7 @@ class Storage:
             decoded = {name: weight.decode() for name, weight in weights.items()}
             integer = any(array.dtype == np.int8 for array in decoded.values())
             left = [self.model.graph.initializers[name].const_value for name in group if name not in form]
-            nbytes = sum(weight.nbytes for weight in weights.values())
+            nbytes = float(sum(weight.nbytes for weight in weights.values()))
             nbytes += sum(tensor.nbytes / 2 for tensor in left if tensor is not None)  # HALVES take the rest
             halved = isinstance(self.forms[number], HalveWeights)
             found.append(Offer(number, nbytes, 0.0 if halved else noise.of(decoded)))

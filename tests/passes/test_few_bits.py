@@ -154,7 +154,7 @@ def test_rows_of_a_large_table_are_gathered_packed(block: int, symmetric: bool, 
     [one], [other] = run(model, {"i": indices}), run(result, {"i": indices})
     assert one.shape == other.shape and sqnr_db(one, other) > (17 if bits == 4 else 40)
     if bits == 4:
-        edit.replace_initializer(model.graph.initializers["w"], pack.narrow(model)["w"].decode())
+        edit.replace_initializer(model.graph.initializers["w"], pack.stored(model)["w"].decode())
         np.testing.assert_array_equal(run(model, {"i": indices})[0], other)
 
 
@@ -164,9 +164,9 @@ def test_what_keeps_8_bits() -> None:
         result = packed(model, dataclasses.replace(FOUR, narrow_sqnr_db=60))
     assert all("it has 8" in entry.reason for entry in log.entries) and len(log.entries) == 4
     assert [node.op_type for node in result.graph].count("BitShift") == 0
-    wide = packed(model, dataclasses.replace(FOUR, wide=("w1", "w3")))
-    assert [node.op_type for node in wide.graph].count("BitShift") == 2
-    assert set(FOUR.narrow(model)) == set(WEIGHTS)
+    two = packed(model, dataclasses.replace(FOUR, only=("w1", "w3")))
+    assert [node.op_type for node in two.graph].count("BitShift") == 2
+    assert set(FOUR.stored(model)) == set(WEIGHTS)
     small = built("g (float[4,8] x) => (float[4,20] y) { y = MatMul(x, w) }", w=(8, 20))
     assert "BitShift" not in {node.op_type for node in packed(small, FOUR).graph}
     odd = built("g (float[4,81] x) => (float[4,81] y) { y = MatMul(x, w) }", w=(81, 81))
@@ -263,8 +263,9 @@ def test_integers_that_are_left_alone() -> None:
     with collect_declines() as log:
         assert not PackIntegers(narrow_sqnr_db=60)(model.clone()).modified
     assert len(log.entries) >= 2 and all("below 60" in entry.reason for entry in log.entries)
-    names = tuple(PackIntegers().narrow(model))
-    assert names and not PackIntegers(wide=names)(model.clone()).modified
+    first, *others = PackIntegers().stored(model)
+    packed(model, PackIntegers(only=(first,)))
+    assert others and set(PackIntegers(only=tuple(others)).stored(model)) == set(others)
     for options in ({"bits": 8}, {"block": -1}):
         with pytest.raises(OptionError, match=next(iter(options))):
             PackIntegers(**options)  # type: ignore[arg-type]

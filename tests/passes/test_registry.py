@@ -26,7 +26,7 @@ def test_options_given_as_text_are_read_by_their_type() -> None:
     built = make_pass("pack-weights", {"min_sqnr_db": "30", "exclude": "a*"})
     assert (built.min_sqnr_db, built.exclude) == (30.0, "a*")  # type: ignore[attr-defined]
     for names in ("a,b", ["a", "b"]):
-        assert make_pass("pack-weights", {"bits": "4", "wide": names}) == PackWeights(bits=4, wide=("a", "b"))
+        assert make_pass("pack-weights", {"bits": "4", "only": names}) == PackWeights(bits=4, only=("a", "b"))
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_options_given_as_text_are_read_by_their_type() -> None:
         ("pack-weights", {"min_sqnr_db": "loud"}, ""),
         ("quantize-static", {"method": "minmix"}, ""),
         ("pack-weights", {"bits": "5"}, ""),
-        ("pack-weights", {"wide": 3}, ""),
+        ("pack-weights", {"only": 3}, ""),
         ("quantize-static", {"check": "perhaps"}, ""),
     ],
 )

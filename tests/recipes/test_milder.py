@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import onnx.numpy_helper
 import pytest
@@ -11,14 +9,16 @@ import pytest
 from onnxslim._ir import ir
 from onnxslim.measure.verify import verify
 from onnxslim.model.io import serialized_size
-from onnxslim.passes.halve_weights import HalveWeights
 from onnxslim.passes.pack_weights import PackWeights
+from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.recipes.candidates import Candidate
 from onnxslim.recipes.engine import run_steps
 from onnxslim.recipes.milder import Milder
+from onnxslim.recipes.storage import Storage
 from tests.models import proto
 
 PACKED = Candidate("packed weights", (PackWeights(),), essential="pack-weights")
+FEEDS = [{"x": np.random.default_rng(i).normal(size=(1, 64)).astype(np.float32)} for i in range(3)]
 
 
 def uneven() -> ir.Model:
@@ -33,8 +33,7 @@ def uneven() -> ir.Model:
 
 
 def sqnr(model: ir.Model, other: ir.Model) -> float:
-    feeds = [{"x": np.random.default_rng(i).normal(size=(1, 64)).astype(np.float32)} for i in range(3)]
-    return verify(model, other, feeds, promise="lossy").sqnr_db
+    return verify(model, other, FEEDS, promise="lossy").sqnr_db
 
 
 def types(model: ir.Model) -> set[str]:
@@ -43,14 +42,20 @@ def types(model: ir.Model) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("least", "stored"), [(25.0, {"INT8"}), (39.0, {"INT8", "FLOAT16"}), (50.0, {"FLOAT16"}), (300.0, None)]
+    ("least", "stored"),
+    [
+        (25.0, {"UINT8"}),  # in blocks
+        (40.0, {"UINT8", "FLOAT16"}),
+        (50.0, {"FLOAT16"}),
+        (300.0, None),
+    ],
 )
 def test_as_few_bits_as_are_accepted(least: float, stored: set[str] | None) -> None:
     model = uneven()
-    milder = Milder(model, ())
+    milder = Milder(model, (), Storage(model, FEEDS))
     found = milder(PACKED, lambda form: sqnr(model, form) > least)
     if stored is None:
-        assert found is None and milder.packing == (PackWeights(),)
+        assert found is None and milder.packing == ()
         return
     assert found is not None and milder.packing == found.passes
     result = run_steps(model, found.passes).model
@@ -58,7 +63,9 @@ def test_as_few_bits_as_are_accepted(least: float, stored: set[str] | None) -> N
     assert serialized_size(result) < 0.6 * serialized_size(model)
 
 
-def test_the_mildest_is_half_precision_alone() -> None:
+def test_what_makes_inputs_and_outputs_integers_comes_last() -> None:
     model = uneven()
-    found = Milder(model, ())(PACKED, lambda form: sqnr(model, form) > 50)
-    assert found is not None and found.passes == (PackWeights(min_sqnr_db=math.inf), HalveWeights())
+    ports = (RaiseOpset(),)
+    candidate = Candidate("packed weights", (PackWeights(), *ports), ports=ports)
+    found = Milder(model, (), Storage(model, FEEDS))(candidate, lambda form: True)
+    assert found is not None and found.passes[-1] is ports[0] and found.ports == ports

@@ -1,18 +1,21 @@
-"""Which weights keep 8 bits: the noise that is measured, and what is chosen by it."""
+"""How weights are stored: the noise that is measured, and what is chosen by it."""
 
 from __future__ import annotations
 
-import math
+import itertools
 
 import numpy as np
 import onnx.numpy_helper
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from onnxslim._ir import ir
 from onnxslim.model import edit
+from onnxslim.model.io import serialized_size
 from onnxslim.passes.pack_weights import PackWeights
-from onnxslim.recipes.narrow import inputs_of_weights, noise_of_weights, too_noisy
-from onnxslim.runtime.client import open_worker
+from onnxslim.recipes.engine import run_steps
+from onnxslim.recipes.storage import EIGHT_BITS, Offer, Storage, allocate, inputs_of_weights
 from tests.models import proto, run
 
 Feeds = list[dict[str, np.ndarray]]
@@ -43,45 +46,98 @@ def feeds(count: int) -> Feeds:
     return [{"x": rng.normal(size=(8, 64)).astype(np.float32)} for _ in range(count)]
 
 
-PACK = PackWeights(bits=4, block=32)
+FORMS = (PackWeights(bits=4, block=32), *EIGHT_BITS)
+
+
+def decoded(model: ir.Model, storage: Storage, sqnr_db: float) -> float:
+    """Noise over signal of the model that is stored at that level, in the runtime."""
+    data = storage.feeds
+    wanted = np.concatenate([run(model, feed)[0] for feed in data]).astype(np.float64)
+    stored = run_steps(model, storage.steps(sqnr_db)).model
+    found = np.concatenate([run(stored, feed)[0] for feed in data])
+    return float(np.square(found - wanted).sum() / np.square(wanted).sum())
 
 
 @pytest.mark.parametrize("ir_version", [3, 10])
 def test_noise_is_that_of_the_model_with_this_one_weight_rounded(ir_version: int) -> None:
     model, data = network(ir_version), feeds(3)
     before = ir.to_proto(model).SerializeToString()
-    with open_worker() as worker:
-        noises = noise_of_weights(worker, model, PACK, data)
+    offers = dict(Storage(model, data, FORMS)._offers)
     assert ir.to_proto(model).SerializeToString() == before
     wanted = np.concatenate([run(model, feed)[0] for feed in data]).astype(np.float64)
-    for name, coded in PACK.narrow(model).items():
-        changed = model.clone()
-        edit.replace_initializer(changed.graph.initializers[name], coded.decode())
-        found = np.concatenate([run(changed, feed)[0] for feed in data])
-        expected = np.square(found - wanted).sum() / np.square(wanted).sum()
-        assert noises[name] == pytest.approx(expected, rel=1e-3)
-    assert set(noises) == {"loud", "quiet", "tiny", "back"}
-    assert noises["loud"] > 100 * noises["quiet"]
+    for number, form in enumerate(FORMS[:3]):
+        for name, stored in form.stored(model).items():
+            changed = model.clone()
+            edit.replace_initializer(changed.graph.initializers[name], stored.decode())
+            found = np.concatenate([run(changed, feed)[0] for feed in data])
+            expected = np.square(found - wanted).sum() / np.square(wanted).sum()
+            offer = next(offer for offer in offers[(name,)] if offer.form == number)
+            assert offer.noise == pytest.approx(expected, rel=1e-3) and offer.nbytes == stored.nbytes
+    assert offers[("loud",)][0].noise > 100 * offers[("quiet",)][0].noise
 
 
-def test_without_feeds_or_below_what_pays_nothing_is_known() -> None:
-    with open_worker() as worker:
-        assert set(noise_of_weights(worker, network(), PACK, []).values()) == {math.inf}
+@pytest.mark.parametrize("level", [15.0, 25.0, 35.0, 45.0, 60.0])
+def test_a_level_is_kept_and_costs_bytes(level: float) -> None:
+    model = network()
+    storage = Storage(model, feeds(4), FORMS)
+    assert decoded(model, storage, level) < 2 * 10 ** (-level / 10)
+    smaller = run_steps(model, storage.steps(level - 10)).model
+    assert serialized_size(smaller) <= serialized_size(run_steps(model, storage.steps(level)).model)
 
 
-def test_the_sum_of_noises_stays_inside_what_is_allowed() -> None:
-    rng = np.random.default_rng(0)
-    noises = {str(i): float(noise) for i, noise in enumerate(rng.exponential(0.002, 30))}
-    sizes = {str(i): int(size) for i, size in enumerate(rng.integers(100, 10000, 30))}
-    for db in (10, 20, 30):
-        wide = too_noisy(noises, sizes, db)
-        assert sum(noise for name, noise in noises.items() if name not in wide) <= 10 ** (-db / 10)
-        narrow = set(noises) - set(wide)
-        noise, size = (sum(of[n] for n in narrow) for of in (noises, sizes))
-        for name in wide:
-            too_much = noises[name] + noise > 10 ** (-db / 10)
-            assert too_much or noises[name] / sizes[name] > 5 * noise / size
-    assert too_noisy({"a": math.inf}, {"a": 1}, 10) == ("a",)
+def test_the_quiet_weight_is_the_first_to_have_few_bits() -> None:
+    storage = Storage(network(), feeds(4), FORMS)
+    narrow = [each.only for each in storage.steps(28) if isinstance(each, PackWeights) and each.bits == 4]
+    assert len(narrow) == 1 and "quiet" in narrow[0] and "loud" not in narrow[0]
+
+
+def test_without_feeds_all_have_the_smallest_form() -> None:
+    model = network()
+    result = run_steps(model, Storage(model, (), FORMS).steps(30)).model
+    assert [node.op_type for node in result.graph].count("BitShift") == 4
+
+
+def test_vectors_and_small_weights_go_together() -> None:
+    model = network()
+    bias = edit.add_initializer(model.graph, np.random.default_rng(0).normal(size=64).astype("f"), "bias")
+    last = model.graph.outputs[0].producer()
+    assert last is not None
+    last.replace_input_with(1, bias)
+    storage = Storage(model, feeds(2), EIGHT_BITS)
+    [(_, offers)] = [(names, offers) for names, offers in storage._offers if "bias" in names]
+    assert [offer.form for offer in offers] == [2], "a vector is halved, never of 8 bits"
+    stored = run_steps(model, storage.steps(20)).model.graph.initializers
+    kinds = {value.const_value.dtype.name for name, value in stored.items() if name.startswith("bias")}  # type: ignore[union-attr]
+    assert kinds == {"FLOAT16"}
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1, max_size=3), max_size=4)
+)
+def test_allocation_is_within_one_exchange_of_the_best(weights: list[list[tuple[int, int]]]) -> None:
+    offers = [
+        [Offer(k, float(size), noise / 100) for k, (size, noise) in enumerate(each)] for each in weights
+    ]
+    everything = list(itertools.product(*offers))
+    for level in (10.0, 13.0, 20.0):
+        allowed = 10 ** (-level / 10)
+        found = allocate(offers, level)
+        inside = [sum(o.nbytes for o in row) for row in everything if sum(o.noise for o in row) <= allowed]
+        if not inside:
+            least = min(sum(o.noise for o in row) for row in everything)
+            assert sum(o.noise for o in found) == pytest.approx(least)
+            continue
+        assert sum(o.noise for o in found) <= allowed + 1e-12
+        largest = max((o.nbytes for each in offers for o in each), default=0.0)
+        assert min(inside) <= sum(o.nbytes for o in found) <= min(inside) + largest
+
+
+def test_a_cleaner_level_is_taken_where_it_costs_next_to_nothing() -> None:
+    storage = Storage(network(), feeds(2), FORMS)
+    level = storage.knee(20, 40)
+    assert 20 <= level <= 40
+    assert storage._bytes(level) <= 1.02 * storage._bytes(20)
+    assert level == 40 or storage._bytes(level + 1) > 1.02 * storage._bytes(20)
 
 
 def test_moments_are_asked_for_where_weights_are_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +146,7 @@ def test_moments_are_asked_for_where_weights_are_multiplied(monkeypatch: pytest.
     assert calibration is not None and set(calibration.states) == {"x", "r", "c"}
     x = np.concatenate([feed["x"] for feed in data]).astype(np.float64)
     np.testing.assert_allclose(calibration.second_moments("x"), x.T @ x / len(x))
-    monkeypatch.setattr("onnxslim.recipes.narrow._MOMENTS_BYTES", 8 * 64**2)
+    monkeypatch.setattr("onnxslim.recipes.storage._MOMENTS_BYTES", 8 * 64**2)
     limited = inputs_of_weights(model, data)
     assert limited is not None and len(limited.states) == 1
     assert (
