@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from onnxslim._ir import ir
@@ -19,21 +19,21 @@ from onnxslim.calibration.store import Calibration
 from onnxslim.errors import ModelError, OnnxSlimError, OptionError, ResourceError
 from onnxslim.measure.latency import measure_latency
 from onnxslim.model.build import serialized
-from onnxslim.passes.pack_integers import PackIntegers
 from onnxslim.passes.pack_weights import PackWeights
 from onnxslim.passes.quantize_ports import QuantizePorts
 from onnxslim.passes.quantize_static import QuantizeStatic
 from onnxslim.passes.raise_opset import RaiseOpset
+from onnxslim.recipes.candidate import Candidate
 from onnxslim.recipes.engine import Step, run_steps
+from onnxslim.recipes.few_bits import in_few_bits, packed_in_few_bits
 from onnxslim.recipes.noise import noise_to_signal, outputs_of
-from onnxslim.recipes.storage import EIGHT_BITS, REST, Storage, inputs_of_weights
+from onnxslim.recipes.storage import CODES_OPSET, REST, Storage
 from onnxslim.recipes.unit_times import unit_times
-from onnxslim.reconstruct.blocks import Coded
 from onnxslim.runtime.client import open_worker
 from onnxslim.runtime.targets.load import load_target
 from onnxslim.runtime.targets.target import DEFAULT_TARGET
 
-__all__ = ["MODES", "WEIGHTS", "Candidate", "candidates", "packed_candidate", "static_candidate"]
+__all__ = ["MODES", "WEIGHTS", "candidates", "static_candidate"]
 
 _log = logging.getLogger(__name__)
 
@@ -43,28 +43,8 @@ _LOOK_S = 2.0  # of measuring a placement
 _AS_FAST = 1.02
 _METHODS: tuple[Method, ...] = ("minmax", "mse")
 _PACKED_DB = (30.0, 40.0)  # what storage alone may leave of the outputs: at least, and where it is cheap
-_FEW_BITS_DB = (20.0, 30.0)  # the same where 4 bits were asked for
-_CLEAN_DB = 40.0
-_BLOCK = 32  # weights that share a scale, in 4 bits
 WEIGHTS = ("int8", "int4")
 MODES = ("compress", "auto", "static", "weight-only")
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A way to compress a model.
-
-    Attributes:
-        name: for the report.
-        passes: what to apply, in order.
-        essential: the name of the pass without whose effect the candidate is not worth trying.
-        ports: the last of ``passes``, which quantize inputs and outputs, if they are asked for.
-    """
-
-    name: str
-    passes: Sequence[Step]
-    essential: str = ""
-    ports: Sequence[Step] = ()
 
 
 def candidates(
@@ -77,7 +57,6 @@ def candidates(
     data: DataLike | None = None,
     feeds: Sequence[Mapping[str, Any]] = (),
     integer_io: bool = False,
-    storage: Storage | None = None,
 ) -> list[Candidate]:
     """The ways to try on ``model``, the most promising first.
 
@@ -91,7 +70,6 @@ def candidates(
         feeds: held-out feeds that decide how static ranges are found, whether biases are corrected, which
             weights keep 8 bits, and how the others are rounded.
         integer_io: quantize inputs and outputs too, so that they can become integers.
-        storage: of the weights that stay in float, where noise was measured before.
 
     Raises:
         OptionError: no such mode, target or type of weights.
@@ -103,96 +81,40 @@ def candidates(
     placed_for = load_target(target or DEFAULT_TARGET)
     name = placed_for.name
     found: list[Candidate] = []
-    storage = storage or Storage(model, feeds)
-    packed_db = storage.knee(*_PACKED_DB)
-    packing = storage.steps(packed_db)
+    packed = packed_candidate(model, feeds)
     if mode in ("compress", "auto", "static") and calibration is not None:
         first = QuantizeStatic(calibration, target=name)
         if placed_for.is_cpu and feeds:
             first = _fastest(model, first, feeds)
         best = _least_noise(model, first, feeds)
+        static = static_candidate(best, packed.packing)
         if weights == "int4" and feeds:
-            found += _few_bits_static(model, best, feeds)
-        found.append(static_candidate(best, packing))
+            found += in_few_bits(model, static, feeds)
+        found.append(static)
         careful = replace(best, min_sqnr_db=_OUTLIERS_DB)
         if _node_count(model, careful) != _node_count(model, best):
-            found.append(static_candidate(careful, packing))
+            found.append(static_candidate(careful, packed.packing))
     # where bytes alone decide, packed floats must not win against what was asked for
     integers_only = bool(found and placed_for.fusions) and not placed_for.is_cpu
     if mode in ("compress", "auto", "weight-only") and not integers_only:
         if weights == "int4":
-            found += _few_bits(model, data, feeds)
-        found.append(packed_candidate(storage, packed_db))
+            found += packed_in_few_bits(model, data, feeds)
+        found.append(replace(packed, essential="") if integer_io else packed)
     if integer_io:
-        ports = (RaiseOpset(), QuantizePorts(calibration))
-        found = [
-            replace(
-                each,
-                passes=(*each.passes, *ports),
-                essential="" if each.essential == PackWeights.name else each.essential,
-                ports=ports,
-            )
-            for each in found
-        ]
+        found = [replace(each, ports=(RaiseOpset(), QuantizePorts(calibration))) for each in found]
     return found
 
 
-def _few_bits(
-    model: ir.Model, data: DataLike | None, feeds: Sequence[Mapping[str, Any]]
-) -> Iterator[Candidate]:
-    """Weights of 4 bits where that brings little noise, by GPTQ where there are data."""
-    integers, pack = PackIntegers(block=_BLOCK), PackWeights(bits=4, block=_BLOCK)
-    name = "packed weights, 4 bits"
-    if data is not None and (inputs := inputs_of_weights(model, data)) is not None:
-        held_out = inputs_of_weights(model, list(feeds)) if feeds else None
-        pack, name = replace(pack, inputs=inputs, held_out=held_out), name + " by GPTQ"
-    for steps, level in _of_few_bits(model, feeds, (integers, pack)):
-        yield Candidate(name + level, steps, essential=PackWeights.name)
-
-
-def _few_bits_static(
-    model: ir.Model, quantize: QuantizeStatic, feeds: Sequence[Mapping[str, Any]]
-) -> Iterator[Candidate]:
-    """Integer kernels whose weights are stored in 4 bits where they bring little noise."""
-    outcome = run_steps(model, (RaiseOpset(), quantize)).model
-    forms = PackIntegers(block=_BLOCK), PackWeights(bits=4, block=_BLOCK)
-    for steps, level in _of_few_bits(outcome, feeds, forms):
-        yield replace(static_candidate(quantize, steps), name=f"{_name(quantize)}, stored in 4 bits{level}")
-
-
-def _of_few_bits(
-    model: ir.Model, feeds: Sequence[Mapping[str, Any]], forms: Sequence[Any]
-) -> Iterator[tuple[Sequence[Step], str]]:
-    """Ways to store the weights with some of fewer than 8 bits: a small one, and a clean one."""
-    storage = Storage(model, feeds, (*forms, *EIGHT_BITS))
-    seen: list[Sequence[Step]] = []
-    for level in (storage.knee(*_FEW_BITS_DB), _CLEAN_DB)[: None if feeds else 1]:
-        steps = storage.steps(level)
-        if steps not in seen and _narrows(model, steps):
-            yield steps, f", {level:g} dB" if feeds else ""
-        seen.append(steps)
-
-
-def _narrows(model: ir.Model, steps: Sequence[Step]) -> bool:
-    """Whether any weight comes to have fewer than 8 bits."""
-    few = [each for each in steps if isinstance(each, PackIntegers | PackWeights) and each.bits < 8]
-    return any(
-        stored.bits < 8 for each in few for stored in each.stored(model).values() if isinstance(stored, Coded)
-    )
-
-
-def packed_candidate(storage: Storage, sqnr_db: float) -> Candidate:
+def packed_candidate(model: ir.Model, feeds: Sequence[Mapping[str, Any]]) -> Candidate:
     """Weights of 8 bits, and of 16 where 8 would bring too much noise."""
-    name = f"packed weights, {sqnr_db:g} dB" if storage.feeds else "packed weights"
-    return Candidate(name, storage.steps(sqnr_db), essential=PackWeights.name)
+    head = (RaiseOpset(opset=CODES_OPSET),)
+    storage = Storage(run_steps(model, head).model, feeds)
+    packing = storage.steps(storage.knee(*_PACKED_DB))
+    return Candidate("packed weights", head, packing, essential=PackWeights.name, storage=storage)
 
 
 def static_candidate(quantize: QuantizeStatic, packing: Sequence[Step] = REST) -> Candidate:
     """Static quantization, and what stays in float packed."""
-    return Candidate(_name(quantize), (RaiseOpset(), quantize, *packing), essential=quantize.name)
-
-
-def _name(quantize: QuantizeStatic) -> str:
     name = f"static int8, {quantize.method} ranges"
     if quantize.correct_bias:
         name += ", corrected biases"
@@ -204,7 +126,7 @@ def _name(quantize: QuantizeStatic) -> str:
         name += ", the noisiest parts in float"
     elif quantize.times:
         name += ", placed by times measured here"
-    return name
+    return Candidate(name, (RaiseOpset(), quantize), packing, essential=quantize.name)
 
 
 def _fastest(model: ir.Model, quantize: QuantizeStatic, feeds: Sequence[Mapping[str, Any]]) -> QuantizeStatic:

@@ -26,7 +26,8 @@ from onnxslim.model.io import ModelLike, load, save
 from onnxslim.passes.base import Promise
 from onnxslim.passes.integer_io import IntegerIo
 from onnxslim.recipes.budget import Drop, Target
-from onnxslim.recipes.candidates import Candidate, candidates
+from onnxslim.recipes.candidate import Candidate
+from onnxslim.recipes.candidates import candidates
 from onnxslim.recipes.engine import Outcome, run_steps
 from onnxslim.recipes.evidence import encoding_notes, latency_fields
 from onnxslim.recipes.milder import Milder
@@ -35,7 +36,6 @@ from onnxslim.recipes.pipeline import Result, path_of, source_file
 from onnxslim.recipes.proof import Prover, running_feeds
 from onnxslim.recipes.quality import Judge
 from onnxslim.recipes.search import Objective, Progress, Search, Trial
-from onnxslim.recipes.storage import Storage
 from onnxslim.report.report import Report
 from onnxslim.runtime.client import Worker, open_worker
 from onnxslim.runtime.environment import environment
@@ -126,7 +126,6 @@ def search_best(
         labels = parts.held_out.spread(_HELD_OUT_LIMIT).labels
         chosen = load_target(request.target or DEFAULT_TARGET)
         unseen = _is_function(request.metric)
-        storage = Storage(base.model, held_out[:_CHOICE_FEEDS])
         judge = Judge(worker, original, held_out, labels, request.drop, request.output, unseen=unseen)
         search = Search(
             file,
@@ -141,7 +140,7 @@ def search_best(
             request.seed,
             deadline=begun + request.seconds,
             progress=progress,
-            refine=Milder(base.model, held_out, storage),
+            refine=Milder(base.model, held_out),
         )
         options = candidates(
             base.model,
@@ -152,7 +151,6 @@ def search_best(
             data=None if parts.fit.is_random else parts.fit,
             feeds=held_out[:_CHOICE_FEEDS],
             integer_io=request.integer_io,
-            storage=storage,
         )
         if request.mode == "compress":
             options.append(Candidate("simplified only", ()))

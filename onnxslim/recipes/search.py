@@ -11,7 +11,7 @@ import time
 import types
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from onnxslim.measure.latency import Latency, measure_latency
 from onnxslim.model.io import FileInfo, save
 from onnxslim.passes.base import Decline
 from onnxslim.recipes.budget import Target
-from onnxslim.recipes.candidates import Candidate
+from onnxslim.recipes.candidate import Candidate
 from onnxslim.recipes.engine import Step, run_steps
 from onnxslim.recipes.quality import Judge, Score
 from onnxslim.recipes.recipe import apply_overrides, pass_names
@@ -118,19 +118,16 @@ class Search:
         Raises:
             OptionError: no candidate has such a pass, or the pass no such option.
         """
-        candidates = [
-            replace(c, passes=p) for c, p in zip(candidates, _overridden(candidates, overrides), strict=True)
-        ]
+        apply_overrides([step for c in candidates for step in c.passes], overrides)  # each concerns one
         trials: list[Trial] = []
         for number, candidate in enumerate(candidates, 1):
             if trials and time.monotonic() > self.deadline:
                 trials.append(Trial(candidate.name, rejected="not tried: --time was used up"))
                 continue
             self.progress(f"candidate {number} of {len(candidates)}: {candidate.name}")
-            trials.append(self._try(base, candidate, trials))
+            trials.append(self._try(base, candidate, _overridden(candidate.passes, overrides), trials))
         for refined in self._refined(candidates, list(trials)):
-            refined = replace(refined, passes=apply_overrides(refined.passes, overrides))
-            trials.append(self._try(base, refined, trials))
+            trials.append(self._try(base, refined, _overridden(refined.passes, overrides), trials))
         for trial in self._ranking(trials):
             self.progress(f"measuring {trial.name}")
             if self._confirm(trial):
@@ -142,8 +139,8 @@ class Search:
 
     def _refined(self, candidates: Sequence[Candidate], trials: Sequence[Trial]) -> Iterator[Candidate]:
         """A milder form of each kind of candidate that was too noisy, where nothing of the kind is left."""
-        for kind in reversed(list(dict.fromkeys(c.essential for c in candidates if c.essential))):
-            pairs = [(c, t) for c, t in zip(candidates, trials, strict=True) if c.essential == kind]
+        for kind in reversed(list(dict.fromkeys(c.kind for c in candidates if c.essential))):
+            pairs = [(c, t) for c, t in zip(candidates, trials, strict=True) if c.kind == kind]
             noisy = [c for c, t in pairs if t.score is not None and t.score.rejected is not None]
             if not noisy or any(t.rejected is None for _, t in pairs) or time.monotonic() > self.deadline:
                 continue
@@ -156,11 +153,13 @@ class Search:
             if found is not None:
                 yield found
 
-    def _try(self, base: ir.Model, candidate: Candidate, earlier: Sequence[Trial]) -> Trial:
+    def _try(
+        self, base: ir.Model, candidate: Candidate, passes: Sequence[Step], earlier: Sequence[Trial]
+    ) -> Trial:
         name = candidate.name
         trial = Trial(name)
         try:
-            outcome = run_steps(base, candidate.passes)
+            outcome = run_steps(base, passes)
             trial.model, trial.applied, trial.declined = outcome.model, outcome.applied, outcome.declined
             broken = [record for record in outcome.applied if record.rolled_back]
             if broken:
@@ -253,14 +252,8 @@ class Search:
         return False
 
 
-def _overridden(
-    candidates: Sequence[Candidate], overrides: Mapping[str, Mapping[str, Any]]
-) -> list[Sequence[Step]]:
-    """The passes of each candidate with the options that concern it; each option concerns one at least."""
-    apply_overrides([step for candidate in candidates for step in candidate.passes], overrides)
-    found: list[Sequence[Step]] = []
-    for candidate in candidates:
-        names = pass_names(candidate.passes)
-        own = {name: options for name, options in overrides.items() if name in names}
-        found.append(apply_overrides(candidate.passes, own))
-    return found
+def _overridden(passes: Sequence[Step], overrides: Mapping[str, Mapping[str, Any]]) -> Sequence[Step]:
+    """The passes with the options that concern them."""
+    names = pass_names(passes)
+    own = {name: options for name, options in overrides.items() if name in names}
+    return apply_overrides(passes, own)

@@ -4,7 +4,7 @@ Measured is the noise that a weight brings into the outputs when it alone is sto
 serves all weights and forms: they become inputs with their old values as defaults, and one at a time is
 given as it would be decoded.  Noises of independent roundings add up, so the choice is a knapsack: from the
 smallest form of each weight, the exchanges that take away most noise for a byte are made until the sum is
-allowed.
+allowed.  What a choice really leaves is then measured too.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -26,25 +27,39 @@ from onnxslim.calibration.data import DataLike
 from onnxslim.calibration.plan import make_plan
 from onnxslim.calibration.runner import calibrate
 from onnxslim.calibration.store import Calibration
+from onnxslim.passes.base import Pass
 from onnxslim.passes.halve_weights import HalveWeights
 from onnxslim.passes.pack_weights import PackWeights
 from onnxslim.recipes.engine import Step
 from onnxslim.recipes.noise import noise_to_signal
 from onnxslim.runtime.client import RemoteSession, open_worker
 
-__all__ = ["EIGHT_BITS", "HALVES", "REST", "Offer", "Storage", "Storing", "allocate", "inputs_of_weights"]
+__all__ = [
+    "CODES_OPSET",
+    "EIGHT_BITS",
+    "REST",
+    "Offer",
+    "Storage",
+    "Storing",
+    "allocate",
+    "inputs_of_weights",
+]
 
 Feed = Mapping[str, Any]
 
+CODES_OPSET = 11  # blocks, and several codes to a byte, need it
 _FEEDS, _SECONDS = 8, 40.0  # feeds that noise is measured on: so many, or fewer where they take longer
+_LADDER_DB = range(15, 91, 3)  # sums of single noises for which a choice is made and measured
 _HARDLY = 1.02
 _SMALL = 0.002  # of all weights: what is smaller is not worth measurements of its own
 _MOMENTS_BYTES = 1 << 30  # of all second moments together; what exceeds it is rounded to nearest
 _CAP = 1e6  # of noise over signal: what is not finite is as bad
 
-HALVES = HalveWeights()
-EIGHT_BITS = (PackWeights(), PackWeights(block=32), HALVES)  # the forms, from small to large
-REST: tuple[Step, ...] = (PackWeights(), HALVES)  # of branches and functions, and of whatever else is left
+EIGHT_BITS = (PackWeights(), PackWeights(block=32), HalveWeights())  # the forms, from small to large
+REST: tuple[Step, ...] = (
+    PackWeights(),
+    HalveWeights(),
+)  # of branches and functions, and of whatever else is left
 
 
 class Stored(Protocol):
@@ -59,7 +74,8 @@ class Stored(Protocol):
 class Storing(Protocol):
     """A pass that stores weights in a form: all that it can, or ``only`` those of some names."""
 
-    only: tuple[str, ...]
+    @property
+    def only(self) -> tuple[str, ...]: ...
 
     def stored(self, model: ir.Model) -> Mapping[str, Stored]:
         """Initializers of the main graph as they would be stored; the model stays as it is."""
@@ -86,22 +102,13 @@ class Storage:
 
     model: ir.Model
     feeds: Sequence[Feed]
-    forms: Sequence[Any] = EIGHT_BITS
-    _chosen: dict[float, tuple[Step, ...]] = field(default_factory=dict)
+    forms: Sequence[Storing] = EIGHT_BITS
 
     def steps(self, sqnr_db: float) -> tuple[Step, ...]:
-        """The passes that leave about ``sqnr_db`` at the noisiest output."""
+        """The passes that leave ``sqnr_db`` at the noisiest output, or as much as the forms allow."""
         if not self.feeds:
-            return (*self.forms, *REST)
-        if sqnr_db not in self._chosen:
-            names: dict[int, list[str]] = {}
-            groups, offers = [name for name, _ in self._offers], [offers for _, offers in self._offers]
-            for group, offer in zip(groups, allocate(offers, sqnr_db), strict=True):
-                if offer.form is not None:
-                    names.setdefault(offer.form, []).extend(group)
-            chosen = [replace(self.forms[form], only=tuple(names[form])) for form in sorted(names)]
-            self._chosen[sqnr_db] = (*chosen, *REST)
-        return self._chosen[sqnr_db]
+            return (*cast("Sequence[Pass]", self.forms), *REST)
+        return (*self._plan(sqnr_db).steps, *REST)
 
     def knee(self, low_db: float, high_db: float) -> float:
         """The cleanest level from ``low_db`` to ``high_db`` that costs hardly more bytes than the first.
@@ -110,53 +117,81 @@ class Storage:
         """
         if not self.feeds:
             return low_db
-        limit = _HARDLY * self._bytes(low_db)
+        limit = _HARDLY * self._plan(low_db).nbytes
         levels = [float(level) for level in np.arange(high_db, low_db, -1)]
-        return next((level for level in levels if self._bytes(level) <= limit), low_db)
+        return next((level for level in levels if self._plan(level).nbytes <= limit), low_db)
 
-    def _bytes(self, sqnr_db: float) -> float:
-        return sum(offer.nbytes for offer in allocate([offers for _, offers in self._offers], sqnr_db))
+    def _plan(self, sqnr_db: float) -> _Plan:
+        return next((plan for plan in self._plans if plan.sqnr_db >= sqnr_db), self._plans[-1])
 
     @cached_property
-    def _offers(self) -> list[tuple[tuple[str, ...], tuple[Offer, ...]]]:
-        """What every form of each weight costs; the small ones go together."""
-        stored = [form.stored(self.model) for form in self.forms]
-        tensors = {name: value.const_value for name, value in self.model.graph.initializers.items()}
-        sizes = {
-            name: tensor.size
-            for name, tensor in tensors.items()
-            if tensor is not None and any(name in form for form in stored)
-        }
-        total = sum(sizes.values())
-        large = [name for name in sizes if sizes[name] >= _SMALL * total]
-        small = tuple(name for name in sizes if sizes[name] < _SMALL * total)
-        groups = [*((name,) for name in large), *([small] if small else [])]
-        if not groups:
-            return []
-        with open_worker() as worker, worker.load(_lifted(self.model, list(sizes))) as session:
-            noise = _Noise(session, self.feeds, len(groups) * len(self.forms))
-            return [(group, tuple(self._offered(group, stored, noise))) for group in groups]
+    def _plans(self) -> list[_Plan]:
+        """Choices of a form for each weight, from few bytes to many, with the noise of all together.
 
-    def _offered(
+        It is not always the sum: a saturated output hides single noises and shows them together.
+        """
+        stored = [form.stored(self.model) for form in self.forms]
+        graph = self.model.graph
+        sizes = {
+            name: value.const_value.size
+            for name, value in graph.initializers.items()
+            if value.const_value is not None and any(name in form for form in stored)
+        }
+        if not sizes:
+            return [_Plan(math.inf, 0.0, ())]
+        total = sum(sizes.values())
+        small = tuple(name for name in sizes if sizes[name] < _SMALL * total)
+        groups = [*((name,) for name in sizes if name not in small), *([small] if small else [])]
+        with open_worker() as worker, worker.load(_lifted(self.model, list(sizes))) as session:
+            noise = _Noise(session, self.feeds, len(groups) * len(self.forms) + len(_LADDER_DB))
+            offers = [self._offers(group, stored, noise) for group in groups]
+            plans: list[_Plan] = []
+            known: list[Offer] = []
+            for level in _LADDER_DB:
+                chosen = allocate(offers, level)
+                if chosen == known:
+                    continue
+                known, names = chosen, defaultdict[int, list[str]](list)
+                decoded: dict[str, npt.NDArray[Any]] = {}
+                for group, offer in zip(groups, chosen, strict=True):
+                    if offer.form is not None:
+                        names[offer.form] += group
+                        form = stored[offer.form]
+                        decoded |= {name: form[name].decode() for name in group if name in form}
+                steps = [
+                    replace(cast("Any", self.forms[form]), only=tuple(names[form])) for form in sorted(names)
+                ]
+                reached = noise.of(decoded)
+                sqnr_db = -10 * math.log10(reached) if reached else math.inf
+                plans.append(_Plan(sqnr_db, sum(offer.nbytes for offer in chosen), tuple(steps)))
+        return plans
+
+    def _offers(
         self, group: Sequence[str], stored: Sequence[Mapping[str, Stored]], noise: _Noise
     ) -> list[Offer]:
+        tensors = {name: self.model.graph.initializers[name].const_value for name in group}
+        whole = {name: tensor.nbytes for name, tensor in tensors.items() if tensor is not None}
         found: list[Offer] = []
-        integer = False
         for number, form in enumerate(stored):
             weights = {name: form[name] for name in group if name in form}
             if not weights:
                 continue
-            decoded = {name: weight.decode() for name, weight in weights.items()}
-            integer = any(array.dtype == np.int8 for array in decoded.values())
-            left = [self.model.graph.initializers[name].const_value for name in group if name not in form]
-            nbytes = float(sum(weight.nbytes for weight in weights.values()))
-            nbytes += sum(tensor.nbytes / 2 for tensor in left if tensor is not None)  # HALVES take the rest
-            halved = isinstance(self.forms[number], HalveWeights)
-            found.append(Offer(number, nbytes, 0.0 if halved else noise.of(decoded)))
-        if integer:  # what is stored in 8 bits already may stay so
-            kept = [self.model.graph.initializers[name].const_value for name in group]
-            found.append(Offer(None, sum(tensor.nbytes for tensor in kept if tensor is not None), 0.0))
+            nbytes = sum(weights[name].nbytes if name in weights else whole[name] / 2 for name in group)
+            halved = isinstance(self.forms[number], HalveWeights)  # they take what the others leave
+            decoded = {} if halved else {name: weight.decode() for name, weight in weights.items()}
+            found.append(Offer(number, nbytes, noise.of(decoded)))
+        if all(tensor is not None and tensor.dtype == ir.DataType.INT8 for tensor in tensors.values()):
+            found.append(Offer(None, sum(whole.values()), 0.0))  # what has 8 bits may keep them
         return found
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The passes of a choice; the signal to noise that it leaves, measured, and the bytes of all weights."""
+
+    sqnr_db: float
+    nbytes: float
+    steps: tuple[Step, ...]
 
 
 def allocate(offers: Sequence[Sequence[Offer]], sqnr_db: float) -> list[Offer]:
@@ -227,6 +262,8 @@ class _Noise:
 
     def of(self, weights: Mapping[str, npt.NDArray[Any]]) -> float:
         """Noise over signal of the noisiest output with other weights."""
+        if not weights:
+            return 0.0
         found = [self._session.run({**feed, **weights}) for feed in self._feeds]
         return min(noise_to_signal(self._reference, found), _CAP)
 

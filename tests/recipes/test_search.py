@@ -19,7 +19,7 @@ from onnxslim.passes.base import Pass, Promise
 from onnxslim.recipes import recipe
 from onnxslim.recipes import search as search_module
 from onnxslim.recipes.budget import parse_latency_target, parse_size_target
-from onnxslim.recipes.candidates import Candidate
+from onnxslim.recipes.candidate import Candidate
 from onnxslim.recipes.quality import Score
 from onnxslim.recipes.search import Search
 
