@@ -18,7 +18,7 @@ __all__ = [
     "parse_size_target",
 ]
 
-_NUMBER = r"(?P<number>(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?)"
+_NUMBER = r"(?P<number>\d+(?:\.\d*)?|\.\d+)"
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
 BYTE_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
@@ -78,7 +78,8 @@ def parse_drop(text: str | float | Drop) -> Drop:
     """
     if isinstance(text, Drop):
         return text
-    found = _match(str(text), "%?", "--max-drop", "0.01 (absolute) or 1% (relative)")
+    text = text if isinstance(text, str) else f"{text:.15f}"  # without an exponent
+    found = _match(text, "%?", "--max-drop", "0.01 (absolute) or 1% (relative)")
     number = float(found["number"])
     return Drop(number / 100, relative=True) if found["unit"] else Drop(number)
 

@@ -91,6 +91,6 @@ def test_a_cleaner_one_is_taken_where_the_first_loses_too_much(
     assert any("scored in its place" in note for note in result.report.notes)
 
 
-def test_a_third_is_not_tried(compress: Callable[..., tuple[Result, int]]) -> None:
+def test_a_third_is_not_tried(model: onnx.ModelProto, compress: Callable[..., tuple[Result, int]]) -> None:
     result, scored = compress(1e-7)
-    assert scored <= 3 and result.unchanged is not None
+    assert scored <= 3 and closeness(model, result) >= 1 - 1e-7
