@@ -159,7 +159,7 @@ def quantize(
     data: DataLike | None = None,
     *,
     calibration: Calibration | None = None,
-    mode: Literal["auto", "static", "weight-only"] = "auto",
+    mode: Literal["auto", "static", "dynamic", "weight-only"] = "auto",
     weights: Literal["int8", "int4"] = "int8",
     metric: str | None = None,
     metric_output: str | None = None,
@@ -178,7 +178,8 @@ def quantize(
 
     Args:
         source: path, ``ModelProto`` or ``ir.Model``; never changed.
-        data: inputs to calibrate on and to judge the result with; without them random inputs judge.
+        data: inputs to calibrate on and to judge the result with; without them random inputs judge.  Only the
+            modes ``dynamic`` and ``weight-only`` do without both data and calibration.
         calibration: what :func:`onnxslim.calibrate` made of this very model, instead of calibrating here.
         mode: which forms are tried.
         integer_io: let inputs and outputs be integers of the same name and shape; the metadata say what they
@@ -191,12 +192,18 @@ def quantize(
     Raises:
         CalibrationError: the data or the calibration do not belong to the model.
     """
-    if data is None and calibration is None:
-        raise OptionError("quantize needs data or a calibration", hint="give --data or --calibration")
+    # simplify must not pay for these
+    from onnxslim.recipes.candidates import UNCALIBRATED
+    from onnxslim.recipes.compress import Request, search_best
+
+    if data is None and calibration is None and mode not in UNCALIBRATED:
+        raise OptionError(
+            f"quantize in mode {mode} needs data or a calibration",
+            hint="give --data or --calibration, or choose a mode that needs none: " + ", ".join(UNCALIBRATED),
+        )
     model = load(source)
     if calibration is not None:
         calibration.check(source)
-    from onnxslim.recipes.compress import Request, search_best  # simplify must not pay for it
 
     request = Request(
         drop=parse_drop(max_drop),

@@ -21,6 +21,7 @@ from onnxslim.measure.latency import measure_latency
 from onnxslim.model.build import serialized
 from onnxslim.passes.pack_integers import PackIntegers
 from onnxslim.passes.pack_weights import PackWeights
+from onnxslim.passes.quantize_dynamic import QuantizeDynamic
 from onnxslim.passes.quantize_ports import QuantizePorts
 from onnxslim.passes.quantize_static import QuantizeStatic
 from onnxslim.passes.raise_opset import RaiseOpset
@@ -32,7 +33,7 @@ from onnxslim.runtime.client import open_worker
 from onnxslim.runtime.targets.load import load_target
 from onnxslim.runtime.targets.target import DEFAULT_TARGET
 
-__all__ = ["MODES", "WEIGHTS", "Candidate", "candidates", "static_candidate"]
+__all__ = ["MODES", "UNCALIBRATED", "WEIGHTS", "Candidate", "candidates", "static_candidate"]
 
 _log = logging.getLogger(__name__)
 
@@ -44,9 +45,10 @@ _METHODS: tuple[Method, ...] = ("minmax", "mse")
 _PREDICTED_DB = 20.0  # of the noise that 4 bits bring in, where weights that bring much keep 8
 _NOISE_FEEDS = 4
 _BLOCK = 32  # weights that share a scale, in 4 bits
-_CODES_OPSET = 11  # several codes to a byte need it
+_CODES_OPSET = 11  # several codes to a byte need it, and scales that are found at run time
 WEIGHTS = ("int8", "int4")
-MODES = ("compress", "auto", "static", "weight-only")
+UNCALIBRATED = ("dynamic", "weight-only")  # modes that need no calibration
+MODES = ("compress", "auto", "static", *UNCALIBRATED)
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,11 @@ def candidates(
         found.append(static_candidate(best))
         careful = replace(best, min_sqnr_db=_OUTLIERS_DB)
         if _node_count(model, careful) != _node_count(model, best):
+            if mode != "static":
+                found += _dynamic(model, name, (RaiseOpset(), careful))
             found.append(static_candidate(careful))
+    if mode == "dynamic" or (mode in ("compress", "auto") and placed_for.is_cpu):
+        found += _dynamic(model, name, required=mode == "dynamic")
     # where bytes alone decide, packed floats must not win against what was asked for
     integers_only = bool(found and placed_for.fusions) and not placed_for.is_cpu
     if mode in ("compress", "auto", "weight-only") and not integers_only:
@@ -120,6 +126,20 @@ def candidates(
         ports = (RaiseOpset(), QuantizePorts(calibration))
         found = [replace(each, passes=(*each.passes, *ports)) for each in found]
     return found
+
+
+def _dynamic(
+    model: ir.Model, target: str, first: Sequence[Step] = (), *, required: bool = False
+) -> list[Candidate]:
+    """Products whose scales are found at run time: all, or those that ``first`` leaves in float."""
+    quantize = QuantizeDynamic(target=target)
+    raised = RaiseOpset(opset=_CODES_OPSET)
+    applied = run_steps(model, (*first, raised, replace(quantize, check=False))).applied
+    if not (required or applied[-1].modified):
+        return []
+    name = "static int8, products with outliers dynamic" if first else "dynamic int8"
+    passes = (*first, raised, quantize, PackWeights())
+    return [Candidate(name, passes, essential=quantize.name)]
 
 
 def _narrow(model: ir.Model, data: DataLike | None, feeds: Sequence[Mapping[str, Any]]) -> list[Candidate]:

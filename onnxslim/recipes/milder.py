@@ -10,6 +10,7 @@ from typing import Any
 from onnxslim._ir import ir
 from onnxslim.passes.halve_weights import HalveWeights
 from onnxslim.passes.pack_weights import PackWeights
+from onnxslim.passes.quantize_dynamic import QuantizeDynamic
 from onnxslim.passes.quantize_static import QuantizeStatic
 from onnxslim.recipes.candidates import Candidate, static_candidate
 from onnxslim.recipes.engine import Step, run_steps
@@ -40,6 +41,8 @@ class Milder:
 
     def __call__(self, candidate: Candidate, accepts: Accepts) -> Candidate | None:
         """The milder candidate; None where even the mildest is not accepted."""
+        if candidate.essential == QuantizeDynamic.name:
+            return None  # what its noise needs is a static form with floats where there are outliers
         form = next((each for each in candidate.passes if isinstance(each, QuantizeStatic)), None)
         if form is None:
             found = self._packed(accepts)
