@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from onnxslim.reconstruct.rounding import round_symmetric
 from onnxslim.runtime.errors import RuntimeRefused
 from onnxslim.runtime.kernels import executed
 from onnxslim.runtime.targets.load import load_target
-from onnxslim.runtime.targets.placement import place
+from onnxslim.runtime.targets.placement import Placement, Times, place
 from onnxslim.runtime.targets.target import DEFAULT_TARGET, Target
 from onnxslim.runtime.targets.units import Unit, find_units
 
@@ -67,7 +67,29 @@ class QuantizeDynamic(Pass):
     exclude: str = field(
         default="", metadata={"help": "leave these nodes in float: comma-separated globs of names, or op:Gemm"}
     )
+    placement: Literal["pays", "all"] = field(
+        default="pays", metadata={"help": "all: every product, whether it pays or not"}
+    )
+    times: Times = field(
+        default_factory=dict, metadata={"help": "nanoseconds that products were measured to take"}
+    )
+    penalties: Mapping[str, float] = field(
+        default_factory=dict, metadata={"help": "nanoseconds that a product must gain beside, for its noise"}
+    )
     check: bool = field(default=True, metadata={"help": "look at the graph that the runtime builds"})
+
+    @property
+    def costs(self) -> Target:
+        """The target's products alone, which all become one kernel, behind a quantizer that finds its range."""
+        target = load_target(self.target)
+        product, quantize = target.fusion(_PRODUCTS[0]), target.quantize
+        fusions = tuple(
+            replace(fusion, kernel=product.kernel, output="float", integer_cost=product.integer_cost)
+            for fusion in target.fusions
+            if fusion.op_type in _PRODUCTS and product is not None
+        )
+        slower = replace(quantize, node=_RANGE * quantize.node, output=_RANGE * quantize.output)
+        return replace(target, fusions=fusions, quantize=slower)
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         opset, target = model.opset_imports.get("", 0), load_target(self.target)
@@ -117,30 +139,16 @@ class QuantizeDynamic(Pass):
         def refuse(unit: Unit) -> str | None:
             return unpicked(unit.node, self.include, self.exclude) or refused.get(unit.output.name or "")
 
-        target = _at_run_time(load_target(self.target))
-        units, unfit = find_units(graph, target, refuse)
-        placement = place(units, target, shapes)
+        units, unfit = find_units(graph, self.costs, refuse)
+        placement = Placement(tuple(units), {})
+        if self.placement == "pays":
+            placement = place(units, self.costs, shapes, self.times, self.penalties)
         reasons = {
             node: why
             for node, why in {**unfit, **placement.reasons}.items()
             if node.op_type in _PRODUCTS and edit.constant_value(node.inputs[1]) is not None
         }
         return placement.units, reasons
-
-
-def _at_run_time(target: Target) -> Target:
-    """The target for products alone, which all become one kernel, behind a quantizer that finds its range."""
-    product = target.fusion(_PRODUCTS[0])
-    fusions = tuple(
-        replace(
-            fusion, kernel=product.kernel, output="float", integer_cost=product.integer_cost
-        )
-        for fusion in target.fusions
-        if fusion.op_type in _PRODUCTS and product is not None
-    )
-    quantize = target.quantize
-    slower = replace(quantize, node=_RANGE * quantize.node, output=_RANGE * quantize.output)
-    return replace(target, fusions=fusions, quantize=slower)
 
 
 def _graphs(model: ir.Model) -> Iterator[ir.Graph]:

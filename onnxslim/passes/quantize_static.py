@@ -26,7 +26,7 @@ from onnxslim.runtime.errors import RuntimeRefused
 from onnxslim.runtime.kernels import executed
 from onnxslim.runtime.targets.load import load_target
 from onnxslim.runtime.targets.placement import Times, place
-from onnxslim.runtime.targets.target import DEFAULT_TARGET
+from onnxslim.runtime.targets.target import DEFAULT_TARGET, Target
 from onnxslim.runtime.targets.units import Unit, find_units
 
 __all__ = ["QuantizeStatic"]
@@ -99,6 +99,11 @@ class QuantizeStatic(Pass):
     )
     check: bool = field(default=True, metadata={"help": "look at the graph that the runtime builds"})
 
+    @property
+    def costs(self) -> Target:
+        """What the two forms of a unit cost."""
+        return load_target(self.target)
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         reason = self._refuses(model)
         if reason is not None:
@@ -131,7 +136,7 @@ class QuantizeStatic(Pass):
     def _plan(
         self, model: ir.Model, refused: Mapping[str, str]
     ) -> tuple[list[Unit], dict[ir.Node, str], Shapes]:
-        target, shapes = load_target(self.target), infer(model)
+        target, shapes = self.costs, infer(model)
 
         def refuse(unit: Unit) -> str | None:
             known = unpicked(unit.node, self.include, self.exclude) or refused.get(unit.output.name or "")

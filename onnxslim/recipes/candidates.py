@@ -33,7 +33,15 @@ from onnxslim.runtime.client import open_worker
 from onnxslim.runtime.targets.load import load_target
 from onnxslim.runtime.targets.target import DEFAULT_TARGET
 
-__all__ = ["MODES", "UNCALIBRATED", "WEIGHTS", "Candidate", "candidates", "static_candidate"]
+__all__ = [
+    "MODES",
+    "UNCALIBRATED",
+    "WEIGHTS",
+    "Candidate",
+    "candidates",
+    "dynamic_candidate",
+    "static_candidate",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -133,13 +141,10 @@ def _dynamic(
 ) -> list[Candidate]:
     """Products whose scales are found at run time: all, or those that ``first`` leaves in float."""
     quantize = QuantizeDynamic(target=target)
-    raised = RaiseOpset(opset=_CODES_OPSET)
-    applied = run_steps(model, (*first, raised, replace(quantize, check=False))).applied
-    if not (required or applied[-1].modified):
+    candidate = dynamic_candidate(replace(quantize, check=False), (), first)
+    if not (required or run_steps(model, candidate.passes).applied[-1].modified):
         return []
-    name = "static int8, products with outliers dynamic" if first else "dynamic int8"
-    passes = (*first, raised, quantize, PackWeights())
-    return [Candidate(name, passes, essential=quantize.name)]
+    return [dynamic_candidate(quantize, first=first)]
 
 
 def _narrow(model: ir.Model, data: DataLike | None, feeds: Sequence[Mapping[str, Any]]) -> list[Candidate]:
@@ -200,6 +205,17 @@ def static_candidate(quantize: QuantizeStatic, packing: Sequence[Step] = (PackWe
     elif quantize.times:
         name += ", placed by times measured here"
     return Candidate(name, (RaiseOpset(), quantize, *packing), essential=quantize.name)
+
+
+def dynamic_candidate(
+    quantize: QuantizeDynamic, packing: Sequence[Step] = (PackWeights(),), first: Sequence[Step] = ()
+) -> Candidate:
+    """Products whose scales are found at run time, behind other passes; what stays in float packed."""
+    name = "static int8, products with outliers dynamic" if first else "dynamic int8"
+    if quantize.penalties:
+        name += ", the noisiest parts in float"
+    passes = (*first, RaiseOpset(opset=_CODES_OPSET), quantize, *packing)
+    return Candidate(name, passes, essential=quantize.name)
 
 
 def _fastest(model: ir.Model, quantize: QuantizeStatic, feeds: Sequence[Mapping[str, Any]]) -> QuantizeStatic:

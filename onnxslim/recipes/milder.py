@@ -12,7 +12,7 @@ from onnxslim.passes.halve_weights import HalveWeights
 from onnxslim.passes.pack_weights import PackWeights
 from onnxslim.passes.quantize_dynamic import QuantizeDynamic
 from onnxslim.passes.quantize_static import QuantizeStatic
-from onnxslim.recipes.candidates import Candidate, static_candidate
+from onnxslim.recipes.candidates import Candidate, dynamic_candidate, static_candidate
 from onnxslim.recipes.engine import Step, run_steps
 from onnxslim.recipes.mixed_precision import most_precise
 
@@ -41,19 +41,20 @@ class Milder:
 
     def __call__(self, candidate: Candidate, accepts: Accepts) -> Candidate | None:
         """The milder candidate; None where even the mildest is not accepted."""
-        if candidate.essential == QuantizeDynamic.name:
-            return None  # what its noise needs is a static form with floats where there are outliers
-        form = next((each for each in candidate.passes if isinstance(each, QuantizeStatic)), None)
-        if form is None:
+        forms = [each for each in candidate.passes if isinstance(each, QuantizeStatic | QuantizeDynamic)]
+        if not forms:
             found = self._packed(accepts)
         else:
             milder = most_precise(
                 self.model,
-                form,
+                forms[-1],
                 self.feeds[:_FEEDS],
                 lambda model: accepts(run_steps(model, self.packing).model),
             )
-            found = None if milder is None else static_candidate(milder, self.packing)
+            if isinstance(milder, QuantizeStatic):
+                found = static_candidate(milder, self.packing)
+            else:
+                found = None if milder is None else dynamic_candidate(milder, self.packing)
         if found is None:
             return None
         kinds = [isinstance(each, PackWeights) for each in candidate.passes]

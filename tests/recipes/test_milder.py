@@ -13,10 +13,12 @@ from onnxslim.measure.verify import verify
 from onnxslim.model.io import serialized_size
 from onnxslim.passes.halve_weights import HalveWeights
 from onnxslim.passes.pack_weights import PackWeights
+from onnxslim.passes.quantize_dynamic import QuantizeDynamic
 from onnxslim.recipes.candidates import Candidate
 from onnxslim.recipes.engine import run_steps
 from onnxslim.recipes.milder import Milder
 from tests.models import proto
+from tests.recipes.test_mixed_precision import spiked
 
 PACKED = Candidate("packed weights", (PackWeights(),), essential="pack-weights")
 
@@ -62,3 +64,15 @@ def test_the_mildest_is_half_precision_alone() -> None:
     model = uneven()
     found = Milder(model, ())(PACKED, lambda form: sqnr(model, form) > 50)
     assert found is not None and found.passes == (PackWeights(min_sqnr_db=math.inf), HalveWeights())
+
+
+def test_a_dynamic_form_becomes_milder_as_a_static_one_does() -> None:
+    model = spiked()
+    feeds = [{"x": np.random.default_rng(i).normal(size=(1, 64, 128)).astype(np.float32)} for i in range(3)]
+    steps = (QuantizeDynamic(),)
+    found = Milder(model, feeds, packing=())(
+        Candidate("dynamic int8", steps, essential="quantize-dynamic"),
+        lambda form: verify(model, form, feeds, promise="lossy").sqnr_db > 25,
+    )
+    assert found is not None and found.name == "dynamic int8, the noisiest parts in float"
+    assert found.essential == "quantize-dynamic"
