@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
@@ -21,7 +20,7 @@ from onnxslim.runtime.kernels import executed
 from onnxslim.runtime.targets.load import load_target
 from onnxslim.runtime.targets.placement import Placement, Times, place
 from onnxslim.runtime.targets.target import DEFAULT_TARGET, Target
-from onnxslim.runtime.targets.units import Unit, find_units
+from onnxslim.runtime.targets.units import Unit, find_units, is_shared
 
 __all__ = ["QuantizeDynamic"]
 
@@ -126,7 +125,7 @@ class QuantizeDynamic(Pass):
         """Quantize what pays; returns each product's output with the name of its integer form."""
         shapes, writer = infer(model), _Writer(model.graph)
         products: dict[str, str] = {}
-        for graph in _graphs(model):
+        for graph in edit.graphs(model):  # in a function, tensors have other shapes at every call
             units, reasons = self._plan(graph, shapes, refused)
             for node, why in reasons.items() if report else ():
                 self.decline(node.name or node.outputs[0].name or "", why)
@@ -137,7 +136,10 @@ class QuantizeDynamic(Pass):
         self, graph: ir.Graph, shapes: Shapes, refused: Mapping[str, str]
     ) -> tuple[Sequence[Unit], dict[ir.Node, str]]:
         def refuse(unit: Unit) -> str | None:
-            return unpicked(unit.node, self.include, self.exclude) or refused.get(unit.output.name or "")
+            known = unpicked(unit.node, self.include, self.exclude) or refused.get(unit.output.name or "")
+            if known is None and is_shared(unit):
+                known = "its weight is read elsewhere too, and would be stored twice"
+            return known
 
         units, unfit = find_units(graph, self.costs, refuse)
         placement = Placement(tuple(units), {})
@@ -149,13 +151,6 @@ class QuantizeDynamic(Pass):
             if node.op_type in _PRODUCTS and edit.constant_value(node.inputs[1]) is not None
         }
         return placement.units, reasons
-
-
-def _graphs(model: ir.Model) -> Iterator[ir.Graph]:
-    """The main graph and what is nested in it; a function's tensors have other shapes at every call."""
-    for scope in itertools.takewhile(lambda scope: isinstance(scope, ir.Graph), edit.scopes(model)):
-        assert isinstance(scope, ir.Graph)
-        yield scope
 
 
 @dataclass(frozen=True)
