@@ -59,7 +59,8 @@ class QuantizeBlocks(Pass):
 
     1. A large constant weight of ``MatMul``, or of ``Gemm``, which becomes MatMul and Add, is read through a
        ``DequantizeLinear`` with a scale, and unless symmetric a zero point, for each ``block`` of what is
-       summed up.  onnxruntime makes one kernel of the two, which computes in 8 bits.
+       summed up.  onnxruntime makes one kernel of the two, which computes in 8 bits; for that a ``Relu``
+       behind it is written as ``Max``.
     2. A weight that fewer bits would leave noisier than ``narrow_sqnr_db``, or that ``wide`` names, has 8.
     3. With second moments of the inputs, weights are rounded by GPTQ, see ``pack-weights``.
     4. The runtime builds the graph; a product that did not become the kernel goes back to float.
@@ -114,11 +115,20 @@ class QuantizeBlocks(Pass):
         if self.block < _LEAST_BLOCK or self.block & (self.block - 1):
             raise OptionError(f"block must be a power of two from {_LEAST_BLOCK} on, is {self.block}")
 
+    @property
+    def min_opset(self) -> int:
+        """The first operator set that has the type."""
+        return _TYPES[self.bits][2]
+
+    def fits(self, model: ir.Model) -> bool:
+        """Whether there is a product for it, in whatever operator set."""
+        return bool(self._plan(model, {})[0])
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         where, opset = model.graph.name or "graph", model.opset_imports.get("", 0)
-        _, _, needed, version = _TYPES[self.bits]
-        if opset < needed:
-            self.decline(where, f"blocks of {self.bits} bits need opset {needed}, the model has {opset}")
+        if opset < self.min_opset:
+            why = f"blocks of {self.bits} bits need opset {self.min_opset}, the model has {opset}"
+            self.decline(where, why)
             return ir.passes.PassResult(model, False)
         codes: dict[str, Coded] = {}
         refused: Mapping[str, str] = {}
@@ -133,7 +143,7 @@ class QuantizeBlocks(Pass):
             self.decline(node.name or node.outputs[0].name or "", why)
         self._rewrite(model, units, codes)
         if units:
-            model.ir_version = max(model.ir_version, version)
+            model.ir_version = max(model.ir_version, _TYPES[self.bits][-1])
         return ir.passes.PassResult(model, bool(units))
 
     def _missed(self, trial: ir.Model, refused: Mapping[str, str], codes: dict[str, Coded]) -> dict[str, str]:
@@ -200,7 +210,8 @@ class QuantizeBlocks(Pass):
                 codes[source.name] = self._coded(source, unit.weight_axis)
             stored = _store(model.graph, codes[source.name], source.name)
             weight = _dequantized(unit.node, stored, f"{source.name}_dequantized")
-            _multiply(unit, weight)
+            for relu in _relus(_multiply(unit, weight)):
+                _as_max(model.graph, relu)
             edit.remove_unread(source)
             decoded.append(weight.name or "")
         return decoded
@@ -269,12 +280,12 @@ def _dequantized(before: ir.Node, stored: Sequence[ir.Value], name: str) -> ir.V
     return value
 
 
-def _multiply(unit: Unit, weight: ir.Value) -> None:
+def _multiply(unit: Unit, weight: ir.Value) -> ir.Value:
     """Let the unit read ``weight``, ``[in, out]``; a Gemm becomes MatMul and Add, which alone are fused."""
     node, old = unit.node, unit.node.outputs[0]
     if node.op_type == "MatMul":
         node.replace_input_with(1, weight)
-        return
+        return old
     graph = node.graph
     assert graph is not None
     new = [ir.node("MatMul", [node.inputs[0], weight], name=node.name)]
@@ -285,7 +296,38 @@ def _multiply(unit: Unit, weight: ir.Value) -> None:
         each.outputs[0].name = edit.unique_name(graph, f"{old.name}_{each.op_type.lower()}")
         each.outputs[0].shape, each.outputs[0].type = old.shape, old.type
     graph.insert_before(node, new)
-    name, result = old.name, new[-1].outputs[0]
+    _replace(node, new[-1].outputs[0])
+    return new[-1].outputs[0]
+
+
+def _relus(product: ir.Value) -> list[ir.Node]:
+    """The Relus behind a product, or behind its bias."""
+    sums = (
+        user.outputs[0]
+        for user, index in product.uses()
+        if user.op_type == "Add" and edit.constant_value(user.inputs[1 - index]) is not None
+    )
+    users = (user for value in (product, *sums) for user, _ in value.uses())
+    return [user for user in users if user.op_type == "Relu" and user.domain == ""]
+
+
+def _as_max(main: ir.Graph, relu: ir.Node) -> None:
+    """Write ``Relu(x)`` as ``Max(x, 0)``: onnxruntime 1.32 looks behind a Relu for a quantizer, and where there
+    is none makes no kernel of the product in front."""
+    zero = edit.add_initializer(main, np.array(0, np.float32), "zero")
+    node = ir.node("Max", [relu.inputs[0], zero], name=relu.name)
+    node.metadata_props.update(relu.metadata_props)
+    assert relu.graph is not None
+    node.outputs[0].name = edit.unique_name(relu.graph, f"{relu.outputs[0].name}_max")
+    node.outputs[0].shape, node.outputs[0].type = relu.outputs[0].shape, relu.outputs[0].type
+    relu.graph.insert_before(relu, [node])
+    _replace(relu, node.outputs[0])
+
+
+def _replace(node: ir.Node, result: ir.Value) -> None:
+    """Let ``result`` take the place and the name of what ``node`` computes."""
+    old = node.outputs[0]
+    name = old.name
     edit.replace_uses(old, result)
     edit.remove_node(node)
     result.name = name

@@ -6,11 +6,14 @@ Each candidate is a list of passes over the simplified model.  Whatever a candid
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from onnxslim._ir import ir
 from onnxslim.calibration.calibrators import Method
@@ -21,6 +24,7 @@ from onnxslim.measure.latency import measure_latency
 from onnxslim.model.build import serialized
 from onnxslim.passes.pack_integers import PackIntegers
 from onnxslim.passes.pack_weights import PackWeights
+from onnxslim.passes.quantize_blocks import QuantizeBlocks
 from onnxslim.passes.quantize_dynamic import QuantizeDynamic
 from onnxslim.passes.quantize_ports import QuantizePorts
 from onnxslim.passes.quantize_static import QuantizeStatic
@@ -54,7 +58,7 @@ _PREDICTED_DB = 20.0  # of the noise that 4 bits bring in, where weights that br
 _NOISE_FEEDS = 4
 _BLOCK = 32  # weights that share a scale, in 4 bits
 _CODES_OPSET = 11  # several codes to a byte need it, and scales that are found at run time
-WEIGHTS = ("int8", "int4")
+WEIGHTS = ("int8", "int4", "int2")
 UNCALIBRATED = ("dynamic", "weight-only")  # modes that need no calibration
 MODES = ("compress", "auto", "static", *UNCALIBRATED)
 
@@ -113,7 +117,7 @@ def candidates(
         if placed_for.is_cpu and feeds:
             first = _fastest(model, first, feeds)
         best = _least_noise(model, first, feeds)
-        if weights == "int4" and feeds:
+        if weights != "int8" and feeds:
             found += _narrow_static(model, best, feeds)
         found.append(static_candidate(best))
         careful = replace(best, min_sqnr_db=_OUTLIERS_DB)
@@ -126,10 +130,12 @@ def candidates(
     # where bytes alone decide, packed floats must not win against what was asked for
     integers_only = bool(found and placed_for.fusions) and not placed_for.is_cpu
     if mode in ("compress", "auto", "weight-only") and not integers_only:
-        if weights == "int4":
-            found += _narrow(model, data, feeds)
+        packed = _narrow(model, data, feeds) if weights != "int8" else []
         essential = "" if integer_io else PackWeights.name
-        found.append(Candidate("packed weights", (PackWeights(),), essential))
+        packed.append(Candidate("packed weights", (PackWeights(),), essential))
+        if placed_for.is_cpu:
+            found += _blocked(model, packed, feeds, two_bits=weights == "int2")
+        found += packed
     if integer_io:
         ports = (RaiseOpset(), QuantizePorts(calibration))
         found = [replace(each, passes=(*each.passes, *ports)) for each in found]
@@ -163,6 +169,36 @@ def _narrow(model: ir.Model, data: DataLike | None, feeds: Sequence[Mapping[str,
         some = replace(integers, wide=wide), replace(pack, wide=wide)
         found.append(Candidate(f"{name}, sensitive ones 8", (raised, *some), essential=pack.name))
     return found
+
+
+def _blocked(
+    model: ir.Model, packed: Sequence[Candidate], feeds: Sequence[Mapping[str, Any]], *, two_bits: bool
+) -> list[Candidate]:
+    """The same with weights that the kernel itself decodes, where a product has few rows."""
+    found = []
+    for candidate in packed:
+        pack = next(step for step in candidate.passes if isinstance(step, PackWeights))
+        bits: Literal[8, 4, 2] = 2 if two_bits and pack.bits < 8 else pack.bits
+        blocks = QuantizeBlocks(
+            bits, wide=pack.wide, inputs=pack.inputs, held_out=pack.held_out, dims=_open_dims(model, feeds)
+        )
+        if not blocks.fits(model):
+            break
+        raised = RaiseOpset(opset=blocks.min_opset)
+        passes = [(raised, blocks, step) if step is pack else (step,) for step in candidate.passes]
+        name = candidate.name.replace("packed weights", "weights in blocks").replace("4 bits", f"{bits} bits")
+        found.append(Candidate(name, tuple(itertools.chain(*passes)), essential=blocks.name))
+    return found
+
+
+def _open_dims(model: ir.Model, feeds: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """The largest size in ``feeds`` of each dimension that the model names."""
+    sizes: dict[str, int] = {}
+    for value, feed in itertools.product(model.graph.inputs, feeds):
+        for dim, size in zip(value.shape or (), np.shape(feed.get(value.name or "", ())), strict=False):
+            if isinstance(dim, ir.SymbolicDim) and dim.value:
+                sizes[dim.value] = max(size, sizes.get(dim.value, 1))
+    return sizes
 
 
 def _narrow_static(

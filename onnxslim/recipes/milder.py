@@ -10,6 +10,7 @@ from typing import Any
 from onnxslim._ir import ir
 from onnxslim.passes.halve_weights import HalveWeights
 from onnxslim.passes.pack_weights import PackWeights
+from onnxslim.passes.quantize_blocks import QuantizeBlocks
 from onnxslim.passes.quantize_dynamic import QuantizeDynamic
 from onnxslim.passes.quantize_static import QuantizeStatic
 from onnxslim.recipes.candidates import Candidate, dynamic_candidate, static_candidate
@@ -41,6 +42,8 @@ class Milder:
 
     def __call__(self, candidate: Candidate, accepts: Accepts) -> Candidate | None:
         """The milder candidate; None where even the mildest is not accepted."""
+        if candidate.essential == QuantizeBlocks.name:
+            return None  # there is one of 8 bits among them
         forms = [each for each in candidate.passes if isinstance(each, QuantizeStatic | QuantizeDynamic)]
         if not forms:
             found = self._packed(accepts)

@@ -65,7 +65,7 @@ def test_it_computes_what_the_standard_says_in_one_kernel(
     result, declined = blocked(model, bits=bits, block=block, symmetric=symmetric, narrow_sqnr_db=0)
     assert not declined
     histogram = executed(result).histogram
-    assert histogram == ({"MatMulNBits": 1} if "b" not in weights else {"MatMulNBits": 1, "Relu": 1})
+    assert histogram == ({"MatMulNBits": 1} if "b" not in weights else {"MatMulNBits": 1, "Max": 1})
     weight, scheme = decoded(result, block), {8: "INT8", 4: "INT4", 2: "INT2"}[bits]
     [codes] = [v for name, v in result.graph.initializers.items() if name == "w_quantized"]
     assert codes.dtype is not None and codes.dtype.name == (scheme if symmetric else f"U{scheme}")
@@ -105,6 +105,30 @@ def test_weights_that_few_bits_leave_noisy_have_8() -> None:
     result, declined = blocked(model, narrow_sqnr_db=99)
     assert {value.dtype for value in result.graph.initializers.values()} == {ir.DataType.INT8, ir.DataType.FLOAT}
     assert "it has 8" in declined[0]
+
+
+@pytest.mark.parametrize("bias", ["", "a = Add(m, b)"], ids=["product", "bias"])
+def test_a_relu_does_not_hide_the_product(bias: str) -> None:
+    """Fails when onnxruntime no longer needs the detour, too: see ``_as_max``."""
+    model = built(
+        f"""g (float[n,512] x) => (float[n,512] y) {{
+            m = MatMul(x, w) {bias}  r = Relu({"a" if bias else "m"})  k = MatMul(r, v)  y = Neg(k) }}""",
+        w=(512, 512),
+        v=(512, 512),
+        **({"b": (512,)} if bias else {}),
+    )
+    result, declined = blocked(model, bits=8, dims={"n": 1})
+    assert not declined and executed(result).histogram == {"MatMulNBits": 2, "Max": 1, "Neg": 1}
+    assert "r" in {node.outputs[0].name for node in result.graph} and quality(model, result) > 40
+
+
+def test_what_does_not_become_the_kernel_goes_back() -> None:
+    """onnxruntime makes a Gemm of a product and what is added to it, where both are matrices."""
+    text = "g (float[1,512] x) => (float[1,512] y) { m = MatMul(x, w)  s = Add(m, x)  y = Erf(s) }"
+    model = built(text, w=(512, 512))
+    result, declined = blocked(model)
+    assert declined == ["m: the runtime does not make MatMulNBits of it"]
+    assert ir.to_proto(result).graph == ir.to_proto(blocked(model, max_rows=0)[0]).graph
 
 
 def test_known_inputs_make_the_outputs_better() -> None:
