@@ -141,8 +141,14 @@ def test_branches_are_quantized_and_functions_are_not() -> None:
             "alpha",
         ),
         ("g (float[n,8,64] x) => (float[n,8,64] y) { y = MatMul(x, w) }", {"w": (8, 64, 64)}, "rank 3"),
+        (
+            """g (float[64,512] x, int64[64] i) => (float[64,256] y) {
+                g = Gather(w, i)  m = MatMul(x, w)  y = Add(m, g) }""",
+            {"w": (512, 256)},
+            "stored twice",
+        ),
     ],
-    ids=["small", "alpha", "rank"],
+    ids=["small", "alpha", "rank", "tied"],
 )
 def test_what_is_left_alone(text: str, weights: dict[str, tuple[int, ...]], reason: str) -> None:
     model = built(text, **weights)
