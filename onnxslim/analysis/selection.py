@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 from onnxslim._ir import ir
 
-__all__ = ["Selection"]
+__all__ = ["Selection", "unpicked"]
 
 _OPERATOR = "op:"
 
@@ -52,3 +52,18 @@ class Selection:
         """Whether a node is picked, by its operator or its name."""
         name = node.name or (node.outputs[0].name if node.outputs else None) or ""
         return self.has_operator(node.op_type) or self.has_name(name)
+
+
+def unpicked(node: ir.Node, include: str, exclude: str) -> str | None:
+    """Why the user's choice leaves a node out, None where it does not.
+
+    Example:
+        >>> unpicked(ir.node("Conv", [], name="/body/0"), include="", exclude="op:Conv")
+        'excluded by the user'
+    """
+    included = Selection.parse(include)
+    if Selection.parse(exclude).has_node(node):
+        return "excluded by the user"
+    if included and not included.has_node(node):
+        return "not among what the user included"
+    return None

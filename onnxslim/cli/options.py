@@ -295,10 +295,11 @@ def weights(function: F) -> F:
     """``--weights``."""
     return click.option(
         "--weights",
-        type=click.Choice(["int8", "int4"]),
+        type=click.Choice(["int8", "int4", "int2"]),
         default="int8",
         show_default=True,
-        help="The fewest bits that weights may be stored in; those that need more keep 8.",
+        help="The fewest bits that weights may be stored in; those that need more keep 8. 2 only for "
+        "products of so few rows that they wait for memory.",
     )(function)
 
 

@@ -21,10 +21,11 @@ __all__ = ["command"]
 )
 @click.option(
     "--mode",
-    type=click.Choice(["auto", "static", "weight-only"]),
+    type=click.Choice(["auto", "static", "dynamic", "weight-only"]),
     default="auto",
     show_default=True,
-    help="Which form of quantization.",
+    help="static: scales from the data, whole chains in integers; dynamic: products of matrices alone, with "
+    "scales found while it runs; weight-only: computes in floats; auto: the best of these for each layer.",
 )
 @click.option(
     "--integer-io",
@@ -50,10 +51,9 @@ def command(
 ) -> int:
     """Quantize MODEL for this machine; keep in float what would be slower, and check the accuracy.
 
-    Needs --data or --calibration, or both: the feeds then judge what the calibration was fitted on.
+    Needs --data or --calibration, or both: the feeds then judge what the calibration was fitted on. The modes
+    dynamic and weight-only do without; random inputs judge them then.
     """
-    if data is None and calibration is None:
-        raise click.UsageError("quantize needs --data or --calibration")
     shared, own = options.split_rewrite(given)
 
     def work(path: str, progress: Any) -> Any:

@@ -21,6 +21,7 @@ __all__ = [
     "add_initializer",
     "can_replace",
     "constant_value",
+    "graphs",
     "know_names",
     "remove_node",
     "remove_unread",
@@ -53,6 +54,13 @@ def scopes(model: ir.Model) -> Iterator[Scope]:
     yield from _nested(model.graph)
     for function in model.functions.values():
         yield from _nested(function)
+
+
+def graphs(model: ir.Model) -> Iterator[ir.Graph]:
+    """The main graph and its subgraphs at any depth, without what functions hold."""
+    for scope in _nested(model.graph):
+        assert isinstance(scope, ir.Graph)
+        yield scope
 
 
 def _nested(scope: Scope) -> Iterator[Scope]:

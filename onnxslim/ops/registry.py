@@ -141,12 +141,12 @@ def is_integer_kernel(op_type: str, domain: str = "") -> bool:
 
 
 def is_quantizing(op_type: str) -> bool:
-    """Whether a kernel turns floats into integers by a scale, and does nothing else."""
-    return op_type == "QuantizeLinear"
+    """Whether a kernel turns floats into integers by a scale, given or found, and does nothing else."""
+    return op_type in ("QuantizeLinear", "DynamicQuantizeLinear")
 
 
 def is_conversion(op_type: str) -> bool:
-    """Whether a kernel only goes between floats and integers: QuantizeLinear and DequantizeLinear."""
+    """Whether a kernel only goes between floats and integers."""
     return is_quantizing(op_type) or op_type == "DequantizeLinear"
 
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from onnxslim._ir import ir
 from onnxslim.model import edit
+from onnxslim.ops.registry import is_quantizing
 from onnxslim.reconstruct.blocks import Coded
 
 __all__ = ["CODED_BYTES", "MIN_OPSET", "Decoder", "is_decoding"]
@@ -165,12 +166,15 @@ def _pack(rows: Array, bits: int) -> npt.NDArray[np.uint8]:
 
 
 def is_decoding(user: ir.Node, index: int) -> bool:
-    """Whether input ``index`` is a scale or zero point of a decoding such as this pass makes."""
+    """Whether input ``index`` is a scale or zero point of a decoding, or goes with a scale found at run time."""
     if user.op_type in ("Gather", "Cast", "Reshape") and index == 0:
         return any(is_decoding(reader, slot) for reader, slot in user.outputs[0].uses())
     if user.op_type not in ("Mul", "Sub") or len(user.inputs) != 2:
         return False
     value = user.inputs[1 - index]
+    maker = value.producer() if value is not None else None
+    if maker is not None and is_quantizing(maker.op_type):
+        return True
     for _ in range(_DEPTH):
         producer = value.producer() if value is not None else None
         if producer is None or not producer.inputs:

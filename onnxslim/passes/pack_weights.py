@@ -11,16 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxslim._ir import ir
-from onnxslim.analysis.products import Product, product_of
+from onnxslim.analysis.products import product_of
 from onnxslim.analysis.selection import Selection
 from onnxslim.calibration.store import Calibration
 from onnxslim.errors import OptionError
 from onnxslim.model import edit
 from onnxslim.ops.registry import is_constant, is_dequantize, is_quantize, spec_of
 from onnxslim.passes._decoding import CODED_BYTES, MIN_OPSET, Decoder, is_decoding
+from onnxslim.passes._rounding import coded
 from onnxslim.passes.base import Pass, Promise
-from onnxslim.reconstruct.blocks import Coded, View, round_blocks
-from onnxslim.reconstruct.gptq import output_error, round_by_outputs
+from onnxslim.reconstruct.blocks import Coded, View
 from onnxslim.reconstruct.rounding import Rounded, round_best, round_symmetric, sqnr_db
 
 __all__ = ["PackWeights"]
@@ -179,9 +179,9 @@ class PackWeights(Pass):
             self.decline(name, "the weight is not finite")
             return None
         coding &= self.bits < 8 or self.block > 0
-        coded = self._code(value, weight, lookup) if coding else None
-        if coded is not None:
-            return coded
+        codes = self._code(value, weight, lookup) if coding else None
+        if codes is not None:
+            return codes
         rounded = _round_rows(weight) if lookup else round_best(weight)
         decoded = rounded.decode()
         quality = sqnr_db(weight, decoded)
@@ -199,19 +199,20 @@ class PackWeights(Pass):
             return None
         product = product_of(value, weight.shape)
         view = View(product.outer, product.length, product.inner).blocked(self.block)
-        moments, held_out = _moments(self.inputs, product), _moments(self.held_out, product)
-        if moments is None:
-            coded = round_blocks(weight, view, bits, symmetric=self.symmetric)
-        else:
-            coded = round_by_outputs(weight, view, moments, bits, symmetric=self.symmetric, held_out=held_out)
-        if bits < 8 and coded.nbytes + CODED_BYTES + 4 * len(name) > weight.size + 4 * min(weight.shape):
+        codes, quality = coded(
+            weight,
+            product,
+            view,
+            bits,
+            symmetric=self.symmetric,
+            inputs=self.inputs,
+            held_out=self.held_out,
+        )
+        if bits < 8 and codes.nbytes + CODED_BYTES + 4 * len(name) > weight.size + 4 * min(weight.shape):
             return None
-        judge = moments if held_out is None else held_out
-        decoded = coded.decode()
-        quality = sqnr_db(weight, decoded) if judge is None else _output_sqnr_db(weight, coded, judge)
         least = self.narrow_sqnr_db if bits < 8 else self.min_sqnr_db
-        if np.isfinite(decoded).all() and quality >= least:
-            return coded
+        if quality >= least:
+            return codes
         if bits < 8:
             self.decline(name, f"{bits} bits would leave {quality:.0f} dB, below {least:g}: it has 8")
         return None
@@ -222,24 +223,6 @@ class PackWeights(Pass):
         nodes come on top."""
         extents = [int(extent) for extent in shape if int(extent) != 1]
         return len(extents) > 1 and 2.5 * math.prod(extents) > _NODE_BYTES + 8 * len(value.name or "")
-
-
-def _moments(calibration: Calibration | None, product: Product) -> Array | None:
-    """``X^T X`` of all that the weight is multiplied with, where it was kept and belongs to the weight."""
-    total: Array | None = None
-    for name in product.inputs if calibration is not None else ():
-        products = calibration.states[name].products if calibration and name in calibration else None
-        if products is None or len(products.matrix) != product.length:
-            return None
-        total = products.matrix if total is None else total + products.matrix
-    return total if total is not None and total.any() else None
-
-
-def _output_sqnr_db(weight: Array, coded: Coded, moments: Array) -> float:
-    """Signal to noise of the product's output."""
-    nothing = Coded(np.zeros_like(coded.codes), coded.scale, np.zeros((1,) * 4, np.uint8), 8, coded.shape)
-    signal, noise = output_error(weight, nothing, moments), output_error(weight, coded, moments)
-    return 10 * math.log10(signal / noise) if signal > 0 and noise > 0 else math.inf
 
 
 def _constants(scope: edit.Scope) -> Iterator[ir.Value]:

@@ -11,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxslim._ir import ir
-from onnxslim.analysis.selection import Selection
+from onnxslim.analysis.selection import unpicked
 from onnxslim.analysis.shapes import Shapes, infer
 from onnxslim.calibration.calibrators import Method, quantization_error
 from onnxslim.calibration.store import Calibration
 from onnxslim.model import edit
 from onnxslim.ops.registry import is_dequantize
+from onnxslim.passes._checked import refusals
 from onnxslim.passes.base import Pass, Promise
 from onnxslim.reconstruct.affine import affine_uint8, bias_int32, least_weight_scale, symmetric_int8
 from onnxslim.reconstruct.bias import rounding_shift
@@ -25,7 +26,7 @@ from onnxslim.runtime.errors import RuntimeRefused
 from onnxslim.runtime.kernels import executed
 from onnxslim.runtime.targets.load import load_target
 from onnxslim.runtime.targets.placement import Times, place
-from onnxslim.runtime.targets.target import DEFAULT_TARGET
+from onnxslim.runtime.targets.target import DEFAULT_TARGET, Target
 from onnxslim.runtime.targets.units import Unit, find_units
 
 __all__ = ["QuantizeStatic"]
@@ -33,7 +34,6 @@ __all__ = ["QuantizeStatic"]
 Array = npt.NDArray[Any]
 
 _MIN_OPSET = 13  # scales per channel since then
-_MAX_ROUNDS = 4
 
 
 @dataclass(frozen=True)
@@ -99,22 +99,23 @@ class QuantizeStatic(Pass):
     )
     check: bool = field(default=True, metadata={"help": "look at the graph that the runtime builds"})
 
+    @property
+    def costs(self) -> Target:
+        """What the two forms of a unit cost."""
+        return load_target(self.target)
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         reason = self._refuses(model)
         if reason is not None:
             self.decline(model.graph.name or "graph", reason)
             return ir.passes.PassResult(model, False)
-        refused: dict[str, str] = {}
-        check = self.check and load_target(self.target).is_cpu  # no other provider can be asked here
-        for _ in range(_MAX_ROUNDS if check else 0):
+        refused: Mapping[str, str] = {}
+        if self.check and load_target(self.target).is_cpu:  # no other provider can be asked here
             try:
-                missed = self._missed(model.clone(), refused)
+                refused = refusals(lambda known: self._missed(model.clone(), known))
             except RuntimeRefused as error:  # an operator set that is newer than the runtime's kernels
                 self.decline(model.graph.name or "graph", f"quantized it does not run: {error.what}")
                 return ir.passes.PassResult(model, False)
-            if not missed:
-                break
-            refused |= missed
         units, reasons, shapes = self._plan(model, refused)
         for node, why in reasons.items():
             self.decline(node.name or node.outputs[0].name or "", why)
@@ -135,15 +136,11 @@ class QuantizeStatic(Pass):
     def _plan(
         self, model: ir.Model, refused: Mapping[str, str]
     ) -> tuple[list[Unit], dict[ir.Node, str], Shapes]:
-        target, shapes = load_target(self.target), infer(model)
-        included, excluded = Selection.parse(self.include), Selection.parse(self.exclude)
+        target, shapes = self.costs, infer(model)
 
         def refuse(unit: Unit) -> str | None:
-            if excluded.has_node(unit.node):
-                return "excluded by the user"
-            if included and not included.has_node(unit.node):
-                return "not among what the user included"
-            if (known := refused.get(unit.output.name or "")) is not None:
+            known = unpicked(unit.node, self.include, self.exclude) or refused.get(unit.output.name or "")
+            if known is not None:
                 return known
             values = [*unit.activations, *([unit.output] if unit.fusion.output != "float" else [])]
             missing = [v.name for v in values if self.calibration is None or v.name not in self.calibration]

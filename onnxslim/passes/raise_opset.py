@@ -17,7 +17,7 @@ from onnxslim.passes.base import Pass, Promise
 __all__ = ["RaiseOpset"]
 
 _LARGE = 256  # elements; the converter looks into smaller tensors only (shapes, axes)
-_NEWEST = 24
+_NEWEST = 25
 
 
 @dataclass(frozen=True)

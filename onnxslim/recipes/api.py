@@ -99,7 +99,7 @@ def compress(
     target_latency: str | Target | None = None,
     target_bytes: str | Target | None = None,
     objective: Objective = "both",
-    weights: Literal["int8", "int4"] = "int8",
+    weights: Literal["int8", "int4", "int2"] = "int8",
     time: str | float = "10min",
     samples: int | None = None,
     batch: int | None = None,
@@ -159,8 +159,8 @@ def quantize(
     data: DataLike | None = None,
     *,
     calibration: Calibration | None = None,
-    mode: Literal["auto", "static", "weight-only"] = "auto",
-    weights: Literal["int8", "int4"] = "int8",
+    mode: Literal["auto", "static", "dynamic", "weight-only"] = "auto",
+    weights: Literal["int8", "int4", "int2"] = "int8",
     metric: str | None = None,
     metric_output: str | None = None,
     max_drop: str | float | Drop = "1%",
@@ -178,7 +178,8 @@ def quantize(
 
     Args:
         source: path, ``ModelProto`` or ``ir.Model``; never changed.
-        data: inputs to calibrate on and to judge the result with; without them random inputs judge.
+        data: inputs to calibrate on and to judge the result with; without them random inputs judge.  Only the
+            modes ``dynamic`` and ``weight-only`` do without both data and calibration.
         calibration: what :func:`onnxslim.calibrate` made of this very model, instead of calibrating here.
         mode: which forms are tried.
         integer_io: let inputs and outputs be integers of the same name and shape; the metadata say what they
@@ -191,12 +192,18 @@ def quantize(
     Raises:
         CalibrationError: the data or the calibration do not belong to the model.
     """
-    if data is None and calibration is None:
-        raise OptionError("quantize needs data or a calibration", hint="give --data or --calibration")
+    # simplify must not pay for these
+    from onnxslim.recipes.candidates import UNCALIBRATED
+    from onnxslim.recipes.compress import Request, search_best
+
+    if data is None and calibration is None and mode not in UNCALIBRATED:
+        raise OptionError(
+            f"quantize in mode {mode} needs data or a calibration",
+            hint="give --data or --calibration, or choose a mode that needs none: " + ", ".join(UNCALIBRATED),
+        )
     model = load(source)
     if calibration is not None:
         calibration.check(source)
-    from onnxslim.recipes.compress import Request, search_best  # simplify must not pay for it
 
     request = Request(
         drop=parse_drop(max_drop),

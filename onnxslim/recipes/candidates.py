@@ -20,12 +20,13 @@ from onnxslim.errors import ModelError, OnnxSlimError, OptionError, ResourceErro
 from onnxslim.measure.latency import measure_latency
 from onnxslim.model.build import serialized
 from onnxslim.passes.pack_weights import PackWeights
+from onnxslim.passes.quantize_dynamic import QuantizeDynamic
 from onnxslim.passes.quantize_ports import QuantizePorts
 from onnxslim.passes.quantize_static import QuantizeStatic
 from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.recipes.candidate import Candidate
 from onnxslim.recipes.engine import Step, run_steps
-from onnxslim.recipes.few_bits import in_few_bits, packed_in_few_bits
+from onnxslim.recipes.few_bits import Moments, in_blocks, in_few_bits, moments_of, packed_in_few_bits
 from onnxslim.recipes.noise import noise_to_signal, outputs_of
 from onnxslim.recipes.storage import CODES_OPSET, REST, Storage
 from onnxslim.recipes.unit_times import unit_times
@@ -33,7 +34,7 @@ from onnxslim.runtime.client import open_worker
 from onnxslim.runtime.targets.load import load_target
 from onnxslim.runtime.targets.target import DEFAULT_TARGET
 
-__all__ = ["MODES", "WEIGHTS", "candidates", "static_candidate"]
+__all__ = ["MODES", "UNCALIBRATED", "WEIGHTS", "candidates", "dynamic_candidate", "static_candidate"]
 
 _log = logging.getLogger(__name__)
 
@@ -43,8 +44,9 @@ _LOOK_S = 2.0  # of measuring a placement
 _AS_FAST = 1.02
 _METHODS: tuple[Method, ...] = ("minmax", "mse")
 _PACKED_DB = (30.0, 40.0)  # what storage alone may leave of the outputs: at least, and where it is cheap
-WEIGHTS = ("int8", "int4")
-MODES = ("compress", "auto", "static", "weight-only")
+WEIGHTS = {"int8": 8, "int4": 4, "int2": 2}  # the fewest bits
+UNCALIBRATED = ("dynamic", "weight-only")  # modes that need no calibration
+MODES = ("compress", "auto", "static", *UNCALIBRATED)
 
 
 def candidates(
@@ -88,21 +90,44 @@ def candidates(
             first = _fastest(model, first, feeds)
         best = _least_noise(model, first, feeds)
         static = static_candidate(best, packed.packing)
-        if weights == "int4" and feeds:
+        if weights != "int8" and feeds:
             found += in_few_bits(model, static, feeds)
         found.append(static)
         careful = replace(best, min_sqnr_db=_OUTLIERS_DB)
         if _node_count(model, careful) != _node_count(model, best):
+            if mode != "static":
+                found += _dynamic(model, name, packed.packing, (RaiseOpset(), careful))
             found.append(static_candidate(careful, packed.packing))
+    if mode == "dynamic" or (mode in ("compress", "auto") and placed_for.is_cpu):
+        found += _dynamic(model, name, packed.packing, required=mode == "dynamic")
     # where bytes alone decide, packed floats must not win against what was asked for
     integers_only = bool(found and placed_for.fusions) and not placed_for.is_cpu
     if mode in ("compress", "auto", "weight-only") and not integers_only:
-        if weights == "int4":
-            found += packed_in_few_bits(model, data, feeds)
+        fitted = moments_of(model, data, feeds) if weights != "int8" else Moments()
+        if placed_for.is_cpu:
+            found += in_blocks(model, WEIGHTS[weights], fitted, feeds)
+        if weights != "int8":
+            found += packed_in_few_bits(model, fitted, feeds)
         found.append(replace(packed, essential="") if integer_io else packed)
     if integer_io:
         found = [replace(each, ports=(RaiseOpset(), QuantizePorts(calibration))) for each in found]
     return found
+
+
+def _dynamic(
+    model: ir.Model,
+    target: str,
+    packing: Sequence[Step],
+    first: Sequence[Step] = (),
+    *,
+    required: bool = False,
+) -> list[Candidate]:
+    """Products whose scales are found at run time: all, or those that ``first`` leaves in float."""
+    quantize = QuantizeDynamic(target=target)
+    candidate = dynamic_candidate(replace(quantize, check=False), (), first)
+    if not (required or run_steps(model, candidate.passes).applied[-1].modified):
+        return []
+    return [dynamic_candidate(quantize, packing, first)]
 
 
 def packed_candidate(model: ir.Model, feeds: Sequence[Mapping[str, Any]]) -> Candidate:
@@ -127,6 +152,17 @@ def static_candidate(quantize: QuantizeStatic, packing: Sequence[Step] = REST) -
     elif quantize.times:
         name += ", placed by times measured here"
     return Candidate(name, (RaiseOpset(), quantize), packing, essential=quantize.name)
+
+
+def dynamic_candidate(
+    quantize: QuantizeDynamic, packing: Sequence[Step] = REST, first: Sequence[Step] = ()
+) -> Candidate:
+    """Products whose scales are found at run time, behind other passes; what stays in float packed."""
+    name = "static int8, products with outliers dynamic" if first else "dynamic int8"
+    if quantize.penalties:
+        name += ", the noisiest parts in float"
+    head = (*first, RaiseOpset(opset=CODES_OPSET), quantize)
+    return Candidate(name, head, packing, essential=quantize.name)
 
 
 def _fastest(model: ir.Model, quantize: QuantizeStatic, feeds: Sequence[Mapping[str, Any]]) -> QuantizeStatic:

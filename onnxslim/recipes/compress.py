@@ -27,7 +27,7 @@ from onnxslim.passes.base import Promise
 from onnxslim.passes.integer_io import IntegerIo
 from onnxslim.recipes.budget import Drop, Target
 from onnxslim.recipes.candidate import Candidate
-from onnxslim.recipes.candidates import candidates
+from onnxslim.recipes.candidates import UNCALIBRATED, candidates
 from onnxslim.recipes.engine import Outcome, run_steps
 from onnxslim.recipes.evidence import encoding_notes, latency_fields
 from onnxslim.recipes.milder import Milder
@@ -119,7 +119,7 @@ def search_best(
         metric = resolve(
             request.metric or "agreement", original=original, feeds=parts.test, output=request.output
         )
-        if calibration is None:
+        if calibration is None and (request.integer_io or request.mode not in UNCALIBRATED):
             progress("calibrating")
             calibration = calibrate(base.model, parts.fit)
         held_out = list(parts.held_out.spread(_HELD_OUT_LIMIT))

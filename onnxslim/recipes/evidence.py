@@ -88,6 +88,9 @@ def with_reasons(report: Report, model: ir.Model) -> Report:
     target, profiled = load_target(DEFAULT_TARGET), {node["output"] for node in after["nodes"]}
     reasons: dict[str, str] = {}
     for node in model.graph:
+        spec = spec_of(node)
+        if spec is None or spec.quant is None or spec.quant.weight is None or spec.quant.integer:
+            continue  # no product, or one that a later pass made integer
         why = next((declined[name] for name in _names_of(node) if name in declined), None)
         if why is not None:
             reasons[_computed_with(node, profiled)] = why

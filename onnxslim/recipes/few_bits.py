@@ -1,22 +1,27 @@
-"""Candidates whose weights are stored in 4 bits where that brings little noise."""
+"""Candidates whose weights have fewer than 8 bits where that brings little noise."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
+
+import numpy as np
 
 from onnxslim._ir import ir
 from onnxslim.calibration.data import DataLike
+from onnxslim.calibration.store import Calibration
 from onnxslim.passes.pack_integers import PackIntegers
 from onnxslim.passes.pack_weights import PackWeights
+from onnxslim.passes.quantize_blocks import QuantizeBlocks
 from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.recipes.candidate import Candidate
 from onnxslim.recipes.engine import Step, run_steps
 from onnxslim.recipes.storage import CODES_OPSET, EIGHT_BITS, Storage, Storing, inputs_of_weights
 from onnxslim.reconstruct.blocks import Coded
 
-__all__ = ["in_few_bits", "packed_in_few_bits"]
+__all__ = ["Moments", "in_blocks", "in_few_bits", "moments_of", "packed_in_few_bits"]
 
 _LEVELS_DB = (20.0, 30.0)  # what few bits may leave of the outputs: at least, and where it is cheap
 _BLOCK = 32  # weights that share a scale
@@ -24,19 +29,55 @@ _BLOCK = 32  # weights that share a scale
 Feeds = Sequence[Mapping[str, Any]]
 
 
-def packed_in_few_bits(model: ir.Model, data: DataLike | None, feeds: Feeds) -> Iterator[Candidate]:
-    """Weights of 4 bits, by GPTQ where there are data; computed in floats."""
-    pack, name = PackWeights(bits=4, block=_BLOCK), "packed weights, 4 bits"
-    if data is not None and (inputs := inputs_of_weights(model, data)) is not None:
-        held_out = inputs_of_weights(model, list(feeds)) if feeds else None
-        pack, name = replace(pack, inputs=inputs, held_out=held_out), name + " by GPTQ"
-    candidate = Candidate(name, (RaiseOpset(opset=CODES_OPSET),), essential=PackWeights.name)
-    yield from _stored(model, candidate, feeds, (PackIntegers(block=_BLOCK), pack))
+@dataclass(frozen=True)
+class Moments:
+    """Second moments of what weights are multiplied with, for GPTQ; None where there are none."""
+
+    inputs: Calibration | None = None
+    held_out: Calibration | None = None
+
+    @property
+    def label(self) -> str:
+        """For the name of a candidate."""
+        return " by GPTQ" if self.inputs is not None else ""
+
+
+def moments_of(model: ir.Model, data: DataLike | None, feeds: Feeds) -> Moments:
+    """Those of ``data``, and of held-out ``feeds``."""
+    inputs = inputs_of_weights(model, data) if data is not None else None
+    if inputs is None:
+        return Moments()
+    return Moments(inputs, inputs_of_weights(model, list(feeds)) if feeds else None)
+
+
+def packed_in_few_bits(model: ir.Model, moments: Moments, feeds: Feeds) -> Iterator[Candidate]:
+    """Weights of 4 bits, computed in floats."""
+    pack = PackWeights(bits=4, block=_BLOCK, inputs=moments.inputs, held_out=moments.held_out)
+    head = (RaiseOpset(opset=CODES_OPSET),)
+    candidate = Candidate(f"packed weights, 4 bits{moments.label}", head, essential=pack.name)
+    yield from _stored(model, candidate, feeds, (PackIntegers(block=_BLOCK), pack, *EIGHT_BITS))
+
+
+def in_blocks(model: ir.Model, bits: int, moments: Moments, feeds: Feeds) -> Iterator[Candidate]:
+    """Weights that the kernel itself decodes, where a product has few rows: of few bits, and of 8."""
+    few = QuantizeBlocks(
+        cast("Literal[8, 4, 2]", bits),
+        inputs=moments.inputs,
+        held_out=moments.held_out,
+        dims=_open_dims(model, feeds),
+    )
+    eight = replace(few, bits=8)
+    if not eight.stored(model):
+        return
+    for forms in ((few, eight), (eight,)) if bits < 8 else ((eight,),):
+        name = "weights in blocks" + (f", {bits} bits{moments.label}" if len(forms) > 1 else "")
+        head = (RaiseOpset(opset=forms[0].min_opset),)
+        yield from _stored(model, Candidate(name, head, essential=few.name), feeds, forms)
 
 
 def in_few_bits(model: ir.Model, candidate: Candidate, feeds: Feeds) -> Iterator[Candidate]:
     """A candidate that computes with integers, its weights stored in 4 bits."""
-    forms = PackIntegers(block=_BLOCK), PackWeights(bits=4, block=_BLOCK)
+    forms = (PackIntegers(block=_BLOCK), PackWeights(bits=4, block=_BLOCK), *EIGHT_BITS)
     yield from _stored(model, replace(candidate, name=f"{candidate.name}, in 4 bits"), feeds, forms)
 
 
@@ -44,9 +85,9 @@ def _stored(
     model: ir.Model, candidate: Candidate, feeds: Feeds, forms: Sequence[Storing]
 ) -> Iterator[Candidate]:
     outcome = run_steps(model, candidate.head).model
-    storage = Storage(outcome, feeds, (*forms, *EIGHT_BITS))
+    storage = Storage(outcome, feeds, forms)
     steps = storage.steps(storage.knee(*_LEVELS_DB))
-    if _narrows(outcome, steps):
+    if candidate.essential == QuantizeBlocks.name or _narrows(outcome, steps):
         yield replace(candidate, packing=steps, storage=storage)
 
 
@@ -55,3 +96,13 @@ def _narrows(model: ir.Model, steps: Sequence[Step]) -> bool:
     few = [each for each in steps if isinstance(each, PackIntegers | PackWeights) and each.bits < 8]
     stored = [form for each in few for form in each.stored(model).values()]
     return any(isinstance(form, Coded) and form.bits < 8 for form in stored)
+
+
+def _open_dims(model: ir.Model, feeds: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """The largest size in ``feeds`` of each dimension that the model names."""
+    sizes: dict[str, int] = {}
+    for value, feed in itertools.product(model.graph.inputs, feeds):
+        for dim, size in zip(value.shape or (), np.shape(feed.get(value.name or "", ())), strict=False):
+            if isinstance(dim, ir.SymbolicDim) and dim.value:
+                sizes[dim.value] = max(size, sizes.get(dim.value, 1))
+    return sizes

@@ -8,9 +8,10 @@ from typing import Any
 
 from onnxslim._ir import ir
 from onnxslim.passes.pack_weights import PackWeights
+from onnxslim.passes.quantize_dynamic import QuantizeDynamic
 from onnxslim.passes.quantize_static import QuantizeStatic
 from onnxslim.recipes.candidate import Candidate
-from onnxslim.recipes.candidates import static_candidate
+from onnxslim.recipes.candidates import dynamic_candidate, static_candidate
 from onnxslim.recipes.engine import Step, run_steps
 from onnxslim.recipes.mixed_precision import most_precise
 from onnxslim.recipes.storage import Storage
@@ -45,17 +46,23 @@ class Milder:
             if found is not None and candidate.essential == PackWeights.name:
                 self.packing = found.packing
             return found
-        form = next((each for each in candidate.head if isinstance(each, QuantizeStatic)), None)
-        if form is None:
+        forms = [each for each in candidate.head if isinstance(each, QuantizeStatic | QuantizeDynamic)]
+        if not forms:
             return None
         packing = self.packing or candidate.packing
         milder = most_precise(
             self.model,
-            form,
+            forms[-1],
             self.feeds[:_FEEDS],
             lambda model: accepts(run_steps(model, (*packing, *candidate.ports)).model),
         )
-        return None if milder is None else replace(static_candidate(milder, packing), ports=candidate.ports)
+        if milder is None:
+            return None
+        if isinstance(milder, QuantizeStatic):
+            found = static_candidate(milder, packing)
+        else:
+            found = dynamic_candidate(milder, packing)
+        return replace(found, ports=candidate.ports)
 
     def _cleaner(self, candidate: Candidate, storage: Storage, accepts: Accepts) -> Candidate | None:
         found: Candidate | None = None

@@ -11,21 +11,23 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from onnxslim._ir import ir
 from onnxslim.analysis.shapes import infer
 from onnxslim.errors import OnnxSlimError
+from onnxslim.passes.quantize_dynamic import QuantizeDynamic
 from onnxslim.passes.quantize_static import QuantizeStatic
 from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.recipes.engine import run_steps
 from onnxslim.recipes.noise import noise_to_signal, outputs_of
 from onnxslim.runtime.client import open_worker
-from onnxslim.runtime.targets.load import load_target
 from onnxslim.runtime.targets.placement import place
 from onnxslim.runtime.targets.units import Unit, find_units
 
 __all__ = ["most_precise", "unit_noise", "with_less_noise"]
+
+_Form = TypeVar("_Form", bound=QuantizeStatic | QuantizeDynamic)
 
 _log = logging.getLogger(__name__)
 
@@ -35,19 +37,19 @@ _PRICES = 40  # steps of bisection, each a minimum cut
 
 
 def unit_noise(
-    model: ir.Model, quantize: QuantizeStatic, feeds: Sequence[Mapping[str, Any]]
+    model: ir.Model, quantize: QuantizeStatic | QuantizeDynamic, feeds: Sequence[Mapping[str, Any]]
 ) -> dict[str, float]:
     """Noise over signal at the worst output, by the output of the unit that alone is quantized.
 
     Args:
         model: in float, of an opset that can be quantized.
-        quantize: with a calibration of the model.
+        quantize: if static, with a calibration of the model.
         feeds: held-out inputs.
 
     Raises:
         ModelError: the model does not run on the feeds.
     """
-    units, _ = find_units(model.graph, load_target(quantize.target))
+    units, _ = find_units(model.graph, quantize.costs)
     size = math.ceil(len(units) / _GROUPS) or 1
     noise: dict[str, float] = {}
     with open_worker() as worker:
@@ -70,14 +72,12 @@ def unit_noise(
     return noise
 
 
-def with_less_noise(
-    model: ir.Model, quantize: QuantizeStatic, noise: Mapping[str, float], share: float
-) -> QuantizeStatic:
+def with_less_noise(model: ir.Model, quantize: _Form, noise: Mapping[str, float], share: float) -> _Form:
     """The fastest placement whose predicted noise is at most ``share`` of that of ``quantize``.
 
     Found by the price of noise, so units are given up in the order of the time that they gain for it.
     """
-    target, shapes = load_target(quantize.target), infer(model)
+    target, shapes = quantize.costs, infer(model)
     units, _ = find_units(model.graph, target)
 
     def placed(price: float) -> tuple[dict[str, float], float]:
@@ -98,10 +98,10 @@ def with_less_noise(
 
 def most_precise(
     model: ir.Model,
-    quantize: QuantizeStatic,
+    quantize: _Form,
     feeds: Sequence[Mapping[str, Any]],
     accepts: Callable[[ir.Model], bool],
-) -> QuantizeStatic | None:
+) -> _Form | None:
     """The form with the most integers that is accepted; None where even the least noisy one is not.
 
     Args:
@@ -110,7 +110,7 @@ def most_precise(
     """
     raised = run_steps(model, (RaiseOpset(),)).model
     noise = unit_noise(raised, quantize, feeds)
-    best: QuantizeStatic | None = None
+    best: _Form | None = None
     low, high = 0, len(_LEVELS)  # of the levels below ``low`` none is accepted, that at ``high`` is
     while low < high:
         middle = (low + high) // 2

@@ -99,3 +99,15 @@ def test_quantize_stores_weights_in_4_bits_when_allowed(
     assert next(trial["name"] for trial in found["tried"] if trial["kept"]).startswith(
         "packed weights, 4 bits"
     )
+
+
+def test_modes_that_need_no_data(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["quantize", "dense.onnx", "-o", "out.onnx", "--json"]) == 2
+    error = result(capsys)["error"]
+    assert "mode auto needs data" in error["what"] and "dynamic" in error["hint"]
+    command = ["quantize", "dense.onnx", "-o", "out.onnx", "--mode", "dynamic", "--json"]
+    assert main([*command, "--set", "quantize-dynamic.placement=all"]) == 0
+    found = result(capsys)
+    [trial] = found["tried"]
+    assert trial["name"] == "dynamic int8" and any("random" in note for note in found["notes"])
+    assert trial["bytes_ratio"] < 0.3

@@ -13,7 +13,7 @@ import onnx.numpy_helper
 from onnxslim._ir import ir
 from onnxslim.calibration.runner import calibrate
 from onnxslim.calibration.store import Calibration
-from onnxslim.passes import IntegerIo, PackWeights, QuantizePorts, QuantizeStatic
+from onnxslim.passes import IntegerIo, PackWeights, QuantizeDynamic, QuantizePorts, QuantizeStatic
 from tests.models import proto
 
 __all__ = ["FORMS", "MODELS", "Feed", "feeds", "made", "original", "steps_of"]
@@ -102,6 +102,12 @@ def _static(model: ir.Model, calibration: Calibration) -> None:
     QuantizePorts(calibration)(model)
 
 
+def _dynamic(model: ir.Model, calibration: Calibration) -> None:
+    QuantizeDynamic()(model)
+    PackWeights()(model)
+    QuantizePorts(calibration)(model)
+
+
 def _packed(model: ir.Model, calibration: Calibration) -> None:
     PackWeights()(model)
     QuantizePorts(calibration)(model)
@@ -120,6 +126,7 @@ def _integer(model: ir.Model, calibration: Calibration) -> None:
 
 FORMS: dict[str, Callable[[ir.Model, Calibration], None]] = {
     "static": _static,
+    "dynamic": _dynamic,
     "packed": _packed,
     "static and packed": _both,
     "integer ports": _integer,

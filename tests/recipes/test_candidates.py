@@ -12,9 +12,11 @@ from onnxslim._ir import ir
 from onnxslim.calibration.runner import calibrate
 from onnxslim.errors import OptionError
 from onnxslim.model.io import serialized_size
+from onnxslim.passes.quantize_blocks import QuantizeBlocks
 from onnxslim.recipes import candidates as candidates_module
 from onnxslim.recipes.candidates import candidates
 from onnxslim.recipes.engine import run_steps
+from onnxslim.runtime.kernels import executed
 from tests.models import proto
 
 
@@ -57,6 +59,73 @@ def test_modes() -> None:
     assert [c.name for c in only] == both[1:]
     static = candidates(model, calibrate(model, feeds(2)), mode="static", weights="int8")
     assert [c.name for c in static] == ["static int8, minmax ranges"]
+
+
+def products() -> ir.Model:
+    """Two products, of which the second has inputs with outliers."""
+    source = proto(
+        """g (float[n,32,256] x) => (float[n,32,256] y) {
+            a = MatMul(x, w1)  b = Pow(a, p)  y = MatMul(b, w2) }"""
+    )
+    rng = np.random.default_rng(0)
+    for name in ("w1", "w2"):
+        array = (rng.normal(size=(256, 256)) / 16).astype(np.float32)
+        source.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    source.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(9), "p"))
+    return ir.from_proto(source)
+
+
+def test_products_are_dynamic_where_static_scales_have_to_hold_outliers() -> None:
+    model = products()
+    rng = np.random.default_rng(1)
+    data = [{"x": rng.normal(size=(2, 32, 256)).astype(np.float32)} for _ in range(8)]
+    alone = candidates(model, None, mode="dynamic")
+    assert [c.name for c in alone] == ["dynamic int8"]
+    proposed = {c.name: c for c in candidates(model, calibrate(model, data), mode="auto", weights="int8")}
+    assert list(proposed) == [
+        "static int8, minmax ranges",
+        "static int8, products with outliers dynamic",
+        "static int8, minmax ranges, outliers in float",
+        "dynamic int8",
+        "packed weights",
+    ]
+    kinds = {
+        name: executed(run_steps(model, proposed[name].passes).model).histogram
+        for name in ("static int8, products with outliers dynamic", "dynamic int8")
+    }
+    mixed, whole = kinds.values()
+    assert mixed["MatMulIntegerToFloat"] == mixed["QuantizeLinear"] == mixed["DynamicQuantizeMatMul"] == 1
+    assert whole == {"DynamicQuantizeMatMul": 2, "Pow": 1}
+
+
+def test_a_dynamic_form_is_only_proposed_where_there_is_a_product() -> None:
+    assert [c.name for c in candidates(convolutions(), None, mode="dynamic")] == ["dynamic int8"], "asked for"
+    assert "dynamic int8" not in [c.name for c in candidates(convolutions(), None, mode="auto")]
+    assert "dynamic int8" not in [c.name for c in candidates(products(), None, mode="auto", target="qnn")]
+
+
+def one_row() -> ir.Model:
+    source = proto("g (float[batch,1024] x) => (float[batch,256] y) { y = MatMul(x, w) }")
+    array = (np.random.default_rng(0).normal(size=(1024, 256)) / 32).astype(np.float32)
+    source.graph.initializer.append(onnx.numpy_helper.from_array(array, "w"))
+    return ir.from_proto(source)
+
+
+@pytest.mark.parametrize(("weights", "bits"), [("int8", {8}), ("int4", {4, 8}), ("int2", {2, 8})])
+def test_products_of_few_rows_are_proposed_in_blocks(weights: str, bits: set[int]) -> None:
+    model = one_row()
+    rows = [{"x": np.random.default_rng(i).normal(size=(1, 1024)).astype(np.float32)} for i in range(8)]
+    proposed = candidates(model, None, mode="weight-only", weights=weights, data=rows[:4], feeds=rows[4:])
+    blocks = [c for c in proposed if c.essential == "quantize-blocks"]
+    steps = [next(s for s in c.passes if isinstance(s, QuantizeBlocks)) for c in blocks]
+    assert {step.bits for step in steps} == bits
+    assert proposed[: len(blocks)] == blocks and blocks[-1].name == "weights in blocks"
+    for candidate in blocks:
+        outcome = run_steps(model, candidate.passes)
+        assert not [record for record in outcome.applied if record.rolled_back]
+        assert executed(outcome.model).histogram == {"MatMulNBits": 1}
+    many = [{"x": np.zeros((64, 1024), np.float32)}]
+    assert not [c for c in candidates(model, None, mode="weight-only", feeds=many) if "blocks" in c.name]
 
 
 @pytest.mark.parametrize(

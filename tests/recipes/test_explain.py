@@ -54,7 +54,7 @@ def test_each_node_has_its_reason_and_its_share(tmp_path: Path) -> None:
 
 
 def test_a_node_that_the_runtime_quantizes_itself_is_told() -> None:
-    model = ir.from_proto(proto("g (float[2] x) => (float[2] y) { a = Exp(x)  y = Abs(a) }"))
+    model = ir.from_proto(proto("g (float[1,1,1] x) => (float[1,1,1] y) { a = Conv(x, x)  y = Abs(a) }"))
     kernel = {"output": "y", "op": "QLinearConv", "integer": True, "share": 1.0}
     report = Report(
         declined=(Decline("quantize-static", "a", "too noisy"),), profile={"after": {"nodes": [kernel]}}
@@ -62,3 +62,15 @@ def test_a_node_that_the_runtime_quantizes_itself_is_told() -> None:
     explained = with_reasons(report, model).profile
     assert explained is not None
     assert explained["after"]["nodes"][0]["reason"].endswith("it was left: too noisy")
+
+
+def test_a_node_that_a_later_pass_made_integer_needs_no_reason() -> None:
+    text = """g (float[1,4] x, int8[4,4] w) => (float[1,4] y) {
+        q, s, z = DynamicQuantizeLinear(x)  i = MatMulInteger(q, w, z)  f = Cast<to=1>(i)  y = Mul(f, s) }"""
+    kernel = {"output": "y", "op": "DynamicQuantizeMatMul", "integer": True, "share": 1.0}
+    report = Report(
+        declined=(Decline("quantize-static", "y", "too noisy"),), profile={"after": {"nodes": [kernel]}}
+    )
+    explained = with_reasons(report, ir.from_proto(proto(text))).profile
+    assert explained is not None
+    assert explained["after"]["nodes"][0]["reason"] == ""

@@ -11,12 +11,14 @@ import pytest
 from onnxslim._ir import ir
 from onnxslim.measure.verify import verify
 from onnxslim.model.io import serialized_size
+from onnxslim.passes.quantize_dynamic import QuantizeDynamic
 from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.recipes.candidate import Candidate
 from onnxslim.recipes.engine import run_steps
 from onnxslim.recipes.milder import Milder
 from onnxslim.recipes.storage import Storage
 from tests.models import proto
+from tests.recipes.test_mixed_precision import spiked
 
 FEEDS = [{"x": np.random.default_rng(i).normal(size=(1, 64)).astype(np.float32)} for i in range(3)]
 
@@ -77,3 +79,14 @@ def test_what_makes_inputs_and_outputs_integers_comes_last() -> None:
 
 def test_what_has_no_milder_form() -> None:
     assert Milder(uneven(), ())(Candidate("simplified only", ()), lambda form: True) is None
+
+
+def test_a_dynamic_form_becomes_milder_as_a_static_one_does() -> None:
+    model = spiked()
+    feeds = [{"x": np.random.default_rng(i).normal(size=(1, 64, 128)).astype(np.float32)} for i in range(3)]
+    found = Milder(model, feeds)(
+        Candidate("dynamic int8", (QuantizeDynamic(),), essential="quantize-dynamic"),
+        lambda form: verify(model, form, feeds, promise="lossy").sqnr_db > 25,
+    )
+    assert found is not None and found.name == "dynamic int8, the noisiest parts in float"
+    assert found.essential == "quantize-dynamic"

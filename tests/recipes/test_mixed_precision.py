@@ -10,6 +10,8 @@ from onnxslim._ir import ir
 from onnxslim.calibration.runner import calibrate
 from onnxslim.calibration.store import Calibration
 from onnxslim.measure.verify import verify
+from onnxslim.passes.base import Promise
+from onnxslim.passes.quantize_dynamic import QuantizeDynamic
 from onnxslim.passes.quantize_static import QuantizeStatic
 from onnxslim.recipes.engine import run_steps
 from onnxslim.recipes.mixed_precision import most_precise, unit_noise, with_less_noise
@@ -104,3 +106,36 @@ def test_where_nothing_is_accepted(model: ir.Model, calibration: Calibration) ->
         most_precise(model, QuantizeStatic(calibration, times=gains(model)), feeds(2), lambda form: False)
         is None
     )
+
+
+def spiked() -> ir.Model:
+    """Three products; what the second reads has one value in each tensor that is far above the others."""
+    source = proto(
+        """g (float[1,64,128] x) => (float[1,64,128] y) {
+            a = MatMul(x, w1)  o = Mul(a, spike)  b = MatMul(o, w2)  y = MatMul(b, w3) }"""
+    )
+    rng = np.random.default_rng(0)
+    spike = np.ones((1, 1, 128), np.float32)
+    spike[..., 0] = 2000
+    weights = {name: (rng.normal(size=(128, 128)) * 0.1).astype(np.float32) for name in ("w1", "w2", "w3")}
+    weights["w2"][0] /= 2000
+    for name, array in {**weights, "spike": spike}.items():
+        source.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    return ir.from_proto(source)
+
+
+def test_a_dynamic_product_that_brings_the_noise_goes_back_to_float() -> None:
+    model = spiked()
+    feeds = [
+        {"x": np.random.default_rng(seed).normal(size=(1, 64, 128)).astype(np.float32)} for seed in range(3)
+    ]
+    noise = unit_noise(model, QuantizeDynamic(), feeds)
+    assert noise["b"] > 100 * max(noise["a"], noise["y"])
+
+    def accepts(form: ir.Model) -> bool:
+        return verify(model, form, feeds, promise=Promise.LOSSY).sqnr_db > 25
+
+    form = most_precise(model, QuantizeDynamic(), feeds, accepts)
+    assert form is not None
+    histogram = executed(run_steps(model, (form,)).model).histogram
+    assert histogram == {"DynamicQuantizeMatMul": 2, "MatMul": 1, "Mul": 1}

@@ -16,7 +16,7 @@ from onnxslim.ops.spec import QuantRole
 from onnxslim.runtime.targets.target import Fusion, Target
 from onnxslim.runtime.targets.work import Work, convolution, product
 
-__all__ = ["Unit", "elements", "find_units"]
+__all__ = ["Unit", "elements", "find_units", "is_shared"]
 
 _UNKNOWN_DIM = 32  # a dimension that is only known at run time; only ratios of costs matter
 _UNKNOWN_ELEMENTS = 1 << 14
@@ -101,6 +101,16 @@ def elements(value: ir.Value, shapes: Shapes) -> float:
     return math.prod(
         dim if isinstance(dim, int) else (1 if axis == 0 and len(shape) > 1 else _UNKNOWN_DIM)
         for axis, dim in enumerate(shape)
+    )
+
+
+def is_shared(unit: Unit) -> bool:
+    """Whether the weight is read in another way too, such as by the Gather of a tied embedding."""
+    return unit.weight is not None and any(
+        user.op_type != unit.node.op_type
+        or index != unit.role.weight
+        or _channel_axis(user, unit.role) != _channel_axis(unit.node, unit.role)
+        for user, index in unit.weight.uses()
     )
 
 

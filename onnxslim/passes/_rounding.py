@@ -1,0 +1,70 @@
+"""Round the weight of a product to codes, by the inputs that it meets where these are known."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxslim.analysis.products import Product
+from onnxslim.calibration.store import Calibration
+from onnxslim.reconstruct.blocks import Coded, View, round_blocks
+from onnxslim.reconstruct.gptq import output_error, round_by_outputs
+from onnxslim.reconstruct.rounding import sqnr_db
+
+__all__ = ["coded"]
+
+Array = npt.NDArray[Any]
+
+
+def coded(
+    weight: Array,
+    product: Product,
+    view: View,
+    bits: int,
+    *,
+    symmetric: bool = True,
+    inputs: Calibration | None = None,
+    held_out: Calibration | None = None,
+) -> tuple[Coded, float]:
+    """Codes by GPTQ or rounding to nearest, and the signal to noise ratio that they leave, in dB.
+
+    Args:
+        weight: finite floats.
+        product: what it is multiplied with.
+        inputs: second moments of that; without them, the ratio is that of the weight, else of the output.
+        held_out: the same of data that nothing was fitted to.
+
+    Returns:
+        A ratio of minus infinity where the decoded weight is not finite.
+    """
+    moments, others = _moments(inputs, product), _moments(held_out, product)
+    if moments is None:
+        codes = round_blocks(weight, view, bits, symmetric=symmetric)
+    else:
+        codes = round_by_outputs(weight, view, moments, bits, symmetric=symmetric, held_out=others)
+    judge = moments if others is None else others
+    decoded = codes.decode()
+    if not np.isfinite(decoded).all():
+        return codes, -math.inf
+    return codes, sqnr_db(weight, decoded) if judge is None else _output_sqnr_db(weight, codes, judge)
+
+
+def _moments(calibration: Calibration | None, product: Product) -> Array | None:
+    """``X^T X`` of all that the weight is multiplied with, where it was kept and belongs to the weight."""
+    total: Array | None = None
+    for name in product.inputs if calibration is not None else ():
+        products = calibration.states[name].products if calibration and name in calibration else None
+        if products is None or len(products.matrix) != product.length:
+            return None
+        total = products.matrix if total is None else total + products.matrix
+    return total if total is not None and total.any() else None
+
+
+def _output_sqnr_db(weight: Array, codes: Coded, moments: Array) -> float:
+    """Signal to noise of the product's output."""
+    nothing = Coded(np.zeros_like(codes.codes), codes.scale, np.zeros((1,) * 4, np.uint8), 8, codes.shape)
+    signal, noise = output_error(weight, nothing, moments), output_error(weight, codes, moments)
+    return 10 * math.log10(signal / noise) if signal > 0 and noise > 0 else math.inf
