@@ -33,30 +33,36 @@ def scale_channels(model: ir.Model, factors: Mapping[str, Array]) -> bool:
     modified = False
     for stream in find_streams(model.graph, infer(model)) if factors else ():
         scales = factors.get(stream.name)
-        if scales is not None and scales.shape == (stream.channels,):
-            if all(_keeps_bits(part, scales) for part in stream.parts):
-                for part in stream.parts:
-                    edit.replace_initializer(part.value, _scaled(part, scales))
-                modified = True
+        if scales is None or scales.shape != (stream.channels,):
+            continue
+        contents: dict[ir.Value, Array] = {}
+        for part in stream.parts:  # a weight may have the stream on both sides
+            contents[part.value] = _scaled(contents.get(part.value, _content(part.value)), part, scales)
+        if all(_keeps_bits(_content(value), scaled) for value, scaled in contents.items()):
+            for value, scaled in contents.items():
+                edit.replace_initializer(value, scaled)
+            modified = True
     return modified
 
 
 def seen(part: Part) -> Array:
     """The content of a part in its view."""
-    content = edit.constant_value(part.value)
-    assert content is not None
-    return content.reshape(part.view)
+    return _content(part.value).reshape(part.view)
 
 
-def _scaled(part: Part, scales: Array) -> Array:
-    content = edit.constant_value(part.value)
+def _content(value: ir.Value) -> Array:
+    content = edit.constant_value(value)
     assert content is not None
+    return content
+
+
+def _scaled(content: Array, part: Part, scales: Array) -> Array:
     factors = (1 / scales if part.divides else scales).reshape(part.factors)
     with np.errstate(over="ignore", under="ignore"):
-        return (seen(part) * factors.astype(np.float32)).reshape(content.shape)
+        return (content.reshape(part.view) * factors.astype(np.float32)).reshape(content.shape)
 
 
-def _keeps_bits(part: Part, scales: Array) -> bool:
+def _keeps_bits(before: Array, after: Array) -> bool:
     """Whether nothing overflows, or falls below the smallest normal number."""
-    before, after = np.abs(seen(part)), np.abs(_scaled(part, scales)).reshape(part.view)
-    return bool(np.isfinite(after).all() and not ((after < _NORMAL) & (before > after)).any())
+    small = (np.abs(after) < _NORMAL) & (np.abs(before) > np.abs(after))
+    return bool(np.isfinite(after).all() and not small.any())

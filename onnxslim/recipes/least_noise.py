@@ -49,8 +49,8 @@ def least_noise(
 ) -> QuantizeStatic:
     """The form of ``first`` that leaves the least noise on ``feeds``, placed where ``first`` is.
 
-    In this order: one method for all ranges, biases corrected, channels equalized, a method for each group of
-    activations.
+    In this order: one method for all ranges, with and without corrected biases; channels equalized; a method
+    for each group of activations.
 
     Args:
         model: in float.
@@ -65,7 +65,7 @@ def least_noise(
         search = _Search(worker, raised, feeds, first)
         for method in _METHODS:
             search.consider(replace(first, method=method), method)
-        search.consider(replace(search.best, correct_bias=True), "correcting biases")
+            search.consider(replace(first, method=method, correct_bias=True), f"{method}, biases corrected")
         for balance in _BALANCES if data is not None else ():
             for form in _equalized(raised, search.best, data, balance):
                 search.consider(form, f"equalizing channels, balance {balance:g}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from onnxslim._ir import ir
@@ -10,6 +10,7 @@ from onnxslim.analysis.extract import extract, named_values
 from onnxslim.analysis.shapes import infer
 from onnxslim.analysis.streams import find_streams
 from onnxslim.measure.differences import Difference
+from onnxslim.model.edit import constant_value
 from onnxslim.ops.registry import is_dequantize, is_quantize, spec_of
 from onnxslim.runtime.client import Optimize, Worker
 from onnxslim.runtime.targets.units import elements
@@ -68,9 +69,9 @@ def _ratio(difference: Difference) -> float:
 def telling_values(model: ir.Model) -> tuple[str, ...]:
     """The values that tell best, on a few feeds, how noisy the outputs of a form of the model are.
 
-    An output with many elements does so itself.  A probability or two do not: most are saturated, and one
-    feed that is not decides alone.  For such an output there are two others: what the last product in front
-    of it gives, and the nearest values with many elements.  Never those whose channels may be scaled.
+    Probabilities do not: most are saturated, and the few that are not decide alone.  So for each output it is
+    what the last product, or the last meeting of two values, gives in front of it.  Where that has few
+    elements, the nearest values with many tell too.  Never any whose channels may be scaled.
 
     Example:
         >>> import onnx.parser
@@ -83,28 +84,38 @@ def telling_values(model: ir.Model) -> tuple[str, ...]:
     shapes = infer(model)
     scaled = {value for stream in find_streams(model.graph, shapes) for value, _ in stream.values}
 
-    def walk(output: ir.Value, after_product: bool) -> Iterator[ir.Value]:
-        waiting, visited = [output], set[ir.Value]()
+    def tells(value: ir.Value) -> bool:
+        return value not in scaled and shapes.dtype(value) in (None, ir.DataType.FLOAT)
+
+    found: dict[str, None] = {}
+    for output in model.graph.outputs:
+        last = next((value for value in _single_file(output) if tells(value)), output)
+        found[last.name or ""] = None
+        waiting, visited = [last] if elements(last, shapes) < _MANY else [], set[ir.Value]()
         while waiting:
             value = waiting.pop()
             node = value.producer()
             if value in visited or node is None:
                 continue
             visited.add(value)
-            spec = spec_of(node)
-            product = spec is not None and spec.quant is not None and spec.quant.weight is not None
-            many = elements(value, shapes) >= _MANY
-            floats = shapes.dtype(value) in (None, ir.DataType.FLOAT)
-            if floats and value not in scaled and (many or (after_product and product)):
-                yield value
+            if elements(value, shapes) >= _MANY and tells(value):
+                found[value.name or ""] = None
             else:
                 waiting += [source for source in node.inputs if source is not None]
-
-    found: dict[str, None] = {}
-    for output in model.graph.outputs:
-        nearest = [value for way in (True, False) for value in walk(output, way)]
-        found |= dict.fromkeys(str(value.name) for value in nearest or [output] if value.name)
     return tuple(found)
+
+
+def _single_file(output: ir.Value) -> list[ir.Value]:
+    """The values from the last product, or meeting of two values, to the output, in that order."""
+    values = [output]
+    while (node := values[-1].producer()) is not None:
+        spec = spec_of(node)
+        product = spec is not None and spec.quant is not None and spec.quant.weight is not None
+        sources = [value for value in node.inputs if value is not None and constant_value(value) is None]
+        if product or len(sources) != 1 or sources[0].producer() is None:
+            break
+        values.append(sources[0])
+    return values[::-1]
 
 
 def observed_at(model: ir.Model, names: Sequence[str]) -> ir.Model:
