@@ -70,7 +70,7 @@ def telling_values(model: ir.Model) -> tuple[str, ...]:
     """The values that tell best, on a few feeds, how noisy the outputs of a form of the model are.
 
     Probabilities do not: most are saturated, and the few that are not decide alone.  So for each output it is
-    what the last product, or the last meeting of two values, gives in front of it.  Where that has few
+    what the last product, normalization or meeting of two values gives in front of it.  Where that has few
     elements, the nearest values with many tell too.  Never any whose channels may be scaled.
 
     Example:
@@ -106,13 +106,14 @@ def telling_values(model: ir.Model) -> tuple[str, ...]:
 
 
 def _single_file(output: ir.Value) -> list[ir.Value]:
-    """The values from the last product, or meeting of two values, to the output, in that order."""
+    """The values from the last product, normalization or meeting of two values to the output, in order."""
     values = [output]
     while (node := values[-1].producer()) is not None:
         spec = spec_of(node)
-        product = spec is not None and spec.quant is not None and spec.quant.weight is not None
+        role = None if spec is None else spec.quant
+        product, normal = role is not None and role.weight is not None, spec is not None and spec.affine
         sources = [value for value in node.inputs if value is not None and constant_value(value) is None]
-        if product or len(sources) != 1 or sources[0].producer() is None:
+        if product or normal or len(sources) != 1 or sources[0].producer() is None:
             break
         values.append(sources[0])
     return values[::-1]

@@ -63,7 +63,7 @@ def test_groups_take_the_method_that_serves_them() -> None:
         chosen = module._grouped(worker, model, form, data[:8])
     assert "f" in chosen.ranges
     assert chosen.ranges["f"] in [form.calibration.range("f", method) for method in ("mse", "percentile")]
-    assert noise(model, chosen, unseen) < 0.97 * noise(model, form, unseen)
+    assert noise(model, chosen, unseen) < 0.99 * noise(model, form, unseen)
 
 
 def test_what_makes_it_worse_on_held_out_data_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +95,9 @@ def test_large_outputs_tell_themselves() -> None:
     source = proto("""g (float[4,800] x, float[800,800] w) => (float[4,800] y) {
         a = MatMul(x, w)  b = Add(a, x)  y = LayerNormalization(b, s) }""")
     source.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(800, np.float32), "s"))
-    assert telling_values(ir.from_proto(source)) == ("b",)
+    assert telling_values(ir.from_proto(source)) == ("y",), (
+        "outliers that are normalized away count for little"
+    )
 
 
 def test_values_are_observed_as_they_are_read() -> None:
