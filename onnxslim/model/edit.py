@@ -21,6 +21,7 @@ __all__ = [
     "add_initializer",
     "can_replace",
     "constant_value",
+    "copy_of",
     "graphs",
     "know_names",
     "remove_node",
@@ -105,6 +106,19 @@ def unique_name(owner: ir.Model | Scope, hint: str) -> str:
     """
     names = (owner.graph if isinstance(owner, ir.Model) else owner).meta.get(_NAMES) or know_names(owner)
     return names.invent(hint)
+
+
+def copy_of(model: ir.Model) -> ir.Model:
+    """A copy that shares weights alone: names that are invented in one are free in the other.
+
+    Example:
+        >>> model = ir.Model(ir.Graph([ir.Value(name="x")], [], nodes=[]), ir_version=8)
+        >>> unique_name(copy_of(model), "y"), unique_name(copy_of(model), "y")
+        ('y', 'y')
+    """
+    copy = model.clone()
+    know_names(copy)
+    return copy
 
 
 def know_names(owner: ir.Model | Scope) -> _Names:

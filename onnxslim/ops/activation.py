@@ -7,7 +7,7 @@ from typing import Any
 from onnxslim._ir import ir
 from onnxslim.ops.attributes import has, int_of, opset_of
 from onnxslim.ops.sizes import broadcast_bytes, total_bytes
-from onnxslim.ops.spec import Facts, OpSpec, QuantRole
+from onnxslim.ops.spec import Facts, OpSpec, QuantRole, first_input
 
 __all__ = ["SPECS"]
 
@@ -36,11 +36,12 @@ def _dropout_is_noop(node: ir.Node, facts: Facts) -> int | None:
 
 
 SPECS = (
-    _pointwise("Relu", quant=QuantRole()),
+    _pointwise("Relu", homogeneous=first_input, quant=QuantRole()),
     _pointwise("Sigmoid", quant=QuantRole(kernel="QLinearSigmoid")),
-    _pointwise("LeakyRelu", quant=QuantRole(kernel="QLinearLeakyRelu")),
+    _pointwise("LeakyRelu", homogeneous=first_input, quant=QuantRole(kernel="QLinearLeakyRelu")),
+    _pointwise("PRelu", homogeneous=first_input, quant=QuantRole()),
     *(_pointwise(name, quant=QuantRole()) for name in (
-        "Celu", "Elu", "Gelu", "HardSigmoid", "HardSwish", "Mish", "PRelu", "Selu", "Shrink", "Softplus",
+        "Celu", "Elu", "Gelu", "HardSigmoid", "HardSwish", "Mish", "Selu", "Shrink", "Softplus",
         "Softsign", "Swish", "Tanh", "ThresholdedRelu",
     )),
     OpSpec(op_type="SwiGLU", output_bytes=total_bytes),

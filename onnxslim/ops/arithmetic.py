@@ -16,7 +16,7 @@ from onnxslim.ops.attributes import has, int_of
 from onnxslim.ops.movement import given
 from onnxslim.ops.noop import neutral, one_input
 from onnxslim.ops.sizes import broadcast_bytes
-from onnxslim.ops.spec import Array, Declined, OpSpec, QuantRole
+from onnxslim.ops.spec import Array, Declined, OpSpec, QuantRole, every_input, first_input, first_variable
 
 __all__ = ["SPECS", "exact"]
 
@@ -103,22 +103,22 @@ def _plain(op_type: str, **facts: Any) -> OpSpec:
 
 SPECS = (
     _binary("Add", np.add, NUMBERS, identity_input=neutral(0, minus_zero=True),
-            quant=QuantRole(inputs=(0, 1), kernel="QLinearAdd")),
+            homogeneous=every_input, quant=QuantRole(inputs=(0, 1), kernel="QLinearAdd")),
     _binary("Sub", np.subtract, NUMBERS, identity_input=neutral(0, right_only=True),
-            quant=QuantRole(inputs=(0, 1))),
+            homogeneous=every_input, quant=QuantRole(inputs=(0, 1))),
     _binary("Mul", np.multiply, NUMBERS, identity_input=neutral(1),
-            quant=QuantRole(inputs=(0, 1), kernel="QLinearMul")),
+            homogeneous=first_variable, quant=QuantRole(inputs=(0, 1), kernel="QLinearMul")),
     _binary("Div", _divide, NUMBERS, identity_input=neutral(1, right_only=True),
-            quant=QuantRole(inputs=(0, 1))),
+            homogeneous=first_input, quant=QuantRole(inputs=(0, 1))),
     _plain("Mod", numpy=_mod),
     _plain("Pow"),
-    _plain("Max", numpy=_extreme(np.maximum), identity_input=one_input),
-    _plain("Min", numpy=_extreme(np.minimum), identity_input=one_input),
-    _plain("Sum", identity_input=one_input),
-    _plain("Mean", identity_input=one_input),
+    _plain("Max", numpy=_extreme(np.maximum), identity_input=one_input, homogeneous=every_input),
+    _plain("Min", numpy=_extreme(np.minimum), identity_input=one_input, homogeneous=every_input),
+    _plain("Sum", identity_input=one_input, homogeneous=every_input),
+    _plain("Mean", identity_input=one_input, homogeneous=every_input),
     _plain("Clip", numpy=_clip),
-    _unary("Neg", np.negative, NUMBERS),
-    _unary("Abs", np.abs, NUMBERS),
+    _unary("Neg", np.negative, NUMBERS, homogeneous=first_input),
+    _unary("Abs", np.abs, NUMBERS, homogeneous=first_input),
     _unary("Floor", np.floor, FLOATS),
     _unary("Ceil", np.ceil, FLOATS),
     _unary("Round", np.rint, FLOATS),

@@ -45,10 +45,16 @@ def _one_block(node: ir.Node, facts: Facts) -> int | None:
     return 0 if int_of(node, "blocksize", 0) == 1 else None
 
 
+def _interpolated(node: ir.Node) -> Sequence[int]:
+    """Outside of a region that is cut out stands a number of its own."""
+    cut_out = text_of(node, "coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
+    return () if cut_out else (0,)
+
+
 SPECS = (
-    OpSpec(op_type="Resize", sized_by=(2, 3), output_bytes=_resize_bytes,
+    OpSpec(op_type="Resize", sized_by=(2, 3), output_bytes=_resize_bytes, homogeneous=_interpolated,
            identity_input=_resize_is_noop, quant=QuantRole()),
-    OpSpec(op_type="Upsample", sized_by=(1,), output_bytes=_resize_bytes,
+    OpSpec(op_type="Upsample", sized_by=(1,), output_bytes=_resize_bytes, homogeneous=first_input,
            identity_input=_resize_is_noop, quant=QuantRole()),
     OpSpec(op_type="DepthToSpace", output_bytes=total_bytes, moves=first_input, identity_input=_one_block),
     OpSpec(op_type="SpaceToDepth", output_bytes=total_bytes, moves=first_input, identity_input=_one_block),

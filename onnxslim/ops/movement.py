@@ -219,7 +219,7 @@ _CHAIN = QuantRole()  # Quantize- and DequantizeLinear around it cancel: no kern
 SPECS = (
     OpSpec(
         op_type="Identity", numpy=_identity, output_bytes=_moved_bytes, moves=first_input, quant=_CHAIN,
-        identity_input=lambda node, facts: 0, elementwise=True,
+        identity_input=lambda node, facts: 0, elementwise=True, homogeneous=first_input,
     ),
     OpSpec(
         op_type="Reshape", sized_by=(1,), dims_input=1, numpy=_reshape,

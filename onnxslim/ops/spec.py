@@ -24,6 +24,7 @@ __all__ = [
     "ShapeOf",
     "every_input",
     "first_input",
+    "first_variable",
 ]
 
 Array = npt.NDArray[Any]
@@ -56,6 +57,11 @@ def first_input(node: ir.Node) -> Iterable[int]:
 def every_input(node: ir.Node) -> Iterable[int]:
     """For :attr:`OpSpec.moves`: all inputs are moved into the output."""
     return range(len(node.inputs))
+
+
+def first_variable(node: ir.Node) -> Iterable[int]:
+    """For :attr:`OpSpec.homogeneous`: the operator is linear in each of its inputs while the others stay."""
+    return [i for i, value in enumerate(node.inputs) if value is not None and value.const_value is None][:1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +114,11 @@ class OpSpec:
         moves: indices of the inputs whose elements arrive in the output unchanged (in whatever order).
         elementwise: output element i depends on the elements i of the (broadcast) inputs alone.
         identity_input: ``(node, facts) -> index`` of the input that output 0 equals bit for bit, if any.
+        homogeneous: indices of the inputs whose channels, multiplied by positive numbers alike in all, have
+            those of output 0 multiplied by the same, while the other inputs stay.  Channels lie along
+            any axis where the operator is elementwise, else along axis 1.
+        affine: ``node -> axis`` of output 0 along which inputs 1 and 2 scale and shift it, one number per
+            channel.
         macs: ``(node, shape_of) -> multiply-accumulates`` of one run, None where a shape is not known; a spec
             without it counts none.
         quant: part in integer arithmetic, None where there is none.
@@ -127,6 +138,8 @@ class OpSpec:
     moves: Callable[[ir.Node], Iterable[int]] | None = None
     elementwise: bool = False
     identity_input: Callable[[ir.Node, Facts], int | None] | None = None
+    homogeneous: Callable[[ir.Node], Iterable[int]] | None = None
+    affine: Callable[[ir.Node], int] | None = None
     macs: Callable[[ir.Node, ShapeOf], int | None] | None = None
     quant: QuantRole | None = None
 

@@ -136,7 +136,7 @@ class QuantizeBlocks(Pass):
         refused: Mapping[str, str] = {}
         if self.check:
             try:
-                refused = refusals(lambda known: self._missed(model.clone(), known, codes))
+                refused = refusals(lambda known: self._missed(edit.copy_of(model), known, codes))
             except RuntimeRefused as error:
                 self.decline(where, f"quantized it does not run: {error.what}")
                 return ir.passes.PassResult(model, False)

@@ -103,7 +103,7 @@ class QuantizeDynamic(Pass):
         refused: Mapping[str, str] = {}
         if self.check:
             try:
-                refused = refusals(lambda known: self._missed(model.clone(), known))
+                refused = refusals(lambda known: self._missed(edit.copy_of(model), known))
             except RuntimeRefused as error:
                 self.decline(model.graph.name or "graph", f"quantized it does not run: {error.what}")
                 return ir.passes.PassResult(model, False)

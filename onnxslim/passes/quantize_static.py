@@ -18,6 +18,7 @@ from onnxslim.calibration.store import Calibration
 from onnxslim.model import edit
 from onnxslim.ops.registry import is_dequantize
 from onnxslim.passes._checked import refusals
+from onnxslim.passes._scaling import scale_channels
 from onnxslim.passes.base import Pass, Promise
 from onnxslim.reconstruct.affine import affine_uint8, bias_int32, least_weight_scale, symmetric_int8
 from onnxslim.reconstruct.bias import rounding_shift
@@ -64,6 +65,10 @@ class QuantizeStatic(Pass):
 
     ``correct_bias`` helps many convolutional networks and hurts some: decide by the error on held-out data.
 
+    ``ranges`` and ``factors`` are chosen by the error on data (:mod:`onnxslim.recipes.least_noise`): ranges of
+    single activations, and what the channels of activations are multiplied by before they are quantized, as
+    ``equalize-channels`` does it; then the calibration is of the model with these channels.
+
     ``min_sqnr_db`` leaves out the few activations with outliers (transformers have some) for accuracy.
 
     Needs opset 13 (see ``raise-opset``).  A model that is quantized already is left alone.
@@ -76,6 +81,12 @@ class QuantizeStatic(Pass):
     method: Method = field(default="minmax", metadata={"help": "how a range is found in the calibration"})
     correct_bias: bool = field(
         default=False, metadata={"help": "add to each bias what rounding the weight takes on average"}
+    )
+    ranges: Mapping[str, tuple[float, float]] = field(
+        default_factory=dict, metadata={"help": "ranges of activations, before what the method finds"}
+    )
+    factors: Mapping[str, Array] = field(
+        default_factory=dict, metadata={"help": "powers of two that channels are multiplied by first"}
     )
     min_sqnr_db: float = field(
         default=0.0,
@@ -112,7 +123,7 @@ class QuantizeStatic(Pass):
         refused: Mapping[str, str] = {}
         if self.check and load_target(self.target).is_cpu:  # no other provider can be asked here
             try:
-                refused = refusals(lambda known: self._missed(model.clone(), known))
+                refused = refusals(lambda known: self._missed(edit.copy_of(model), known))
             except RuntimeRefused as error:  # an operator set that is newer than the runtime's kernels
                 self.decline(model.graph.name or "graph", f"quantized it does not run: {error.what}")
                 return ir.passes.PassResult(model, False)
@@ -120,6 +131,7 @@ class QuantizeStatic(Pass):
         for node, why in reasons.items():
             self.decline(node.name or node.outputs[0].name or "", why)
         if units and self.calibration is not None:
+            scale_channels(model, self.factors)
             _Quantizer(model.graph, shapes, self.calibration, self).insert(units)
         return ir.passes.PassResult(model, bool(units))
 
@@ -157,12 +169,17 @@ class QuantizeStatic(Pass):
         placement = place(units, target, shapes, self.times, self.penalties)
         return list(placement.units), {**unfit, **placement.reasons}, shapes
 
+    def range_of(self, name: str) -> tuple[float, float]:
+        """The range of an activation that was calibrated."""
+        assert self.calibration is not None
+        return self.ranges.get(name) or self.calibration.range(name, self.method)
+
     def _sqnr_db(self, name: str) -> float:
         """Signal against rounding noise of one activation, as it was calibrated."""
         if not self.min_sqnr_db or self.calibration is None:
             return math.inf
         histogram = self.calibration.histogram(name)
-        low, high = self.calibration.range(name, self.method)
+        low, high = self.range_of(name)
         if load_target(self.target).activation == "int8":
             high = max(abs(low), abs(high))
             low = -high
@@ -178,6 +195,7 @@ class QuantizeStatic(Pass):
         if not units or self.calibration is None:
             return {}
         names = [unit.output.name or "" for unit in units]
+        scale_channels(trial, self.factors)
         weights = _Quantizer(trial.graph, shapes, self.calibration, self).insert(units)
         built = executed(trial)
         return {  # an integer kernel has swallowed the conversion of its weight
@@ -226,7 +244,7 @@ class _Quantizer:
             else:
                 assert value.name is not None
                 affine = affine_uint8 if self._target.activation == "uint8" else symmetric_int8
-                scale, zero = affine(*self._calibration.range(value.name, self._settings.method))
+                scale, zero = affine(*self._settings.range_of(value.name))
                 self._scales[value] = _Scale(
                     float(scale),
                     edit.add_initializer(self._graph, np.array(scale), f"{value.name}_scale"),

@@ -13,10 +13,9 @@ from dataclasses import replace
 from typing import Any
 
 from onnxslim._ir import ir
-from onnxslim.calibration.calibrators import Method
 from onnxslim.calibration.data import DataLike
 from onnxslim.calibration.store import Calibration
-from onnxslim.errors import ModelError, OnnxSlimError, OptionError, ResourceError
+from onnxslim.errors import OnnxSlimError, OptionError
 from onnxslim.measure.latency import measure_latency
 from onnxslim.model.build import serialized
 from onnxslim.passes.pack_weights import PackWeights
@@ -27,10 +26,9 @@ from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.recipes.candidate import Candidate
 from onnxslim.recipes.engine import Step, run_steps
 from onnxslim.recipes.few_bits import Moments, in_blocks, in_few_bits, moments_of, packed_in_few_bits
-from onnxslim.recipes.noise import noise_to_signal, outputs_of
+from onnxslim.recipes.least_noise import least_noise
 from onnxslim.recipes.storage import CODES_OPSET, REST, Storage
 from onnxslim.recipes.unit_times import unit_times
-from onnxslim.runtime.client import open_worker
 from onnxslim.runtime.targets.load import load_target
 from onnxslim.runtime.targets.target import DEFAULT_TARGET
 
@@ -42,7 +40,6 @@ _OUTLIERS_DB = 23.0  # activations noisier than this in 8 bits have outliers; mo
 _TIMING_FEEDS = 4
 _LOOK_S = 2.0  # of measuring a placement
 _AS_FAST = 1.02
-_METHODS: tuple[Method, ...] = ("minmax", "mse")
 _PACKED_DB = (30.0, 40.0)  # what storage alone may leave of the outputs: at least, and where it is cheap
 WEIGHTS = {"int8": 8, "int4": 4, "int2": 2}  # the fewest bits
 UNCALIBRATED = ("dynamic", "weight-only")  # modes that need no calibration
@@ -68,7 +65,7 @@ def candidates(
         target: what to place integers for; default this machine.
         mode: ``compress`` and ``auto`` try everything, the others one kind.
         weights: the fewest bits that weights are stored in.
-        data: what 4-bit weights are fitted on.
+        data: what 4-bit weights are fitted on, and equalized channels calibrated on.
         feeds: held-out feeds that decide how static ranges are found, whether biases are corrected, which
             weights keep 8 bits, and how the others are rounded.
         integer_io: quantize inputs and outputs too, so that they can become integers.
@@ -88,7 +85,7 @@ def candidates(
         first = QuantizeStatic(calibration, target=name)
         if placed_for.is_cpu and feeds:
             first = _fastest(model, first, feeds)
-        best = _least_noise(model, first, feeds)
+        best = least_noise(model, first, feeds, data)
         static = static_candidate(best, packed.packing)
         if weights != "int8" and feeds:
             found += in_few_bits(model, static, feeds)
@@ -140,7 +137,10 @@ def packed_candidate(model: ir.Model, feeds: Sequence[Mapping[str, Any]]) -> Can
 
 def static_candidate(quantize: QuantizeStatic, packing: Sequence[Step] = REST) -> Candidate:
     """Static quantization, and what stays in float packed."""
-    name = f"static int8, {quantize.method} ranges"
+    chosen = ", chosen part by part" if quantize.ranges else ""
+    name = f"static int8, {quantize.method} ranges{chosen}"
+    if quantize.factors:
+        name += ", equalized channels"
     if quantize.correct_bias:
         name += ", corrected biases"
     if quantize.min_sqnr_db:
@@ -196,29 +196,3 @@ def _fastest(model: ir.Model, quantize: QuantizeStatic, feeds: Sequence[Mapping[
 def _node_count(model: ir.Model, quantize: QuantizeStatic) -> int:
     """How many nodes there are with it: the fewer, the less is quantized."""
     return run_steps(model, (RaiseOpset(), replace(quantize, check=False))).model.graph.num_nodes()
-
-
-def _least_noise(
-    model: ir.Model, first: QuantizeStatic, feeds: Sequence[Mapping[str, Any]]
-) -> QuantizeStatic:
-    """The ranges and biases that leave the least noise on ``feeds``."""
-    best, least = first, math.inf
-    if feeds:
-        with open_worker() as worker:
-            reference = outputs_of(worker, model, feeds)
-
-            def consider(option: QuantizeStatic) -> None:
-                nonlocal best, least
-                try:
-                    outcome = run_steps(model, (RaiseOpset(), option)).model
-                    noise = noise_to_signal(reference, outputs_of(worker, outcome, feeds))
-                except (ModelError, ResourceError) as error:  # the runtime refuses it: not this one
-                    _log.info("%s was not considered: %s", option.method, error.what)
-                    return
-                if noise < least:
-                    best, least = option, noise
-
-            for method in _METHODS:
-                consider(replace(first, method=method))
-            consider(replace(best, correct_bias=True))
-    return best

@@ -155,8 +155,7 @@ def _apply(
     stop_after: int | None = None,
 ) -> tuple[ir.Model, list[Pass]]:
     """Run ``steps`` on a copy; returns it with the passes that changed it, one entry per application."""
-    model = original.clone()
-    edit.know_names(model)  # the copy's own: what one run invents must not change the names of the next
+    model = edit.copy_of(original)
     events: list[Pass] = []
 
     def run(p: Pass) -> bool:

@@ -1,4 +1,4 @@
-"""How far the outputs of a form of a model are from the original's, on a few inputs."""
+"""How far the values of a form of a model are from the original's, on a few inputs."""
 
 from __future__ import annotations
 
@@ -6,12 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from onnxslim._ir import ir
+from onnxslim.analysis.extract import extract, named_values
+from onnxslim.analysis.shapes import infer
+from onnxslim.analysis.streams import find_streams
 from onnxslim.measure.differences import Difference
+from onnxslim.model.edit import constant_value
+from onnxslim.ops.registry import is_dequantize, is_quantize, spec_of
 from onnxslim.runtime.client import Optimize, Worker
+from onnxslim.runtime.targets.units import elements
 
-__all__ = ["Rows", "noise_to_signal", "outputs_of"]
+__all__ = ["Rows", "noise_to_signal", "observed_at", "outputs_of", "telling_values", "total_noise"]
 
 Rows: TypeAlias = Sequence[Sequence[Any]]  # per feed, the outputs in the model's order
+
+_MANY = 512  # elements of one feed that tell enough together
 
 
 def outputs_of(
@@ -30,14 +38,97 @@ def noise_to_signal(reference: Rows, found: Rows) -> float:
         >>> noise_to_signal([[np.array([3.0, 4.0])]], [[np.array([3.0, 4.5])]])
         0.01
     """
+    return max(_ratios(reference, found), default=0.0)
+
+
+def total_noise(reference: Rows, found: Rows) -> float:
+    """The sum over the outputs of ``sum d^2 / sum ref^2``: the noisiest decide, the others still count.
+
+    Example:
+        >>> import numpy as np
+        >>> total_noise([[np.array([3.0, 4.0]), np.array([2.0])]], [[np.array([3.0, 4.5]), np.array([2.0])]])
+        0.01
+    """
+    return sum(_ratios(reference, found))
+
+
+def _ratios(reference: Rows, found: Rows) -> list[float]:
     differences = [Difference() for _ in reference[0]]
     for expected, row in zip(reference, found, strict=True):
         for difference, one, other in zip(differences, expected, row, strict=True):
             difference.add(one, other)
-    return max((_ratio(difference) for difference in differences), default=0.0)
+    return [_ratio(difference) for difference in differences]
 
 
 def _ratio(difference: Difference) -> float:
     if difference.signal:
         return difference.noise / difference.signal
     return float("inf") if difference.noise else 0.0
+
+
+def telling_values(model: ir.Model) -> tuple[str, ...]:
+    """The values that tell best, on a few feeds, how noisy the outputs of a form of the model are.
+
+    Probabilities do not: most are saturated, and the few that are not decide alone.  So for each output it is
+    what the last product, normalization or meeting of two values gives in front of it.  Where that has few
+    elements, the nearest values with many tell too.  Never any whose channels may be scaled.
+
+    Example:
+        >>> import onnx.parser
+        >>> telling_values(ir.from_proto(onnx.parser.parse_model('''
+        ...     <ir_version: 8, opset_import: ["" : 17]>
+        ...     g (float[1,900] x, float[900,2] w) => (float[1,2] y)
+        ...     { t = Tanh(x) m = MatMul(t, w) y = Softmax(m) }''')))
+        ('m', 't')
+    """
+    shapes = infer(model)
+    scaled = {value for stream in find_streams(model.graph, shapes) for value, _ in stream.values}
+
+    def tells(value: ir.Value) -> bool:
+        return value not in scaled and shapes.dtype(value) in (None, ir.DataType.FLOAT)
+
+    found: dict[str, None] = {}
+    for output in model.graph.outputs:
+        last = next((value for value in _single_file(output) if tells(value)), output)
+        found[last.name or ""] = None
+        waiting, visited = [last] if elements(last, shapes) < _MANY else [], set[ir.Value]()
+        while waiting:
+            value = waiting.pop()
+            node = value.producer()
+            if value in visited or node is None:
+                continue
+            visited.add(value)
+            if elements(value, shapes) >= _MANY and tells(value):
+                found[value.name or ""] = None
+            else:
+                waiting += [source for source in node.inputs if source is not None]
+    return tuple(found)
+
+
+def _single_file(output: ir.Value) -> list[ir.Value]:
+    """The values from the last product, normalization or meeting of two values to the output, in order."""
+    values = [output]
+    while (node := values[-1].producer()) is not None:
+        spec = spec_of(node)
+        role = None if spec is None else spec.quant
+        product, normal = role is not None and role.weight is not None, spec is not None and spec.affine
+        sources = [value for value in node.inputs if value is not None and constant_value(value) is None]
+        if product or normal or len(sources) != 1 or sources[0].producer() is None:
+            break
+        values.append(sources[0])
+    return values[::-1]
+
+
+def observed_at(model: ir.Model, names: Sequence[str]) -> ir.Model:
+    """A copy that gives these values as they are read: where they are quantized, what comes back."""
+    values = named_values(model.graph)
+    return extract(model, [_as_read(values[name]) for name in names])[0]
+
+
+def _as_read(value: ir.Value) -> str:
+    for node, index in value.uses():
+        if is_quantize(node) and index == 0 and not value.is_graph_output():
+            for user, place in node.outputs[0].uses():
+                if is_dequantize(user) and place == 0:
+                    return user.outputs[0].name or ""
+    return value.name or ""

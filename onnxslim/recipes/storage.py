@@ -1,10 +1,11 @@
 """How each weight is stored: in the fewest bytes that keep the noise of all together inside what is allowed.
 
-Measured is the noise that a weight brings into the outputs when it alone is stored in a form.  One session
-serves all weights and forms: they become inputs with their old values as defaults, and one at a time is
-given as it would be decoded.  Noises of independent roundings add up, so the choice is a knapsack: from the
-smallest form of each weight, the exchanges that take away most noise for a byte are made until the sum is
-allowed.  What a choice really leaves is then measured too.
+Measured is the noise that a weight brings in when it alone is stored in a form, at the outputs or where it
+tells more (:func:`onnxslim.recipes.noise.telling_values`).  One session serves all weights and forms: they
+become inputs with their old values as defaults, and one at a time is given as it would be decoded.  Noises
+of independent roundings add up, so the choice is a knapsack: from the smallest form of each weight, the
+exchanges that take away most noise for a byte are made until the sum is allowed.  What a choice really
+leaves is then measured too.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from onnxslim.passes.base import Pass
 from onnxslim.passes.halve_weights import HalveWeights
 from onnxslim.passes.pack_weights import PackWeights
 from onnxslim.recipes.engine import Step
-from onnxslim.recipes.noise import noise_to_signal
+from onnxslim.recipes.noise import noise_to_signal, observed_at, telling_values
 from onnxslim.runtime.client import RemoteSession, open_worker
 
 __all__ = [
@@ -269,12 +270,11 @@ class _Noise:
 
 
 def _lifted(model: ir.Model, names: Sequence[str]) -> ir.Model:
-    """The model with weights as inputs, whose defaults are their values."""
-    lifted = model.clone()
-    lifted.graph.inputs.extend(
-        lifted.graph.initializers[name]
-        for name in names
-        if not lifted.graph.initializers[name].is_graph_input()
-    )
+    """The model, as far as it tells noise, with weights as inputs, whose defaults are their values."""
+    lifted = observed_at(model, telling_values(model))
+    if any(name not in lifted.graph.initializers for name in names):  # what comes later tells of the rest
+        lifted = model.clone()
+    weights = [lifted.graph.initializers[name] for name in names]
+    lifted.graph.inputs.extend(weight for weight in weights if not weight.is_graph_input())
     lifted.ir_version = max(lifted.ir_version, 4)  # before, every initializer was an input
     return lifted

@@ -14,6 +14,7 @@ from onnxslim.errors import OptionError
 from onnxslim.model.io import serialized_size
 from onnxslim.passes.quantize_blocks import QuantizeBlocks
 from onnxslim.recipes import candidates as candidates_module
+from onnxslim.recipes import least_noise as least_noise_module
 from onnxslim.recipes.candidates import candidates
 from onnxslim.recipes.engine import run_steps
 from onnxslim.runtime.kernels import executed
@@ -144,7 +145,7 @@ def test_the_fastest_placement_is_taken(
         candidates_module, "measure_latency", lambda *_, **__: SimpleNamespace(ratio=next(left))
     )
     monkeypatch.setattr(candidates_module, "unit_times", lambda *_: {"y": (1e6, 1.0), "r": (1.0, 1e6)})
-    monkeypatch.setattr(candidates_module, "_METHODS", ("minmax",))
+    monkeypatch.setattr(least_noise_module, "_METHODS", ("minmax",))
     proposed = candidates(model, calibrate(model, feeds(2)), mode="static", weights="int8", feeds=feeds(1))
     assert proposed[0].name.replace(", corrected biases", "") == f"static int8, minmax ranges{placed}"
 
