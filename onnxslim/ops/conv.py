@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from onnxslim._ir import ir
+from onnxslim.ops.linear import conv_linear
 from onnxslim.ops.macs import dims_of, output_dims, product
 from onnxslim.ops.spec import OpSpec, QuantRole, ShapeOf
 
@@ -27,7 +28,7 @@ def _conv_transpose(node: ir.Node, shape_of: ShapeOf) -> int | None:
 
 
 SPECS = (
-    OpSpec(op_type="Conv", macs=_conv, quant=QuantRole(
+    OpSpec(op_type="Conv", macs=_conv, linear=conv_linear, quant=QuantRole(
         inputs=(0,), weight=1, weight_axis=lambda node: 0, bias=2, kernel="QLinearConv")),
     OpSpec(op_type="ConvTranspose", macs=_conv_transpose, quant=QuantRole(
         inputs=(0,), weight=1, weight_axis=lambda node: 1, bias=2)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from onnxslim._ir import ir
 from onnxslim.ops.attributes import int_of, text_of
+from onnxslim.ops.linear import gemm_linear, matmul_linear
 from onnxslim.ops.macs import dims_of, output_dims, product
 from onnxslim.ops.spec import OpSpec, QuantRole, ShapeOf
 
@@ -52,9 +53,9 @@ def _einsum(node: ir.Node, shape_of: ShapeOf) -> int | None:
 
 
 SPECS = (
-    OpSpec(op_type="MatMul", macs=matmul_macs, quant=QuantRole(
+    OpSpec(op_type="MatMul", macs=matmul_macs, linear=matmul_linear, quant=QuantRole(
         inputs=(0, 1), weight=1, weight_axis=lambda node: -1, kernel="QLinearMatMul")),
-    OpSpec(op_type="Gemm", macs=_gemm, quant=QuantRole(
+    OpSpec(op_type="Gemm", macs=_gemm, linear=gemm_linear, quant=QuantRole(
         inputs=(0,), weight=1, weight_axis=_gemm_channels, bias=2, kernel="QGemm")),
     OpSpec(op_type="MatMulInteger", macs=matmul_macs, quant=QuantRole(
         inputs=(0,), weight=1, weight_axis=lambda node: -1, integer=True)),
