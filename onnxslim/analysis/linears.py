@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from onnxslim._ir import ir
 from onnxslim.model.edit import constant_value, subgraphs
 from onnxslim.ops.linear import Linear, bias_after
@@ -49,6 +51,17 @@ class Product:
         """Of the weight."""
         assert self.weight.const_value is not None
         return tuple(self.weight.const_value.shape.numpy())
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether it adds a bias, or could."""
+        return self.bias is not None or self.linear.bias is not None
+
+    @property
+    def dims(self) -> tuple[int, int, int]:
+        """Groups, length of the rows and outputs of each."""
+        groups, length, outputs = self.linear.matrix(np.empty(self.shape, np.bool_)).shape
+        return groups, length, outputs
 
 
 def products_of(model: ir.Model) -> list[Product]:

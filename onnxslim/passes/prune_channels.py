@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -25,7 +24,7 @@ class PruneChannels(Pass):
     name: ClassVar[str] = "prune-channels"
     promise: ClassVar[Promise] = Promise.LOSSY
     remove: Mapping[str, Sequence[int]] = field(
-        default=types.MappingProxyType({}), metadata={"help": "key of a group -> atoms to remove"}
+        default_factory=dict, metadata={"help": "key of a group -> atoms to remove"}
     )
     residual: bool = field(default=False, metadata={"help": "also channels that a normalisation averages over"})
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +23,9 @@ from onnxslim.analysis.linears import Product, products_of
 from onnxslim.model import edit
 from onnxslim.ops.linear import Linear
 from onnxslim.reconstruct.ridge import Fit, Sums, fit, with_ones
-from onnxslim.runtime.client import RemoteSession, Worker
+from onnxslim.runtime.client import Worker
 
-__all__ = ["Refitted", "reconstruct", "sums_of"]
+__all__ = ["Refitted", "reconstruct", "row_feed", "sums_of", "wanted_input"]
 
 Array = npt.NDArray[Any]
 Feed = Mapping[str, Any]
@@ -102,16 +102,15 @@ def sums_of(
         model: what the inputs are taken from.
         targets: by name of the product, for each feed, rows of the wanted outputs.
     """
-    wanted = [_wanted_input(product, len(feeds), seed) for product in products]
+    wanted = [wanted_input(product, len(feeds), seed) for product in products]
     adders = {product.name: (_Adder(product), _Adder(product)) for product in products}
-    with _session(worker, model, [product.input for product in products]) as session:
-        for number, feed in enumerate(feeds):
-            rows = _collect(worker, session, feed, wanted, number)
-            part = int(number % _HELD_OUT == _HELD_OUT - 1)
-            for product, x in zip(products, rows, strict=True):
-                y = targets[product.name][number]
-                chosen = kept.get(product.name)
-                adders[product.name][part].add(x, y if chosen is None else y[:, chosen])
+    inputs = [product.input for product in products]
+    for number, rows in enumerate(row_feed(worker, model, feeds, inputs, wanted)):
+        part = int(number % _HELD_OUT == _HELD_OUT - 1)
+        for product, x in zip(products, rows, strict=True):
+            y = targets[product.name][number]
+            chosen = kept.get(product.name)
+            adders[product.name][part].add(x, y if chosen is None else y[:, chosen])
     return {name: (pair[0].finish(), pair[1].finish()) for name, pair in adders.items()}
 
 
@@ -120,8 +119,8 @@ class _Adder:
 
     def __init__(self, product: Product) -> None:
         self._linear = product.linear
-        groups, length, outputs = product.linear.matrix(np.empty(product.shape, np.bool_)).shape
-        self._bias = _has_bias(product)
+        groups, length, outputs = product.dims
+        self._bias = product.has_bias
         self._sums = Sums.empty(groups, length + self._bias, outputs)
         self._waiting: list[tuple[Array, Array]] = []
         self._rows = 0
@@ -148,14 +147,10 @@ class _Adder:
         self._rows = 0
 
 
-def _has_bias(product: Product) -> bool:
-    return product.bias is not None or product.linear.bias is not None
-
-
 def _refit(model: ir.Model, product: Product, sums: Sums, held_out: Sums) -> Refitted:
     tensor = product.weight.const_value
     assert tensor is not None
-    linear, has_bias = product.linear, _has_bias(product)
+    linear, has_bias = product.linear, product.has_bias
     weight = linear.matrix(tensor.numpy().astype(np.float64))
     groups, length, outputs = weight.shape
     if has_bias:
@@ -206,37 +201,37 @@ def _targets(
     """Rows of the outputs in the original."""
     wanted = []
     for product in products:
-        item = _wanted_input(product, len(feeds), seed)
+        item = wanted_input(product, len(feeds), seed)
         del item["window"]
         wanted.append(item | {"output": product.name, "axis": product.linear.channels})
     found: dict[str, list[Array]] = {product.name: [] for product in products}
-    with _session(worker, original, [product.name for product in products]) as session:
-        for number, feed in enumerate(feeds):
-            for rows, into in zip(_collect(worker, session, feed, wanted, number), found.values(), strict=True):
-                into.append(rows)
+    for rows in row_feed(worker, original, feeds, list(found), wanted):
+        for each, into in zip(rows, found.values(), strict=True):
+            into.append(each)
     return found
 
 
-def _session(worker: Worker, model: ir.Model, values: Sequence[ir.Value | str]) -> RemoteSession:
-    names = [value if isinstance(value, str) else value.name or "" for value in values]
-    part, _ = extract(model, names)
+def row_feed(
+    worker: Worker,
+    model: ir.Model,
+    feeds: Iterable[Feed],
+    values: Sequence[ir.Value | str],
+    wanted: Sequence[Mapping[str, Any]],
+) -> Iterator[list[Array]]:
+    """For each feed the rows of some values, see :func:`onnxslim.calibration.rows.collect`; no more is computed."""
+    part, _ = extract(model, [value if isinstance(value, str) else value.name or "" for value in values])
     for value in part.graph.outputs:
         if value.producer() is not None:
             value.shape = None  # an annotation that does not hold must not become a promise
-    return worker.load(part, optimize="basic")
+    with worker.load(part, optimize="basic") as session:
+        names = {info.name for info in session.inputs}
+        for number, feed in enumerate(feeds):
+            fed = {name: value for name, value in feed.items() if name in names}
+            asked = [{**item, "seed": [*item["seed"], number]} for item in wanted]
+            yield worker.call("onnxslim.calibration.rows:collect", session, fed, asked)
 
 
-def _collect(
-    worker: Worker, session: RemoteSession, feed: Feed, wanted: Sequence[Mapping[str, Any]], number: int
-) -> list[Array]:
-    names = {info.name for info in session.inputs}
-    fed = {name: value for name, value in feed.items() if name in names}
-    asked = [{**item, "seed": [*item["seed"], number]} for item in wanted]
-    found: list[Array] = worker.call("onnxslim.calibration.rows:collect", session, fed, asked)
-    return found
-
-
-def _wanted_input(product: Product, samples: int, seed: int) -> dict[str, Any]:
+def wanted_input(product: Product, samples: int, seed: int) -> dict[str, Any]:
     return {
         "output": product.input.name,
         "limit": math.ceil(_rows_of(product) / samples),
@@ -253,7 +248,7 @@ def _window(linear: Linear) -> dict[str, Any] | None:
 
 
 def _rows_of(product: Product) -> int:
-    _, length, _ = product.linear.matrix(np.empty(product.shape, np.bool_)).shape
+    _, length, _ = product.dims
     return min(max(_ROWS_PER_COLUMN * length, _ROWS[0]), _ROWS[1])
 
 
@@ -264,7 +259,7 @@ def _blocks(products: Sequence[Product], samples: int) -> Iterator[list[Product]
     by_level = sorted(products, key=lambda product: product.level)
     for level in sorted({product.level for product in by_level}):
         now = [product for product in by_level if product.level == level]
-        own = sum(4 * _rows_of(p) * p.linear.groups * p.linear.matrix(np.empty(p.shape, np.bool_)).shape[2] for p in now)
+        own = sum(4 * _rows_of(p) * p.linear.groups * p.dims[2] for p in now)
         if block and size + own > _TARGET_BYTES:
             yield block
             block, size = [], 0
@@ -279,7 +274,7 @@ def _affordable(products: Sequence[Product], declined: list[Refitted]) -> Iterat
     part: list[Product] = []
     size = 0
     for product in products:
-        groups, length, outputs = product.linear.matrix(np.empty(product.shape, np.bool_)).shape
+        groups, length, outputs = product.dims
         own = 16 * groups * (length + 1) * (2 * length + outputs)
         if own > _SUMS_BYTES:
             reason = f"its {length} inputs are too many to solve for"
