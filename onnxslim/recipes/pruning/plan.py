@@ -104,7 +104,7 @@ def make_plan(
         weights.seen = observe(worker, model, feeds, products, seed)
     random = np.random.default_rng(seed)
     evidence = [weights.evidence(group) for group in groups]
-    widths = Widths(model, channels)
+    widths = Widths(model, channels, held_out[0] if held_out else None)
     ranked: list[tuple[Evidence, Any]] = []
     for each in evidence:
         progress(f"ranking {each.group.key}")

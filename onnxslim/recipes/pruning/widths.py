@@ -21,10 +21,24 @@ from onnxslim.analysis.shapes import Shapes, infer
 from onnxslim.model.edit import constant_value
 from onnxslim.ops.registry import spec_of
 
-__all__ = ["Widths"]
+__all__ = ["Widths", "shapes_for"]
 
 Array = npt.NDArray[Any]
 _Axis = tuple[str, int]
+
+
+def shapes_for(model: ir.Model, feed: Mapping[str, Any] | None) -> Shapes:
+    """Shapes with inputs of the sizes that they have in a feed; without one, for a batch of one."""
+    if feed is None:
+        return infer(model, batch=1)
+    known = {value: value.shape for value in model.graph.inputs if value.name in feed}
+    try:
+        for value in known:
+            value.shape = ir.Shape(np.shape(feed[value.name or ""]))
+        return infer(model)
+    finally:
+        for value, shape in known.items():
+            value.shape = shape
 
 
 @dataclass
@@ -33,16 +47,18 @@ class Widths:
 
     Args:
         channels: what can be removed.
+        feed: one input, whose sizes the costs are for; default a batch of one, as far as sizes are known.
         seconds: by the name of a node's first output: what the node takes at full width, and how much of
             that stays however narrow it gets.
     """
 
     model: ir.Model
     channels: Channels
+    feed: Mapping[str, Any] | None = None
     seconds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._shapes: Shapes = infer(self.model, batch=1)
+        self._shapes = shapes_for(self.model, self.feed)
         self._members: dict[_Axis, list[tuple[str, Any]]] = {}
         self._touched: dict[str, set[_Axis]] = {}
         for group in self.channels.groups:
