@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy.typing as npt
 
 from onnxslim._ir import ir
+
+if TYPE_CHECKING:
+    from onnxslim.ops.coupling import Axes
 
 __all__ = [
     "Array",
@@ -111,6 +114,8 @@ class OpSpec:
         macs: ``(node, shape_of) -> multiply-accumulates`` of one run, None where a shape is not known; a spec
             without it counts none.
         quant: part in integer arithmetic, None where there is none.
+        couple: ``(node, axes)``, says how axes hang together (:mod:`onnxslim.ops.coupling`); None where nobody
+            knows, unless the operator is elementwise.
         doc: page of the specification.
     """
 
@@ -129,6 +134,7 @@ class OpSpec:
     identity_input: Callable[[ir.Node, Facts], int | None] | None = None
     macs: Callable[[ir.Node, ShapeOf], int | None] | None = None
     quant: QuantRole | None = None
+    couple: Callable[[ir.Node, Axes], None] | None = None
 
     @property
     def data_movement(self) -> bool:
