@@ -101,7 +101,12 @@ def _couple(node: ir.Node, axes: Axes) -> None:
 
 
 def _states(
-    body: ir.Graph, given: Sequence[ir.Value | None], made: Sequence[ir.Value], first: int, last: int, axes: Axes
+    body: ir.Graph,
+    given: Sequence[ir.Value | None],
+    made: Sequence[ir.Value],
+    first: int,
+    last: int,
+    axes: Axes,
 ) -> None:
     """What one iteration hands to the next: before, inside, after it, and at the end."""
     for place, value in enumerate(given):

@@ -53,7 +53,11 @@ def _einsum(node: ir.Node, shape_of: ShapeOf) -> int | None:
 
 
 def couple_product(
-    node: ir.Node, axes: Axes, *, transposed: tuple[bool, bool] = (False, False), first: tuple[int, int] = (0, 1)
+    node: ir.Node,
+    axes: Axes,
+    *,
+    transposed: tuple[bool, bool] = (False, False),
+    first: tuple[int, int] = (0, 1),
 ) -> None:
     """``[..., M, K] @ [..., K, N]``, with numpy's rules for vectors and broadcasting.
 

@@ -325,4 +325,3 @@ def _listed(node: ir.Node, axes: Axes, rank: int, index: int = 1) -> set[int] | 
     """``axes`` of the node, attribute or input."""
     listed = ints_of(node, "axes") if has(node, "axes") else _integers(node, axes, index)
     return None if listed is None else {axis % rank for axis in listed} if rank else set()
-

@@ -9,6 +9,7 @@ from onnxslim.ops.spec import OpSpec, QuantRole, first_input
 
 __all__ = ["SPECS"]
 
+
 def _couple(node: ir.Node, axes: Axes) -> None:
     """Batch and channels are handed on."""
     data = node.inputs[0]

@@ -10,6 +10,7 @@ from onnxslim.ops.spec import OpSpec
 
 __all__ = ["SPECS", "couple_scales"]
 
+
 def couple_scales(node: ir.Node, axes: Axes) -> None:
     """Scales and zero points: one, one for each index of an axis, or one for each block along it.
 

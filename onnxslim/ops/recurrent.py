@@ -29,8 +29,8 @@ def _gates(node: ir.Node, shape_of: ShapeOf) -> int | None:
 def _couple(node: ir.Node, axes: Axes, *, gates: int) -> None:
     """Hidden units, alike in all gates and both directions, whose tensors they share.
 
-    X ``[steps, batch, in]``, W ``[directions, gates * hidden, in]``, R ``[directions, gates * hidden, hidden]``,
-    B ``[directions, 2 * gates * hidden]``, states ``[directions, batch, hidden]``, peepholes
+    X ``[steps, batch, in]``, W ``[directions, gates * hidden, in]``, R
+    ``[directions, gates * hidden, hidden]``, B ``[directions, 2 * gates * hidden]``, states ``[directions, batch, hidden]``, peepholes
     ``[directions, 3 * hidden]``, Y ``[steps, directions, batch, hidden]``; with ``layout`` 1 the batch comes
     first in X, Y and the states.  Spec: https://onnx.ai/onnx/operators/onnx__LSTM.html
     """
@@ -39,14 +39,13 @@ def _couple(node: ir.Node, axes: Axes, *, gates: int) -> None:
     hidden = axes.sums(2, 2)
     axes.attribute("hidden_size", hidden)
     axes.equal(axes.of(data, 2), axes.sums(1, 2))
-    for value in (weight, recurrence):
-        made = axes.channels(value, 1) if value is weight else axes.of(value, 1)
+    for made in (axes.channels(weight, 1), axes.of(recurrence, 1)):
         axes.equal(made, axes.times((axes.fixed(gates, "gates"), hidden)))
     rest = dict(enumerate(node.inputs))
     for index, copies in ((3, 2 * gates), (7, 3)):
-        value = rest.get(index)
-        if value is not None:
-            axes.equal(axes.of(value, 1), axes.times((axes.fixed(copies, "gates"), hidden)))
+        stored = rest.get(index)
+        if stored is not None:
+            axes.equal(axes.of(stored, 1), axes.times((axes.fixed(copies, "gates"), hidden)))
     first = int_of(node, "layout", 0) == 1
     batch = axes.of(data, 0 if first else 1)
     states = [rest.get(index) for index in (5, 6)]

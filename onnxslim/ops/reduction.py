@@ -63,10 +63,12 @@ def _couple(node: ir.Node, axes: Axes, *, sums: bool = False, averages: bool = F
     assert data is not None
     rank = len(axes.dims(data))
     listed = node.inputs[1] if len(node.inputs) > 1 else None
-    content = None if listed is None else axes.constant(listed)
-    if listed is not None and content is None:
-        return
-    along = ints_of(node, "axes") if listed is None else [int(axis) for axis in np.ravel(content)]
+    along = ints_of(node, "axes")
+    if listed is not None:
+        content = axes.constant(listed)
+        if content is None:
+            return
+        along = [int(axis) for axis in content.reshape(-1)]
     reduced = {axis % rank for axis in along or ()} if rank else set()
     if not reduced and not int_of(node, "noop_with_empty_axes", 0):
         reduced = set(range(rank))

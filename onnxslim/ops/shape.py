@@ -55,6 +55,8 @@ def _any_axes(node: ir.Node, axes: Axes) -> None:
 
 
 SPECS = (
-    OpSpec(op_type="Shape", couple=_any_axes, numpy=_shape, output_bytes=_rank_bytes, from_dims=_shape_of_dims),
+    OpSpec(
+        op_type="Shape", couple=_any_axes, numpy=_shape, output_bytes=_rank_bytes, from_dims=_shape_of_dims
+    ),
     OpSpec(op_type="Size", numpy=_size, output_bytes=lambda node, inputs: 8, from_dims=_size_of_dims),
 )

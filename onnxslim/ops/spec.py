@@ -114,8 +114,8 @@ class OpSpec:
         macs: ``(node, shape_of) -> multiply-accumulates`` of one run, None where a shape is not known; a spec
             without it counts none.
         quant: part in integer arithmetic, None where there is none.
-        couple: ``(node, axes)``, says how axes hang together (:mod:`onnxslim.ops.coupling`); None where nobody
-            knows, unless the operator is elementwise.
+        couple: ``(node, axes)``, says how axes hang together (:mod:`onnxslim.ops.coupling`); None where
+            nobody knows, unless the operator is elementwise.
         doc: page of the specification.
     """
 

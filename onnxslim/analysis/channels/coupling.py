@@ -65,6 +65,7 @@ class Survey:
     Attributes:
         axes: value -> the layout of each axis that was ever asked for.
         weights: axes along which operators make their output channels, each once.
+        resized: integer tensors, stored or computed, that hold sizes of layouts.
     """
 
     axes: Mapping[ir.Value, Mapping[int, Layout]]
@@ -74,6 +75,7 @@ class Survey:
     frozen: tuple[Frozen, ...]
     picks: tuple[Pick, ...]
     demands: tuple[Demand, ...]
+    resized: Mapping[ir.Value, Sequence[Layout]]
 
 
 class Coupling:
@@ -166,7 +168,9 @@ class Coupling:
 
     def holds(self, value: ir.Value, element: int, layout: AnyLayout, *, sign: int = 1) -> None:
         self._held.add(value)
-        self.sizes.holds(value, element, _ours(layout), sign, self._reason("its size is computed from others"))
+        self.sizes.holds(
+            value, element, _ours(layout), sign, self._reason("its size is computed from others")
+        )
 
     def attribute(self, name: str, content: AnyLayout | Sequence[AnyLayout | int]) -> None:
         assert self._node is not None
@@ -266,6 +270,7 @@ class Coupling:
             tuple(self._frozen),
             tuple(self._picks),
             tuple(demands),
+            self.sizes.resized(demands),
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from onnxslim.model.edit import constant_value, scopes, subgraphs
 from onnxslim.ops.coupling import pointwise
 from onnxslim.ops.registry import is_constant, spec_of
 
-__all__ = ["cells_of", "find_groups", "gather", "survey"]
+__all__ = ["find_groups", "members_of", "survey"]
 
 
 def find_groups(model: ir.Model, *, residual: bool = False) -> Channels:
@@ -85,62 +85,60 @@ def _walk(graph: Iterable[ir.Node], coupling: Coupling) -> None:
         coupling.leave(moved)
 
 
-def gather(found: Survey) -> Channels:
-    """The groups of a survey."""
+def members_of(found: Survey) -> dict[Cell, tuple[str, list[Member]]]:
+    """The cells that are groups, those that some stored tensor makes: key and members."""
     cells: dict[Cell, list[Member]] = {}
     summed = {(sum_.node.inputs[sum_.index], sum_.axis) for sum_ in found.sums}
-    ordered = sorted(found.axes.items(), key=lambda item: constant_value(item[0]) is None)
-    for value, axes in ordered:
-        stored = constant_value(value) is not None
+    stored = {value for value in found.axes if constant_value(value) is not None}
+    for value, axes in sorted(found.axes.items(), key=lambda item: item[0] not in stored):
         for axis, layout in sorted(axes.items()):
             role: Role = "activation"
-            if stored:
+            if value in stored:
                 role = "consumer" if (value, axis) in summed else "producer"
             for cell, start, inner in occurrences(layout):
                 cells.setdefault(cell, []).append(Member(value.name or "", axis, start, inner, role))
-    keys = cells_of(cells)
+    groups: dict[Cell, tuple[str, list[Member]]] = {}
+    for cell, members in cells.items():
+        first = next((member for member in members if member.role == "producer"), None)
+        if first is not None:
+            groups[cell] = f"{first.value}:{first.axis}:{first.start}:{first.inner}", members
+    return groups
+
+
+def gather(found: Survey) -> Channels:
+    """The groups of a survey, and what is pinned."""
+    cells = members_of(found)
     for demand in found.demands:
         member = Member(demand.value.name or "", demand.element, 0, 1, "shape")
-        for cell in {cell for cell, _, _ in occurrences(demand.layout)}:
-            if cell in keys:
-                cells[cell].append(member)
-    worth = dict.fromkeys(keys, 0)
+        for cell in dict.fromkeys(cell for cell, _, _ in occurrences(demand.layout)):
+            if cell in cells:
+                cells[cell][1].append(member)
+    worth = dict.fromkeys(cells, 0)
     prunable = fixed = total = 0
     pins: list[Pin] = []
     for value, axis in found.weights:
         layout = found.axes[value][axis]
-        size = layout.size or 0
         for cell, _, inner in occurrences(layout):
             if cell in worth:
                 worth[cell] += inner
-        free, outside = _free(layout, keys), _outside(layout)
-        total += size
+        free, outside = _free(layout, cells), _outside(layout)
+        total += layout.size or 0
         prunable += int(free.sum())
         fixed += int((outside & ~free).sum())
-        pins += _pins(value, axis, layout, keys)
+        pins += _pins(value, axis, layout, cells)
     groups = tuple(
-        Group(index, key, cell.size or 0, tuple(cells[cell]), worth[cell])
-        for index, (cell, key) in enumerate(keys.items())
+        Group(index, key, cell.size or 0, tuple(members), worth[cell])
+        for index, (cell, (key, members)) in enumerate(cells.items())
     )
     return Channels(groups, tuple(pins), prunable, fixed, total)
 
 
-def cells_of(members: Mapping[Cell, list[Member]]) -> dict[Cell, str]:
-    """The cells that are groups, with their keys: those that some stored tensor makes."""
-    found: dict[Cell, str] = {}
-    for cell, places in members.items():
-        first = next((place for place in places if place.role == "producer"), None)
-        if first is not None:
-            found[cell] = f"{first.value}:{first.axis}:{first.start}:{first.inner}"
-    return found
-
-
-def _free(layout: Layout, keys: Mapping[Cell, str]) -> npt.NDArray[np.bool_]:
+def _free(layout: Layout, groups: Container[Cell]) -> npt.NDArray[np.bool_]:
     """Which indices belong to a group."""
     layout = walk(layout)
     if isinstance(layout, Cell):
-        return np.full(layout.size or 0, layout in keys)
-    masks = [_free(part, keys) for part in layout.parts]
+        return np.full(layout.size or 0, layout in groups)
+    masks = [_free(part, groups) for part in layout.parts]
     return np.concatenate(masks) if isinstance(layout, Join) else _either(masks)
 
 
@@ -160,7 +158,7 @@ def _either(masks: list[npt.NDArray[np.bool_]]) -> npt.NDArray[np.bool_]:
     return result
 
 
-def _pins(value: ir.Value, axis: int, layout: Layout, keys: Mapping[Cell, str]) -> list[Pin]:
+def _pins(value: ir.Value, axis: int, layout: Layout, groups: Container[Cell]) -> list[Pin]:
     found: list[Pin] = []
     before = 0
     stack = [layout]
@@ -170,7 +168,7 @@ def _pins(value: ir.Value, axis: int, layout: Layout, keys: Mapping[Cell, str]) 
             stack += reversed(top.parts)
             continue
         size = top.size or 0
-        reason = None if _free(top, keys).any() else _reason(top)
+        reason = None if _free(top, groups).any() else _reason(top)
         if reason is not None:
             found.append(
                 Pin(value.name or "", axis, before, size, reason.text, reason.node, reason.interface)

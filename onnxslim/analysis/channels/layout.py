@@ -23,7 +23,19 @@ from math import gcd, prod
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Cell", "Join", "Layout", "Reason", "Times", "Unifier", "join", "keep", "occurrences", "times", "walk"]
+__all__ = [
+    "Cell",
+    "Join",
+    "Layout",
+    "Reason",
+    "Times",
+    "Unifier",
+    "join",
+    "keep",
+    "occurrences",
+    "times",
+    "walk",
+]
 
 _MOST = 4096  # parts of one axis: beyond that it is pinned rather than followed
 

@@ -8,7 +8,7 @@ at the end every demand is met or its layout pinned.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -150,6 +150,17 @@ class Sizes:
                 key = (id(token.value), token.element)
                 found.setdefault(key, Demand(token.value, token.element, layout, sign, reason))
         return list(found.values())
+
+    def resized(self, demands: Iterable[Demand]) -> dict[ir.Value, list[Layout]]:
+        """Integer tensors whose elements hold the sizes of these layouts, stored or computed."""
+        demanded = {(id(demand.value), demand.element): demand.layout for demand in demands}
+        found: dict[ir.Value, list[Layout]] = {}
+        for value, tokens in self._of.items():
+            for token in map(self._tokens.__getitem__, tokens.reshape(-1).tolist()):
+                layout = token.layout or demanded.get((id(token.value), token.element))
+                if layout is not None and _free(layout):
+                    found.setdefault(value, []).append(layout)
+        return found
 
     def _pin_conflicts(self) -> bool:
         """Whether anything had to be pinned, by which other demands may fail."""
