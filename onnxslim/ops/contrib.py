@@ -11,6 +11,7 @@ from onnxslim._ir import ir
 from onnxslim.ops.attributes import int_of
 from onnxslim.ops.macs import dims_of, output_dims, product
 from onnxslim.ops.matmul import matmul_macs
+from onnxslim.ops.quantization import couple_scales
 from onnxslim.ops.spec import OpSpec, QuantRole, ShapeOf
 
 __all__ = ["SPECS"]
@@ -79,8 +80,9 @@ SPECS = (
         "QLinearMul", "QLinearReduceMean", "QLinearSigmoid", "QLinearSoftmax", "QLinearWhere",
     )),
     *(_op(name, elementwise=True) for name in (
-        "BiasGelu", "BiasSplitGelu", "FastGelu", "Gelu", "QuickGelu", "QuantizeLinear", "DequantizeLinear",
+        "BiasGelu", "BiasSplitGelu", "FastGelu", "Gelu", "QuickGelu",
     )),
+    *(_op(name, elementwise=True, couple=couple_scales) for name in ("QuantizeLinear", "DequantizeLinear")),
     *(_op(name) for name in (
         "BiasAdd", "BiasSoftmax", "CDist", "ComplexMul", "CropAndResize", "DecoderMaskedMultiHeadAttention",
         "EmbedLayerNormalization", "ExpandDims", "GatherBlockQuantized", "GatherND",

@@ -1,11 +1,22 @@
-"""Find the groups of a model."""
+"""Walk over a model, ask every operator how it ties axes together, and gather the groups."""
 
 from __future__ import annotations
 
-from onnxslim._ir import ir
-from onnxslim.analysis.channels.groups import Channels
+from collections.abc import Container, Iterable
 
-__all__ = ["find_groups"]
+import numpy as np
+import numpy.typing as npt
+
+from onnxslim._ir import ir
+from onnxslim.analysis.channels.coupling import Coupling, Survey
+from onnxslim.analysis.channels.groups import Channels, Group, Member, Pin, Role
+from onnxslim.analysis.channels.layout import Cell, Join, Layout, Reason, occurrences, walk
+from onnxslim.analysis.facts import known_facts
+from onnxslim.model.edit import constant_value, scopes, subgraphs
+from onnxslim.ops.coupling import pointwise
+from onnxslim.ops.registry import is_constant, spec_of
+
+__all__ = ["find_groups", "members_of", "survey"]
 
 
 def find_groups(model: ir.Model, *, residual: bool = False) -> Channels:
@@ -14,5 +25,169 @@ def find_groups(model: ir.Model, *, residual: bool = False) -> Channels:
     Args:
         residual: also those that pass through a normalisation (LayerNormalization and its kin) over the very
             axis: removing them changes its statistics, so the result no longer equals a masked model.
+
+    Example:
+        >>> import onnx.parser
+        >>> text = '''<ir_version: 8, opset_import: ["" : 17]>
+        ...     g (float[1,3] x) => (float[1,2] y) <float[3,4] a, float[4,2] b>
+        ...     { h = MatMul(x, a) r = Relu(h) y = MatMul(r, b) }'''
+        >>> model = onnx.parser.parse_model(text)
+        >>> for name, dims in (("a", (3, 4)), ("b", (4, 2))):
+        ...     model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(dims, np.float32), name))
+        >>> [(group.key, group.size) for group in find_groups(ir.from_proto(model)).groups]
+        [('a:1:0:1', 4)]
     """
-    return Channels((), (), 0, 0, 0)
+    return gather(survey(model, residual=residual))
+
+
+def survey(model: ir.Model, *, residual: bool = False) -> Survey:
+    """How the axes of a model hang together."""
+    facts = known_facts(model)
+    coupling = Coupling(facts, residual=residual)
+    for scope in scopes(model):  # overridable initializers, too, are the caller's
+        graph = scope.graph if isinstance(scope, ir.Function) else scope
+        for value in graph.initializers.values():
+            if value.is_graph_input():
+                coupling.pin_all(value, "a caller may override it", interface=True)
+    for value in model.graph.inputs:
+        coupling.pin_all(value, "it is an input of the model", interface=True)
+    _walk(model.graph, coupling)
+    for value in model.graph.outputs:
+        coupling.pin_all(value, "it is an output of the model", interface=True)
+    return coupling.survey()
+
+
+def _walk(graph: Iterable[ir.Node], coupling: Coupling) -> None:
+    for node in graph:
+        if is_constant(node):
+            continue
+        for body in subgraphs(node):
+            _walk(body, coupling)
+        coupling.enter(node)
+        spec = spec_of(node)
+        moved: set[int] = set()
+        couple = None
+        if spec is not None:
+            couple = spec.couple or (pointwise if spec.elementwise else None)
+            moved = coupling.sizes.move(node, spec)
+        values = [value for value in (*node.inputs, *node.outputs) if value is not None and value.name]
+        if couple is not None and all(map(coupling.known, values)):
+            couple(node, coupling)
+        else:
+            for body in subgraphs(node):
+                for value in (*body.inputs, *body.outputs):
+                    coupling.pin_all(value, f"it goes into or comes out of {node.op_type}")
+        if spec is not None and spec.from_dims is not None and couple is not None:
+            source = node.inputs[0]
+            if coupling.known(source) and source is not None:
+                layouts = [coupling.of(source, axis) for axis in range(len(coupling.dims(source)))]
+                coupling.sizes.shape(node.outputs[0], layouts, node, spec)
+        coupling.leave(moved)
+
+
+def members_of(found: Survey) -> dict[Cell, tuple[str, list[Member]]]:
+    """The cells that are groups, those that some stored tensor makes: key and members."""
+    cells: dict[Cell, list[Member]] = {}
+    summed = {(sum_.node.inputs[sum_.index], sum_.axis) for sum_ in found.sums}
+    stored = {value for value in found.axes if constant_value(value) is not None}
+    for value, axes in sorted(found.axes.items(), key=lambda item: item[0] not in stored):
+        for axis, layout in sorted(axes.items()):
+            role: Role = "activation"
+            if value in stored:
+                role = "consumer" if (value, axis) in summed else "producer"
+            for cell, start, inner in occurrences(layout):
+                cells.setdefault(cell, []).append(Member(value.name or "", axis, start, inner, role))
+    groups: dict[Cell, tuple[str, list[Member]]] = {}
+    for cell, members in cells.items():
+        first = next((member for member in members if member.role == "producer"), None)
+        if first is not None:
+            groups[cell] = f"{first.value}:{first.axis}:{first.start}:{first.inner}", members
+    return groups
+
+
+def gather(found: Survey) -> Channels:
+    """The groups of a survey, and what is pinned."""
+    cells = members_of(found)
+    for demand in found.demands:
+        member = Member(demand.value.name or "", demand.element, 0, 1, "shape")
+        for cell in dict.fromkeys(cell for cell, _, _ in occurrences(demand.layout)):
+            if cell in cells:
+                cells[cell][1].append(member)
+    worth = dict.fromkeys(cells, 0)
+    prunable = fixed = total = 0
+    pins: list[Pin] = []
+    for value, axis in found.weights:
+        layout = found.axes[value][axis]
+        for cell, _, inner in occurrences(layout):
+            if cell in worth:
+                worth[cell] += inner
+        free, outside = _free(layout, cells), _outside(layout)
+        total += layout.size or 0
+        prunable += int(free.sum())
+        fixed += int((outside & ~free).sum())
+        pins += _pins(value, axis, layout, cells)
+    groups = tuple(
+        Group(index, key, cell.size or 0, tuple(members), worth[cell])
+        for index, (cell, (key, members)) in enumerate(cells.items())
+    )
+    return Channels(groups, tuple(pins), prunable, fixed, total)
+
+
+def _free(layout: Layout, groups: Container[Cell]) -> npt.NDArray[np.bool_]:
+    """Which indices belong to a group."""
+    layout = walk(layout)
+    if isinstance(layout, Cell):
+        return np.full(layout.size or 0, layout in groups)
+    masks = [_free(part, groups) for part in layout.parts]
+    return np.concatenate(masks) if isinstance(layout, Join) else _either(masks)
+
+
+def _outside(layout: Layout) -> npt.NDArray[np.bool_]:
+    """Which indices the interface pins."""
+    layout = walk(layout)
+    if isinstance(layout, Cell):
+        return np.full(layout.size or 0, layout.pin is not None and layout.pin.interface)
+    masks = [_outside(part) for part in layout.parts]
+    return np.concatenate(masks) if isinstance(layout, Join) else _either(masks)
+
+
+def _either(masks: list[npt.NDArray[np.bool_]]) -> npt.NDArray[np.bool_]:
+    result = masks[0]
+    for mask in masks[1:]:
+        result = np.logical_or.outer(result, mask).reshape(-1)
+    return result
+
+
+def _pins(value: ir.Value, axis: int, layout: Layout, groups: Container[Cell]) -> list[Pin]:
+    found: list[Pin] = []
+    before = 0
+    stack = [layout]
+    while stack:
+        top = walk(stack.pop())
+        if isinstance(top, Join):
+            stack += reversed(top.parts)
+            continue
+        size = top.size or 0
+        reason = None if _free(top, groups).any() else _reason(top)
+        if reason is not None:
+            found.append(
+                Pin(value.name or "", axis, before, size, reason.text, reason.node, reason.interface)
+            )
+        before += size
+    return found
+
+
+def _reason(layout: Layout) -> Reason | None:
+    """Why nothing of it may be removed: what the interface says first."""
+    reasons: list[Reason] = []
+    stack = [layout]
+    while stack:
+        top = walk(stack.pop())
+        if isinstance(top, Cell):
+            if top.pin is not None:
+                reasons.append(top.pin)
+            elif top.size == 1:
+                reasons.append(Reason("there is only one"))
+        else:
+            stack += reversed(top.parts)
+    return next((reason for reason in reasons if reason.interface), next(iter(reasons), None))
