@@ -5,12 +5,9 @@ from __future__ import annotations
 from functools import partial
 
 from onnxslim._ir import ir
-<<<<<<< HEAD
-from onnxslim.ops.linear import conv_linear
-=======
 from onnxslim.ops.attributes import int_of
 from onnxslim.ops.coupling import Axes, Layout
->>>>>>> channels
+from onnxslim.ops.linear import conv_linear
 from onnxslim.ops.macs import dims_of, output_dims, product
 from onnxslim.ops.spec import OpSpec, QuantRole, ShapeOf
 
@@ -81,11 +78,7 @@ def _outer(node: ir.Node, axes: Axes, made: Layout) -> None:
 
 
 SPECS = (
-<<<<<<< HEAD
-    OpSpec(op_type="Conv", macs=_conv, linear=conv_linear, quant=QuantRole(
-=======
-    OpSpec(op_type="Conv", macs=_conv, couple=_couple, quant=QuantRole(
->>>>>>> channels
+    OpSpec(op_type="Conv", linear=conv_linear, macs=_conv, couple=_couple, quant=QuantRole(
         inputs=(0,), weight=1, weight_axis=lambda node: 0, bias=2, kernel="QLinearConv")),
     OpSpec(op_type="ConvTranspose", macs=_conv_transpose, couple=_couple_transposed, quant=QuantRole(
         inputs=(0,), weight=1, weight_axis=lambda node: 1, bias=2)),

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from onnxslim._ir import ir
 from onnxslim.ops.attributes import int_of, text_of
-<<<<<<< HEAD
-from onnxslim.ops.linear import gemm_linear, matmul_linear
-=======
 from onnxslim.ops.coupling import Axes, Layout, broadcast
->>>>>>> channels
+from onnxslim.ops.linear import gemm_linear, matmul_linear
 from onnxslim.ops.macs import dims_of, output_dims, product
 from onnxslim.ops.spec import OpSpec, QuantRole, ShapeOf
 
@@ -132,15 +129,9 @@ def _couple_einsum(node: ir.Node, axes: Axes) -> None:
 
 
 SPECS = (
-<<<<<<< HEAD
-    OpSpec(op_type="MatMul", macs=matmul_macs, linear=matmul_linear, quant=QuantRole(
+    OpSpec(op_type="MatMul", linear=matmul_linear, couple=couple_product, macs=matmul_macs, quant=QuantRole(
         inputs=(0, 1), weight=1, weight_axis=lambda node: -1, kernel="QLinearMatMul")),
-    OpSpec(op_type="Gemm", macs=_gemm, linear=gemm_linear, quant=QuantRole(
-=======
-    OpSpec(op_type="MatMul", couple=couple_product, macs=matmul_macs, quant=QuantRole(
-        inputs=(0, 1), weight=1, weight_axis=lambda node: -1, kernel="QLinearMatMul")),
-    OpSpec(op_type="Gemm", couple=_couple_gemm, macs=_gemm, quant=QuantRole(
->>>>>>> channels
+    OpSpec(op_type="Gemm", linear=gemm_linear, couple=_couple_gemm, macs=_gemm, quant=QuantRole(
         inputs=(0,), weight=1, weight_axis=_gemm_channels, bias=2, kernel="QGemm")),
     OpSpec(op_type="MatMulInteger", macs=matmul_macs, quant=QuantRole(
         inputs=(0,), weight=1, weight_axis=lambda node: -1, integer=True)),

@@ -15,11 +15,8 @@ import numpy.typing as npt
 from onnxslim._ir import ir
 
 if TYPE_CHECKING:
-<<<<<<< HEAD
-    from onnxslim.ops.linear import Linear
-=======
     from onnxslim.ops.coupling import Axes
->>>>>>> channels
+    from onnxslim.ops.linear import Linear
 
 __all__ = [
     "Array",
@@ -118,13 +115,10 @@ class OpSpec:
         macs: ``(node, shape_of) -> multiply-accumulates`` of one run, None where a shape is not known; a spec
             without it counts none.
         quant: part in integer arithmetic, None where there is none.
-<<<<<<< HEAD
         linear: ``(node, shape of its weight) -> Linear``, for what multiplies rows with a stored weight; None
             where this node does something else as well.
-=======
         couple: ``(node, axes)``, says how axes hang together (:mod:`onnxslim.ops.coupling`); None where
             nobody knows, unless the operator is elementwise.
->>>>>>> channels
         doc: page of the specification.
     """
 
@@ -143,11 +137,8 @@ class OpSpec:
     identity_input: Callable[[ir.Node, Facts], int | None] | None = None
     macs: Callable[[ir.Node, ShapeOf], int | None] | None = None
     quant: QuantRole | None = None
-<<<<<<< HEAD
     linear: Callable[[ir.Node, Sequence[int]], Linear | None] | None = None
-=======
     couple: Callable[[ir.Node, Axes], None] | None = None
->>>>>>> channels
 
     @property
     def data_movement(self) -> bool:
