@@ -79,7 +79,13 @@ def products_of(model: ir.Model) -> list[Product]:
     found = []
     for node in model.graph:
         read = [value for value in node.inputs if value is not None]
-        read += [value for graph in subgraphs(node) for inner in graph.all_nodes() for value in inner.inputs if value]
+        read += [
+            value
+            for graph in subgraphs(node)
+            for inner in graph.all_nodes()
+            for value in inner.inputs
+            if value
+        ]
         level = max((levels.get(value, 0) for value in read), default=0)
         product = _product(node, level)
         if product is not None:
@@ -106,7 +112,9 @@ def _product(node: ir.Node, level: int) -> Product | None:
         return None
     if linear.bias is not None:
         bias = node.inputs[linear.bias] if len(node.inputs) > linear.bias else None
-        if bias is not None and (constant_value(bias) is None or bias.shape is None or bias.shape.rank() != 1):
+        if bias is not None and (
+            constant_value(bias) is None or bias.shape is None or bias.shape.rank() != 1
+        ):
             return None
         return Product(node, linear, weight, bias, node.outputs[0], level)
     added = bias_after(node)

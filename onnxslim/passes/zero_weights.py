@@ -51,7 +51,9 @@ class ZeroWeights(Pass):
     by: Literal["magnitude", "random"] = field(default="magnitude", metadata={"help": "what matters least"})
     norms: Mapping[str, Array] = field(
         default_factory=dict,
-        metadata={"help": "weight -> norm of the input that each of its rows meets, which magnitudes are times"},
+        metadata={
+            "help": "weight -> norm of the input that each of its rows meets, which magnitudes are times"
+        },
     )
     exclude: str = field(default="", metadata={"help": "leave these weights alone: comma-separated globs"})
     seed: int = field(default=0, metadata={"help": "of the random choice"})

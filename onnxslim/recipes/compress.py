@@ -96,9 +96,7 @@ def search_best(
         prover = Prover(worker, limit_bytes=request.verify_limit, seed=request.seed)
         base = run_steps(original, simplify_steps(), prover)
         opened = open_data(worker, original, data, seed=request.seed, **(data_options or {}))
-        parts = split_data(
-            opened, test, original, seed=request.seed, own_test=_is_function(request.metric)
-        )
+        parts = split_data(opened, test, original, seed=request.seed, own_test=_is_function(request.metric))
         metric = resolve(
             request.metric or "agreement", original=original, feeds=parts.test, output=request.output
         )

@@ -110,7 +110,10 @@ class Weights:
 
     def _is_scale(self, name: str) -> bool:
         value = self._values[name]
-        return any(index == 1 and len(node.inputs) >= 3 and node.inputs[0] is not None and not _multiplies(node) for node, index in value.uses())
+        return any(
+            index == 1 and len(node.inputs) >= 3 and node.inputs[0] is not None and not _multiplies(node)
+            for node, index in value.uses()
+        )
 
     def _consumers(self, group: Group) -> Iterable[Consumer]:
         by_weight: dict[str, list[Member]] = {}

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from onnxslim._ir import ir
 from onnxslim.analysis.linears import Product
 from onnxslim.recipes.pruning.reconstruct import row_feed, wanted_input
+from onnxslim.recipes.pruning.samples import Samples
 from onnxslim.runtime.client import Worker
 
 __all__ = ["Seen", "observe"]
@@ -66,7 +67,7 @@ class Seen:
 
 
 def observe(
-    worker: Worker, model: ir.Model, feeds: Sequence[Feed], products: Sequence[Product], seed: int = 0
+    worker: Worker, model: ir.Model, feeds: Samples, products: Sequence[Product], seed: int = 0
 ) -> dict[str, Seen]:
     """Run the model once on each feed.
 
@@ -82,7 +83,9 @@ def observe(
             left -= size
     found = {p.weight.name or "": Seen.nothing(*p.dims[:2]) for p in chosen}
     waiting: dict[str, list[Array]] = {name: [] for name in found}
-    for rows in row_feed(worker, model, feeds, [p.input for p in chosen], [wanted_input(p, len(feeds), seed) for p in chosen]):
+    for rows in row_feed(
+        worker, model, feeds, [p.input for p in chosen], [wanted_input(p, len(feeds), seed) for p in chosen]
+    ):
         for product, x in zip(chosen, rows, strict=True):
             name = product.weight.name or ""
             waiting[name].append(x)

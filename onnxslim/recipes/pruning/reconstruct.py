@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from onnxslim.analysis.extract import extract
 from onnxslim.analysis.linears import Product, products_of
 from onnxslim.model import edit
 from onnxslim.ops.linear import Linear
+from onnxslim.recipes.pruning.samples import Samples
 from onnxslim.reconstruct.ridge import Fit, Sums, fit, with_ones
 from onnxslim.runtime.client import Worker
 
@@ -57,7 +58,7 @@ def reconstruct(
     worker: Worker,
     original: ir.Model,
     model: ir.Model,
-    feeds: Sequence[Feed],
+    feeds: Samples,
     kept: Kept,
     *,
     select: Callable[[Product], bool] = lambda product: True,
@@ -90,7 +91,7 @@ def reconstruct(
 def sums_of(
     worker: Worker,
     model: ir.Model,
-    feeds: Sequence[Feed],
+    feeds: Samples,
     products: Sequence[Product],
     targets: Mapping[str, Sequence[Array]],
     kept: Kept,
@@ -196,7 +197,7 @@ def _set_bias(model: ir.Model, product: Product, bias: Array) -> None:
 
 
 def _targets(
-    worker: Worker, original: ir.Model, feeds: Sequence[Feed], products: Sequence[Product], seed: int
+    worker: Worker, original: ir.Model, feeds: Samples, products: Sequence[Product], seed: int
 ) -> dict[str, list[Array]]:
     """Rows of the outputs in the original."""
     wanted = []
@@ -214,7 +215,7 @@ def _targets(
 def row_feed(
     worker: Worker,
     model: ir.Model,
-    feeds: Iterable[Feed],
+    feeds: Samples,
     values: Sequence[ir.Value | str],
     wanted: Sequence[Mapping[str, Any]],
 ) -> Iterator[list[Array]]:

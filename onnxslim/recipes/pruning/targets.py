@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from onnxslim._ir import ir
 from onnxslim.analysis.cost import summary
-from onnxslim.errors import BudgetError
+from onnxslim.errors import BudgetError, OptionError
 from onnxslim.model.io import FileInfo, save
 from onnxslim.recipes.budget import Target
 from onnxslim.recipes.pruning.apply import Pruned
 from onnxslim.recipes.pruning.plan import Plan, Removal
+from onnxslim.recipes.pruning.widths import macs_for
 
 __all__ = ["Goal", "meet"]
 
@@ -58,13 +60,12 @@ def meet(plan: Plan, goal: Goal, apply: Apply, run: _Run) -> Pruned:
 def _meet_size(plan: Plan, kind: str, target: Target, apply: Apply) -> Pruned:
     """The estimate is corrected by what the pruned model has, since rounding and shapes are its own."""
     counted = "params" if kind == "bytes" else kind
-    full = summary(plan.widths.model)
-    wanted = target.value * full[kind] if target.kind == "ratio" else target.value
-    total = plan.widths.total_at_full(counted)
-    aim = total * wanted / full[kind]
+    full = _amount(plan.widths.model, kind, plan)
+    wanted = target.value * full if target.kind == "ratio" else target.value
+    aim = plan.widths.total_at_full(counted) * wanted / full
     for _ in range(_ATTEMPTS):
         removal = plan.meet(counted, aim)
-        found = summary(apply(removal, False).model)[kind]
+        found = _amount(apply(removal, False).model, kind, plan)
         if found <= wanted:
             return apply(removal, True)
         aim *= min(wanted / found, 0.995)
@@ -72,6 +73,16 @@ def _meet_size(plan: Plan, kind: str, target: Target, apply: Apply) -> Pruned:
         f"with all that may go the model has {found:.4g} {kind}, not {wanted:.4g}",
         hint="protect less, use a smaller --round, or relax the target",
     )
+
+
+def _amount(model: ir.Model, kind: str, plan: Plan) -> float:
+    amount = macs_for(model, plan.widths.feed) if kind == "macs" else summary(model, macs=False)[kind]
+    if not amount:
+        raise OptionError(
+            f"the {kind} of the model are not known",
+            hint="fix the shapes of its inputs, or use another target",
+        )
+    return float(amount)
 
 
 def _meet_time(plan: Plan, target: Target, apply: Apply, run: _Run) -> Pruned:

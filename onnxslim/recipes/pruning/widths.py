@@ -21,7 +21,7 @@ from onnxslim.analysis.shapes import Shapes, infer
 from onnxslim.model.edit import constant_value
 from onnxslim.ops.registry import spec_of
 
-__all__ = ["Widths", "shapes_for"]
+__all__ = ["Widths", "macs_for", "shapes_for"]
 
 Array = npt.NDArray[Any]
 _Axis = tuple[str, int]
@@ -39,6 +39,12 @@ def shapes_for(model: ir.Model, feed: Mapping[str, Any] | None) -> Shapes:
     finally:
         for value, shape in known.items():
             value.shape = shape
+
+
+def macs_for(model: ir.Model, feed: Mapping[str, Any] | None) -> int | None:
+    """Multiply-accumulates on a feed; None where they are not known."""
+    found = cost(model, shapes_for(model, feed))
+    return None if found.unknown_macs else found.macs
 
 
 @dataclass
@@ -82,7 +88,7 @@ class Widths:
         self._share: dict[_Axis, float] = {}
         self.removed: dict[str, npt.NDArray[np.int64]] = {}
         self._parts = {kind: list(self._terms(kind)) for kind in ("macs", "params", "latency", "channels")}
-        self._fixed = {kind: 0.0 for kind in self._parts}
+        self._fixed = dict.fromkeys(self._parts, 0.0)
         self._split()
 
     def remove(self, key: str, atoms: Iterable[int]) -> None:
@@ -138,7 +144,9 @@ class Widths:
             macs = self._macs() if kind == "macs" else {}
             for node in self.model.graph:
                 name = node.outputs[0].name or "" if node.outputs else ""
-                amount, floor = (macs.get(name, 0.0), 0.0) if kind == "macs" else self.seconds.get(name, (0.0, 0.0))
+                amount, floor = (
+                    (macs.get(name, 0.0), 0.0) if kind == "macs" else self.seconds.get(name, (0.0, 0.0))
+                )
                 if amount:
                     yield amount, floor, tuple(self._scaling(node))
 

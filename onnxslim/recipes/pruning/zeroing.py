@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from onnxslim._ir import ir
-from onnxslim.errors import OptionError
 from onnxslim.analysis.linears import products_of
+from onnxslim.errors import OptionError
 from onnxslim.passes.zero_weights import ZeroWeights
 from onnxslim.recipes.engine import Outcome, run_steps
 from onnxslim.recipes.pruning.observe import observe
