@@ -11,7 +11,7 @@ import numpy.typing as npt
 from onnxslim._ir import ir
 from onnxslim.analysis.channels import layout as layouts
 from onnxslim.analysis.channels.layout import Cell, Layout, Reason, Unifier
-from onnxslim.analysis.channels.sizes import Demand, Sizes
+from onnxslim.analysis.channels.sizes import Held, Settled, Sizes
 from onnxslim.analysis.facts import Known
 from onnxslim.ops.coupling import Layout as AnyLayout
 from onnxslim.ops.registry import is_dequantize
@@ -65,7 +65,6 @@ class Survey:
     Attributes:
         axes: value -> the layout of each axis that was ever asked for.
         weights: axes along which operators make their output channels, each once.
-        resized: integer tensors, stored or computed, that hold sizes of layouts.
     """
 
     axes: Mapping[ir.Value, Mapping[int, Layout]]
@@ -74,8 +73,7 @@ class Survey:
     attributes: tuple[Attribute, ...]
     frozen: tuple[Frozen, ...]
     picks: tuple[Pick, ...]
-    demands: tuple[Demand, ...]
-    resized: Mapping[ir.Value, Sequence[Layout]]
+    sizes: Settled
 
 
 class Coupling:
@@ -95,7 +93,8 @@ class Coupling:
         self._picks: list[Pick] = []
         self._node: ir.Node | None = None
         self._spoken: set[tuple[ir.Value, int]] = set()
-        self._held: set[ir.Value] = set()
+        self._held: dict[ir.Value, set[int]] = {}
+        self._indices: set[ir.Value] = set()
 
     # What operators call
 
@@ -106,7 +105,8 @@ class Coupling:
         return self._facts.dtype(value)
 
     def constant(self, value: ir.Value) -> Array | None:
-        return self._facts.constant(value)
+        content = self._facts.constant(value)
+        return self.sizes.numbers(value) if content is None else content
 
     def dims(self, value: ir.Value | None) -> Dims:
         shape = None if value is None else self._facts.shape(value)
@@ -131,7 +131,7 @@ class Coupling:
             if source is None:
                 return False
             value = source
-        return self.constant(value) is not None
+        return self._facts.constant(value) is not None
 
     def equal(self, a: AnyLayout, b: AnyLayout) -> None:
         self._unifier.equal(_ours(a), _ours(b))
@@ -166,11 +166,20 @@ class Coupling:
         if not self._residual:
             self.pin(layout, "a normalisation takes statistics over it")
 
-    def holds(self, value: ir.Value, element: int, layout: AnyLayout, *, sign: int = 1) -> None:
-        self._held.add(value)
-        self.sizes.holds(
-            value, element, _ours(layout), sign, self._reason("its size is computed from others")
-        )
+    def elements(self, index: int) -> Sequence[int | None] | None:
+        assert self._node is not None
+        value = self._node.inputs[index]
+        return None if value is None else self.sizes.elements(value)
+
+    def holds(self, index: int, element: int, layout: AnyLayout, *, sign: int = 1) -> None:
+        assert self._node is not None
+        value = self._node.inputs[index]
+        assert value is not None
+        self._held.setdefault(value, set()).add(element)
+        dims = self.dims(value)
+        length = dims[0] if len(dims) == 1 and isinstance(dims[0], int) else None
+        why = self._reason("its size is known at run time only")
+        self.sizes.holds(Held(self._node, index, element, _ours(layout), sign, why), length)
 
     def attribute(self, name: str, content: AnyLayout | Sequence[AnyLayout | int]) -> None:
         assert self._node is not None
@@ -190,12 +199,12 @@ class Coupling:
     def picks(self, index: int, layout: AnyLayout) -> Layout:
         assert self._node is not None
         value, data = self._node.inputs[index], _ours(layout)
-        content = None if value is None else self.constant(value)
+        content = None if value is None else self._facts.constant(value)
         if value is None or content is None or content.dtype.kind not in "iu" or data.size is None:
             why = "it is indexed by what is known at run time only"
             self.pin(data, why)
             return self.fixed(0, why)
-        self._held.add(value)
+        self._indices.add(value)
         places = np.where(content < 0, content + data.size, content).reshape(-1)
         if places.size and not (0 <= places.min() and places.max() < data.size):
             self.pin(data, "an index is out of range")
@@ -231,6 +240,7 @@ class Coupling:
         self._node = node
         self._spoken.clear()
         self._held.clear()
+        self._indices.clear()
 
     def leave(self, moved: Iterable[int]) -> None:
         """Pin what the node did not speak for; ``moved`` are its inputs whose integers moved on."""
@@ -240,8 +250,9 @@ class Coupling:
             if value is None:
                 continue
             self._pin_unspoken(value, f"{node.op_type} reads along it")
-            if value not in self._held and index not in moved:
-                self.sizes.stays(value, self._reason("its size is used in a computation"))
+            if value not in self._indices and index not in moved:
+                why = self._reason("its size is used in a computation")
+                self.sizes.stays(value, why, self._held.get(value, ()))
         for value in node.outputs:
             self._pin_unspoken(value, f"{node.op_type} makes it anew")
 
@@ -261,7 +272,6 @@ class Coupling:
 
     def survey(self) -> Survey:
         """What was collected; to be called once, at the end."""
-        demands = self.sizes.settle()
         return Survey(
             self._axes,
             tuple(self._weights),
@@ -269,8 +279,7 @@ class Coupling:
             tuple(self._attributes),
             tuple(self._frozen),
             tuple(self._picks),
-            tuple(demands),
-            self.sizes.resized(demands),
+            self.sizes.settle(),
         )
 
 
