@@ -73,8 +73,11 @@ class Axes(Facts, Protocol):
     def averaged(self, layout: Layout) -> None:
         """Statistics are taken over these indices: pinned, unless such are allowed to change."""
 
-    def elements(self, index: int) -> Sequence[int | None] | None:
-        """The integers of input ``index``, None for those not known; None if not even their number is."""
+    def elements(self, index: int) -> Sequence[int | Layout | None] | None:
+        """The integers of input ``index``; None if nothing is known of any.
+
+        Of each the number, or the axis of unknown size whose size it is, or None.
+        """
 
     def holds(self, index: int, element: int, layout: Layout, *, sign: int = 1) -> None:
         """Element ``element`` (flat) of integer input ``index`` is the size of a layout, times ``sign``."""

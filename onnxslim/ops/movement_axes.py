@@ -35,18 +35,20 @@ def reshape(node: ir.Node, axes: Axes) -> None:
         return
     sources = [axes.of(data, axis) for axis in range(len(axes.dims(data)))]
     results = [axes.of(output, axis) for axis in range(len(axes.dims(output)))]
-    axes.equal(axes.times(sources), axes.times(results))
-    if target is None:  # an attribute, before operator set 5
-        for layout in results:
-            axes.pin(layout, "its shape is an attribute")
-        return
-    content = axes.elements(1)
+    content = None if target is None else axes.elements(1)
     for index, layout in enumerate(results):
         size = None if content is None else content[index]
-        if size == 0 and not int_of(node, "allowzero", 0):
+        if target is None:  # an attribute, before operator set 5
+            axes.pin(layout, "its shape is an attribute")
+        elif size == 0 and not int_of(node, "allowzero", 0):
             axes.agree(sources[index], layout)
+            if layout.size is None:
+                axes.equal(sources[index], layout)
         elif size != -1:
             axes.holds(1, index, layout)
+        if size is not None and not isinstance(size, int) and layout.size is None:
+            axes.equal(size, layout)  # an open axis of the input, known again by its size
+    axes.equal(axes.times(sources), axes.times(results))
 
 
 def flatten(node: ir.Node, axes: Axes) -> None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from onnxslim._ir import ir
 from onnxslim.analysis.channels import layout as layouts
 from onnxslim.analysis.channels.layout import Cell, Layout, Reason, Unifier
+from onnxslim.analysis.channels.refine import refined
 from onnxslim.analysis.channels.sizes import Held, Settled, Sizes
 from onnxslim.analysis.facts import Known
 from onnxslim.ops.coupling import Layout as AnyLayout
@@ -92,6 +93,7 @@ class Coupling:
         self._frozen: list[Frozen] = []
         self._picks: list[Pick] = []
         self._node: ir.Node | None = None
+        self._refined: dict[ir.Value, Dims] = {}
         self._spoken: set[tuple[ir.Value, int]] = set()
         self._held: dict[ir.Value, set[int]] = {}
         self._indices: set[ir.Value] = set()
@@ -99,7 +101,7 @@ class Coupling:
     # What operators call
 
     def shape(self, value: ir.Value) -> Dims | None:
-        return self._facts.shape(value)
+        return self._refined.get(value) or self._facts.shape(value)
 
     def dtype(self, value: ir.Value) -> ir.DataType | None:
         return self._facts.dtype(value)
@@ -109,11 +111,11 @@ class Coupling:
         return self.sizes.numbers(value) if content is None else content
 
     def dims(self, value: ir.Value | None) -> Dims:
-        shape = None if value is None else self._facts.shape(value)
+        shape = None if value is None else self.shape(value)
         return () if shape is None else shape
 
     def known(self, value: ir.Value | None) -> bool:
-        return value is not None and self._facts.shape(value) is not None
+        return value is not None and self.shape(value) is not None
 
     def of(self, value: ir.Value, axis: int) -> Layout:
         axis %= len(self.dims(value))
@@ -166,7 +168,7 @@ class Coupling:
         if not self._residual:
             self.pin(layout, "a normalisation takes statistics over it")
 
-    def elements(self, index: int) -> Sequence[int | None] | None:
+    def elements(self, index: int) -> Sequence[int | Layout | None] | None:
         assert self._node is not None
         value = self._node.inputs[index]
         return None if value is None else self.sizes.elements(value)
@@ -238,9 +240,31 @@ class Coupling:
     def enter(self, node: ir.Node) -> None:
         """From now on it is this node that asks."""
         self._node = node
+        self._unifier.node = node.name or node.outputs[0].name or ""
+        self._refine(node)
         self._spoken.clear()
         self._held.clear()
         self._indices.clear()
+
+    def _refine(self, node: ir.Node) -> None:
+        """Find shapes that were left open, if more is known of the inputs than there was."""
+        dims = [self.shape(value) for value in node.outputs]
+        if all(shape is not None and all(isinstance(d, int) for d in shape) for shape in dims):
+            return
+        new = any(
+            value in self._refined or self.sizes.numbers(value) is not None for value in node.inputs if value
+        )
+        if new or None in dims:
+            self._refined.update(refined(node, self, self._small, self.sizes.elements, self._extents))
+
+    def _extents(self, value: ir.Value) -> list[int | Layout]:
+        """The dimensions of a value, by number or by the axis of unknown size."""
+        found = [self.layout(value, axis) for axis in range(len(self.dims(value)))]
+        return [layout if layout.size is None else layout.size for layout in map(layouts.walk, found)]
+
+    def _small(self, value: ir.Value) -> Array | None:
+        content = self.constant(value)
+        return content if content is not None and content.size <= 64 and content.dtype.kind in "iu" else None
 
     def leave(self, moved: Iterable[int]) -> None:
         """Pin what the node did not speak for; ``moved`` are its inputs whose integers moved on."""
@@ -267,8 +291,7 @@ class Coupling:
             self._unifier.pin(self.layout(value, axis), Reason(why, value.name or "", interface))
 
     def _reason(self, why: str) -> Reason:
-        node = self._node
-        return Reason(why, "" if node is None else node.name or node.outputs[0].name or "")
+        return Reason(why, self._unifier.node)
 
     def survey(self) -> Survey:
         """What was collected; to be called once, at the end."""

@@ -114,12 +114,19 @@ class Sizes:
         known = [number for number in found if number is not None]
         return np.array(known, np.int64).reshape(tokens.shape) if len(known) == len(found) else None
 
-    def elements(self, value: ir.Value) -> list[int | None] | None:
-        """The elements of a small vector of integers, None for those not known; None if nothing is."""
+    def elements(self, value: ir.Value) -> list[int | Layout | None] | None:
+        """The elements of a small vector of integers, None if nothing is known of any.
+
+        Of each the number, or the axis of unknown size whose size it is, or None.
+        """
         tokens = self._tokens_of(value)
         if tokens is None or tokens.ndim != 1:
             return None
-        return [self._tokens[token].number for token in tokens.tolist()]
+        found: list[int | Layout | None] = []
+        for token in map(self._tokens.__getitem__, tokens.tolist()):
+            axis = walk(token.layouts[0]) if token.exact else None
+            found.append(axis if token.number is None else token.number)
+        return found
 
     def shape(self, node: ir.Node, spec: OpSpec, layouts: Sequence[Layout]) -> None:
         """The output lists sizes of a tensor's axes: all, or those that the node's attributes say."""
@@ -134,7 +141,23 @@ class Sizes:
         if spec.numpy is None or not spec.foldable:
             return set()
         moved = set(spec.moved_inputs(node))
+        if spec.elementwise and len(node.inputs) == 1:
+            return self._convert(node, spec) or self._compute(node, spec)
         return (self._move(node, spec, moved) if moved else set()) or self._compute(node, spec)
+
+    def _convert(self, node: ir.Node, spec: OpSpec) -> set[int]:
+        """A Cast between integers and its like leave tokens as they are."""
+        tokens = None if node.inputs[0] is None else self._tokens_of(node.inputs[0])
+        if tokens is None:
+            return set()
+        probe = tokens + _MOST  # numbers that a Sign or a comparison would not keep
+        for dtype in _INTEGERS:  # some operators want the very type
+            results = _evaluate(node, spec, [probe.astype(dtype)])
+            result = None if results is None else np.asarray(results[0])
+            if result is not None and result.dtype in _INTEGERS and np.array_equal(result, probe):
+                self._of[node.outputs[0]] = tokens
+                return {0}
+        return set()
 
     def _move(self, node: ir.Node, spec: OpSpec, moved: set[int]) -> set[int]:
         inputs: list[Array | None] = []
