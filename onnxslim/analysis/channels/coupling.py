@@ -15,7 +15,7 @@ from onnxslim.analysis.channels.refine import refined
 from onnxslim.analysis.channels.sizes import Held, Settled, Sizes
 from onnxslim.analysis.facts import Known
 from onnxslim.ops.coupling import Layout as AnyLayout
-from onnxslim.ops.registry import is_dequantize
+from onnxslim.ops.registry import is_dequantize, spec_of
 from onnxslim.ops.spec import Array, Dims
 
 __all__ = ["Attribute", "Coupling", "Frozen", "Pick", "Sum", "Survey"]
@@ -23,11 +23,12 @@ __all__ = ["Attribute", "Coupling", "Frozen", "Pick", "Sum", "Survey"]
 
 @dataclass(frozen=True, slots=True)
 class Sum:
-    """A node adds up over an axis of one of its inputs."""
+    """A node adds up over an axis of one of its inputs, of so many axes."""
 
     node: ir.Node
     index: int
     axis: int
+    rank: int
     layout: Layout
 
 
@@ -161,7 +162,8 @@ class Coupling:
         value = self._node.inputs[index]
         assert value is not None
         found = self.of(value, axis)
-        self._sums.append(Sum(self._node, index, axis % len(self.dims(value)), found))
+        rank = len(self.dims(value))
+        self._sums.append(Sum(self._node, index, axis % rank, rank, found))
         return found
 
     def averaged(self, layout: AnyLayout) -> None:
@@ -251,10 +253,12 @@ class Coupling:
         dims = [self.shape(value) for value in node.outputs]
         if all(shape is not None and all(isinstance(d, int) for d in shape) for shape in dims):
             return
-        new = any(
+        spec = spec_of(node)
+        listed = spec is not None and spec.dims_input is not None
+        known = any(
             value in self._refined or self.sizes.numbers(value) is not None for value in node.inputs if value
         )
-        if new or None in dims:
+        if listed or known or None in dims:
             self._refined.update(refined(node, self, self._small, self.sizes.elements, self._extents))
 
     def _extents(self, value: ir.Value) -> list[int | Layout]:
