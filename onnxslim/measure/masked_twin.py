@@ -72,8 +72,8 @@ def masked_twin(model: ir.Model, remove: Mapping[str, Sequence[int]]) -> ir.Mode
     for sum_, mask in list(Removal.of(twin, remove).sums()):
         value = sum_.node.inputs[sum_.index]
         assert value is not None and sum_.node.graph is not None
-        dtype, rank = facts.dtype(value) or ir.DataType.FLOAT, len(facts.shape(value) or ())
-        factors = mask.reshape([-1 if axis == sum_.axis else 1 for axis in range(rank)])
+        dtype = facts.dtype(value) or ir.DataType.FLOAT
+        factors = mask.reshape([-1 if axis == sum_.axis else 1 for axis in range(sum_.rank)])
         graph = sum_.node.graph
         constant = edit.add_constant(
             graph, factors.astype(dtype.numpy()), f"{value.name}_mask", before=sum_.node

@@ -42,7 +42,9 @@ def _normalised(node: ir.Node, axes: Axes) -> None:
     assert data is not None
     rank, new = len(axes.dims(data)), (opset_of(node) or 13) >= 13
     axis = int_of(node, "axis", -1 if new else 1) % max(rank, 1)
-    same_axes(node, axes, but=(axis,) if new else range(axis, rank))
+    same_axes(node, axes)
+    for each in (axis,) if new else range(axis, rank):
+        axes.pin(axes.of(data, each), f"{node.op_type} normalises along it")
 
 
 SPECS = (

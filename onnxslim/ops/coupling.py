@@ -73,8 +73,14 @@ class Axes(Facts, Protocol):
     def averaged(self, layout: Layout) -> None:
         """Statistics are taken over these indices: pinned, unless such are allowed to change."""
 
-    def holds(self, value: ir.Value, element: int, layout: Layout, *, sign: int = 1) -> None:
-        """Element ``element`` (flat) of an integer tensor is the size of a layout, times ``sign``."""
+    def elements(self, index: int) -> Sequence[int | Layout | None] | None:
+        """The integers of input ``index``; None if nothing is known of any.
+
+        Of each the number, or the axis of unknown size whose size it is, or None.
+        """
+
+    def holds(self, index: int, element: int, layout: Layout, *, sign: int = 1) -> None:
+        """Element ``element`` (flat) of integer input ``index`` is the size of a layout, times ``sign``."""
 
     def attribute(self, name: str, content: Layout | Sequence[Layout | int]) -> None:
         """An integer attribute of the node is the size of a layout; a list may hold some, and integers."""

@@ -91,7 +91,7 @@ def _filled(node: ir.Node, axes: Axes) -> None:
     target, output = node.inputs[0], node.outputs[0]
     assert target is not None
     for axis in range(len(axes.dims(output))):
-        axes.holds(target, axis, axes.of(output, axis))
+        axes.holds(0, axis, axes.of(output, axis))
 
 
 def _triangle(node: ir.Node, axes: Axes) -> None:

@@ -65,7 +65,7 @@ def _resized(node: ir.Node, axes: Axes) -> None:
             continue
         place = places.get(axis)
         if place is not None and sizes is not None:
-            axes.holds(sizes, place, axes.of(output, axis))
+            axes.holds(3, place, axes.of(output, axis))
         elif place is not None and (content is None or content.reshape(-1)[place] != 1):
             continue
         axes.equal(axes.of(data, axis), axes.of(output, axis))

@@ -35,18 +35,20 @@ def reshape(node: ir.Node, axes: Axes) -> None:
         return
     sources = [axes.of(data, axis) for axis in range(len(axes.dims(data)))]
     results = [axes.of(output, axis) for axis in range(len(axes.dims(output)))]
-    axes.equal(axes.times(sources), axes.times(results))
-    if target is None:  # an attribute, before operator set 5
-        for layout in results:
-            axes.pin(layout, "its shape is an attribute")
-        return
-    content = axes.constant(target)
+    content = None if target is None else axes.elements(1)
     for index, layout in enumerate(results):
-        size = None if content is None else int(content.reshape(-1)[index])
-        if size == 0 and not int_of(node, "allowzero", 0):
+        size = None if content is None else content[index]
+        if target is None:  # an attribute, before operator set 5
+            axes.pin(layout, "its shape is an attribute")
+        elif size == 0 and not int_of(node, "allowzero", 0):
             axes.agree(sources[index], layout)
+            if layout.size is None:
+                axes.equal(sources[index], layout)
         elif size != -1:
-            axes.holds(target, index, layout)
+            axes.holds(1, index, layout)
+        if size is not None and not isinstance(size, int) and layout.size is None:
+            axes.equal(size, layout)  # an open axis of the input, known again by its size
+    axes.equal(axes.times(sources), axes.times(results))
 
 
 def flatten(node: ir.Node, axes: Axes) -> None:
@@ -81,6 +83,8 @@ def squeeze(node: ir.Node, axes: Axes) -> None:
         if has(node, "axes") or _input(node, 1) is not None or not all(isinstance(d, int) for d in dims):
             return
         gone = {axis for axis, size in enumerate(dims) if size == 1}
+    for axis in gone:
+        axes.of(data, axis)
     kept = [axis for axis in range(len(dims)) if axis not in gone]
     for place, axis in enumerate(kept):
         axes.equal(axes.of(data, axis), axes.of(output, place))
@@ -94,6 +98,8 @@ def unsqueeze(node: ir.Node, axes: Axes) -> None:
     new = _listed(node, axes, rank)
     if new is None:
         return
+    for axis in new:
+        axes.of(output, axis)
     kept = [axis for axis in range(rank) if axis not in new]
     for axis, place in enumerate(kept):
         axes.equal(axes.of(data, axis), axes.of(output, place))
@@ -136,7 +142,7 @@ def split(node: ir.Node, axes: Axes) -> None:
     target = _input(node, 1)
     if target is not None:
         for index, part in enumerate(parts):
-            axes.holds(target, index, part)
+            axes.holds(1, index, part)
     elif has(node, "split"):
         axes.attribute("split", parts)
     else:
@@ -184,14 +190,14 @@ def _hold_bound(
 ) -> None:
     """A bound inside of the axis moves with what is removed in front of it (or behind, if negative)."""
     size = whole.size or 0
-    if bound >= size or bound <= -size or bound == 0:
+    if bound > size or bound <= -size or bound == 0:
         return  # the border, whatever its size
     part = axes.cut(whole, clamped, size) if bound < 0 else axes.cut(whole, 0, clamped)
     value = _input(node, index)
     if value is None:
         axes.pin(part, "it is cut by an attribute")
     else:
-        axes.holds(value, element, part, sign=-1 if bound < 0 else 1)
+        axes.holds(index, element, part, sign=-1 if bound < 0 else 1)
 
 
 def _bounds(node: ir.Node, axes: Axes, rank: int) -> dict[int, tuple[int, int, int, int]] | None:
@@ -247,7 +253,7 @@ def gather(node: ir.Node, axes: Axes) -> None:
         table = stored and along == 0 and rank == 2
         source = axes.channels(data, axis) if table else axes.of(data, axis)
         axes.equal(source, axes.of(output, place))
-    if axes.constant(indices) is not None and extra < 2:
+    if axes.is_weight(indices) and extra < 2:
         picked = axes.picks(1, axes.of(data, along))
         if extra:
             axes.equal(picked, axes.of(indices, 0))
@@ -262,7 +268,7 @@ def expand(node: ir.Node, axes: Axes) -> None:
     data, target, output = node.inputs[0], node.inputs[1], node.outputs[0]
     assert data is not None and target is not None
     broadcast([data], output, axes)
-    content, dims = axes.constant(target), axes.dims(target)
+    content, dims = axes.elements(1), axes.dims(target)
     rank = len(axes.dims(output))
     count = dims[0] if len(dims) == 1 else None
     for axis in range(rank):
@@ -271,8 +277,8 @@ def expand(node: ir.Node, axes: Axes) -> None:
             axes.pin(layout, "its shape is known at run time only")
             continue
         place = axis - (rank - count)
-        if place >= 0 and (content is None or content.reshape(-1)[place] != 1):
-            axes.holds(target, place, layout)
+        if place >= 0 and (content is None or content[place] != 1):
+            axes.holds(1, place, layout)
 
 
 def tile(node: ir.Node, axes: Axes) -> None:

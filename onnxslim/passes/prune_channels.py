@@ -59,7 +59,9 @@ class PruneChannels(Pass):
             return ir.passes.PassResult(model, modified=False)
         removal = Removal.of(model, self.remove, residual=self.residual)
         shapes = _shapes(removal)
+        copies = removal.copies()
         _rewrite_constants(removal)
+        _correct_copies(copies)
         _rewrite_attributes(removal)
         for value, shape in shapes.items():
             value.shape = shape
@@ -108,6 +110,31 @@ def _rewrite_constants(removal: Removal) -> None:
         contents[value] = sliced
     for value, changed in contents.items():
         edit.replace_constant(value, changed)
+
+
+def _correct_copies(copies: Mapping[tuple[ir.Node, int], Mapping[int, int]]) -> None:
+    """Sizes that other nodes read as they were, or that are computed: a copy with some elements replaced."""
+    for (node, index), elements in copies.items():
+        value, scope = node.inputs[index], node.graph
+        assert value is not None and scope is not None
+        stored = edit.constant_value(value)
+        if stored is not None:
+            changed = stored.copy()
+            changed.reshape(-1)[list(elements)] = list(elements.values())
+            node.replace_input_with(index, edit.add_constant(scope, changed, f"{value.name}_pruned", before=node))
+            continue
+        dims = [] if value.shape is None else [size for size in value.shape if isinstance(size, int)]
+        length = dims[0] if dims else max(elements) + 1
+        keep, add = np.ones(length, np.int64), np.zeros(length, np.int64)
+        keep[list(elements)], add[list(elements)] = 0, list(elements.values())
+        for op_type, operand in (("Mul", keep), ("Add", add)):
+            constant = edit.add_constant(scope, operand, f"{value.name}_pruned", before=node)
+            step = ir.node(op_type, [value, constant])
+            step.outputs[0].name = step.name = edit.unique_name(scope, f"{value.name}_pruned")
+            step.outputs[0].type = ir.TensorType(ir.DataType.INT64)
+            scope.insert_before(node, step)
+            value = step.outputs[0]
+        node.replace_input_with(index, value)
 
 
 def _rewrite_attributes(removal: Removal) -> None:

@@ -11,10 +11,11 @@ import numpy.typing as npt
 from onnxslim._ir import ir
 from onnxslim.analysis.channels import layout as layouts
 from onnxslim.analysis.channels.layout import Cell, Layout, Reason, Unifier
-from onnxslim.analysis.channels.sizes import Demand, Sizes
+from onnxslim.analysis.channels.refine import refined
+from onnxslim.analysis.channels.sizes import Held, Settled, Sizes
 from onnxslim.analysis.facts import Known
 from onnxslim.ops.coupling import Layout as AnyLayout
-from onnxslim.ops.registry import is_dequantize
+from onnxslim.ops.registry import is_dequantize, spec_of
 from onnxslim.ops.spec import Array, Dims
 
 __all__ = ["Attribute", "Coupling", "Frozen", "Pick", "Sum", "Survey"]
@@ -22,11 +23,12 @@ __all__ = ["Attribute", "Coupling", "Frozen", "Pick", "Sum", "Survey"]
 
 @dataclass(frozen=True, slots=True)
 class Sum:
-    """A node adds up over an axis of one of its inputs."""
+    """A node adds up over an axis of one of its inputs, of so many axes."""
 
     node: ir.Node
     index: int
     axis: int
+    rank: int
     layout: Layout
 
 
@@ -65,7 +67,6 @@ class Survey:
     Attributes:
         axes: value -> the layout of each axis that was ever asked for.
         weights: axes along which operators make their output channels, each once.
-        resized: integer tensors, stored or computed, that hold sizes of layouts.
     """
 
     axes: Mapping[ir.Value, Mapping[int, Layout]]
@@ -74,8 +75,7 @@ class Survey:
     attributes: tuple[Attribute, ...]
     frozen: tuple[Frozen, ...]
     picks: tuple[Pick, ...]
-    demands: tuple[Demand, ...]
-    resized: Mapping[ir.Value, Sequence[Layout]]
+    sizes: Settled
 
 
 class Coupling:
@@ -94,26 +94,29 @@ class Coupling:
         self._frozen: list[Frozen] = []
         self._picks: list[Pick] = []
         self._node: ir.Node | None = None
+        self._refined: dict[ir.Value, Dims] = {}
         self._spoken: set[tuple[ir.Value, int]] = set()
-        self._held: set[ir.Value] = set()
+        self._held: dict[ir.Value, set[int]] = {}
+        self._indices: set[ir.Value] = set()
 
     # What operators call
 
     def shape(self, value: ir.Value) -> Dims | None:
-        return self._facts.shape(value)
+        return self._refined.get(value) or self._facts.shape(value)
 
     def dtype(self, value: ir.Value) -> ir.DataType | None:
         return self._facts.dtype(value)
 
     def constant(self, value: ir.Value) -> Array | None:
-        return self._facts.constant(value)
+        content = self._facts.constant(value)
+        return self.sizes.numbers(value) if content is None else content
 
     def dims(self, value: ir.Value | None) -> Dims:
-        shape = None if value is None else self._facts.shape(value)
+        shape = None if value is None else self.shape(value)
         return () if shape is None else shape
 
     def known(self, value: ir.Value | None) -> bool:
-        return value is not None and self._facts.shape(value) is not None
+        return value is not None and self.shape(value) is not None
 
     def of(self, value: ir.Value, axis: int) -> Layout:
         axis %= len(self.dims(value))
@@ -131,7 +134,7 @@ class Coupling:
             if source is None:
                 return False
             value = source
-        return self.constant(value) is not None
+        return self._facts.constant(value) is not None
 
     def equal(self, a: AnyLayout, b: AnyLayout) -> None:
         self._unifier.equal(_ours(a), _ours(b))
@@ -159,18 +162,28 @@ class Coupling:
         value = self._node.inputs[index]
         assert value is not None
         found = self.of(value, axis)
-        self._sums.append(Sum(self._node, index, axis % len(self.dims(value)), found))
+        rank = len(self.dims(value))
+        self._sums.append(Sum(self._node, index, axis % rank, rank, found))
         return found
 
     def averaged(self, layout: AnyLayout) -> None:
         if not self._residual:
             self.pin(layout, "a normalisation takes statistics over it")
 
-    def holds(self, value: ir.Value, element: int, layout: AnyLayout, *, sign: int = 1) -> None:
-        self._held.add(value)
-        self.sizes.holds(
-            value, element, _ours(layout), sign, self._reason("its size is computed from others")
-        )
+    def elements(self, index: int) -> Sequence[int | Layout | None] | None:
+        assert self._node is not None
+        value = self._node.inputs[index]
+        return None if value is None else self.sizes.elements(value)
+
+    def holds(self, index: int, element: int, layout: AnyLayout, *, sign: int = 1) -> None:
+        assert self._node is not None
+        value = self._node.inputs[index]
+        assert value is not None
+        self._held.setdefault(value, set()).add(element)
+        dims = self.dims(value)
+        length = dims[0] if len(dims) == 1 and isinstance(dims[0], int) else None
+        why = self._reason("its size is known at run time only")
+        self.sizes.holds(Held(self._node, index, element, _ours(layout), sign, why), length)
 
     def attribute(self, name: str, content: AnyLayout | Sequence[AnyLayout | int]) -> None:
         assert self._node is not None
@@ -190,12 +203,12 @@ class Coupling:
     def picks(self, index: int, layout: AnyLayout) -> Layout:
         assert self._node is not None
         value, data = self._node.inputs[index], _ours(layout)
-        content = None if value is None else self.constant(value)
+        content = None if value is None else self._facts.constant(value)
         if value is None or content is None or content.dtype.kind not in "iu" or data.size is None:
             why = "it is indexed by what is known at run time only"
             self.pin(data, why)
             return self.fixed(0, why)
-        self._held.add(value)
+        self._indices.add(value)
         places = np.where(content < 0, content + data.size, content).reshape(-1)
         if places.size and not (0 <= places.min() and places.max() < data.size):
             self.pin(data, "an index is out of range")
@@ -229,8 +242,33 @@ class Coupling:
     def enter(self, node: ir.Node) -> None:
         """From now on it is this node that asks."""
         self._node = node
+        self._unifier.node = node.name or node.outputs[0].name or ""
+        self._refine(node)
         self._spoken.clear()
         self._held.clear()
+        self._indices.clear()
+
+    def _refine(self, node: ir.Node) -> None:
+        """Find shapes that were left open, if more is known of the inputs than there was."""
+        dims = [self.shape(value) for value in node.outputs]
+        if all(shape is not None and all(isinstance(d, int) for d in shape) for shape in dims):
+            return
+        spec = spec_of(node)
+        listed = spec is not None and spec.dims_input is not None
+        known = any(
+            value in self._refined or self.sizes.numbers(value) is not None for value in node.inputs if value
+        )
+        if listed or known or None in dims:
+            self._refined.update(refined(node, self, self._small, self.sizes.elements, self._extents))
+
+    def _extents(self, value: ir.Value) -> list[int | Layout]:
+        """The dimensions of a value, by number or by the axis of unknown size."""
+        found = [self.layout(value, axis) for axis in range(len(self.dims(value)))]
+        return [layout if layout.size is None else layout.size for layout in map(layouts.walk, found)]
+
+    def _small(self, value: ir.Value) -> Array | None:
+        content = self.constant(value)
+        return content if content is not None and content.size <= 64 and content.dtype.kind in "iu" else None
 
     def leave(self, moved: Iterable[int]) -> None:
         """Pin what the node did not speak for; ``moved`` are its inputs whose integers moved on."""
@@ -240,8 +278,9 @@ class Coupling:
             if value is None:
                 continue
             self._pin_unspoken(value, f"{node.op_type} reads along it")
-            if value not in self._held and index not in moved:
-                self.sizes.stays(value, self._reason("its size is used in a computation"))
+            if value not in self._indices and index not in moved:
+                why = self._reason("its size is used in a computation")
+                self.sizes.stays(value, why, self._held.get(value, ()))
         for value in node.outputs:
             self._pin_unspoken(value, f"{node.op_type} makes it anew")
 
@@ -256,12 +295,10 @@ class Coupling:
             self._unifier.pin(self.layout(value, axis), Reason(why, value.name or "", interface))
 
     def _reason(self, why: str) -> Reason:
-        node = self._node
-        return Reason(why, "" if node is None else node.name or node.outputs[0].name or "")
+        return Reason(why, self._unifier.node)
 
     def survey(self) -> Survey:
         """What was collected; to be called once, at the end."""
-        demands = self.sizes.settle()
         return Survey(
             self._axes,
             tuple(self._weights),
@@ -269,8 +306,7 @@ class Coupling:
             tuple(self._attributes),
             tuple(self._frozen),
             tuple(self._picks),
-            tuple(demands),
-            self.sizes.resized(demands),
+            self.sizes.settle(),
         )
 
 

@@ -69,9 +69,10 @@ def _walk(graph: Iterable[ir.Node], coupling: Coupling) -> None:
         couple = None
         if spec is not None:
             couple = spec.couple or (pointwise if spec.elementwise else None)
-            moved = coupling.sizes.move(node, spec)
+            moved = coupling.sizes.follow(node, spec)
+        bodies = any(True for _ in subgraphs(node))
         values = [value for value in (*node.inputs, *node.outputs) if value is not None and value.name]
-        if couple is not None and all(map(coupling.known, values)):
+        if couple is not None and (bodies or all(map(coupling.known, values))):
             couple(node, coupling)
         else:
             for body in subgraphs(node):
@@ -81,7 +82,7 @@ def _walk(graph: Iterable[ir.Node], coupling: Coupling) -> None:
             source = node.inputs[0]
             if coupling.known(source) and source is not None:
                 layouts = [coupling.of(source, axis) for axis in range(len(coupling.dims(source)))]
-                coupling.sizes.shape(node.outputs[0], layouts, node, spec)
+                coupling.sizes.shape(node, spec, layouts)
         coupling.leave(moved)
 
 
@@ -108,9 +109,9 @@ def members_of(found: Survey) -> dict[Cell, tuple[str, list[Member]]]:
 def gather(found: Survey) -> Channels:
     """The groups of a survey, and what is pinned."""
     cells = members_of(found)
-    for demand in found.demands:
-        member = Member(demand.value.name or "", demand.element, 0, 1, "shape")
-        for cell in dict.fromkeys(cell for cell, _, _ in occurrences(demand.layout)):
+    for (value, element), held in found.sizes.stored.items():
+        member = Member(value.name or "", element, 0, 1, "shape")
+        for cell in dict.fromkeys(cell for cell, _, _ in occurrences(held.layout)):
             if cell in cells:
                 cells[cell][1].append(member)
     worth = dict.fromkeys(cells, 0)
@@ -178,16 +179,17 @@ def _pins(value: ir.Value, axis: int, layout: Layout, groups: Container[Cell]) -
 
 
 def _reason(layout: Layout) -> Reason | None:
-    """Why nothing of it may be removed: what the interface says first."""
-    reasons: list[Reason] = []
+    """Why nothing of it may be removed: what the interface says first, then what concerns most."""
+    reasons: list[tuple[int, Reason]] = []
     stack = [layout]
     while stack:
         top = walk(stack.pop())
         if isinstance(top, Cell):
             if top.pin is not None:
-                reasons.append(top.pin)
+                reasons.append((top.size or 0, top.pin))
             elif top.size == 1:
-                reasons.append(Reason("there is only one"))
+                reasons.append((1, Reason("there is only one")))
         else:
             stack += reversed(top.parts)
-    return next((reason for reason in reasons if reason.interface), next(iter(reasons), None))
+    reasons.sort(key=lambda item: (not item[1].interface, -item[0]))
+    return reasons[0][1] if reasons else None

@@ -133,9 +133,10 @@ def _flat(layout: Layout, kind: type[Parts]) -> list[Layout]:
 
 
 class Unifier:
-    """Makes layouts agree."""
+    """Makes layouts agree; ``node`` is the name of the one that asks, for the reasons."""
 
     def __init__(self) -> None:
+        self.node = ""
         self._todo: list[tuple[Layout, Layout]] = []
 
     def equal(self, a: Layout, b: Layout) -> None:
@@ -186,8 +187,8 @@ class Unifier:
                 self._match_products(a, b)
 
     def _give_up(self, a: Layout, b: Layout, why: str) -> None:
-        self.pin(a, Reason(why))
-        self.pin(b, Reason(why))
+        self.pin(a, Reason(why, self.node))
+        self.pin(b, Reason(why, self.node))
 
     def _bind(self, cell: Cell, layout: Layout) -> None:
         cell.bound = layout
@@ -244,11 +245,12 @@ class Unifier:
         if part == 0:
             first, second = self._split(outer, whole)
             return times((first, block)), times((second, block))
-        self.pin(outer, Reason("it is cut in the middle of a block"))
+        why = Reason("it is cut in the middle of a block", self.node)
+        self.pin(outer, why)
         first, second = self._split(block, part)
         return (
-            join((_blocks(whole, block), first)),
-            join((second, _blocks(count - whole - 1, block))),
+            join((_blocks(whole, block, why), first)),
+            join((second, _blocks(count - whole - 1, block, why))),
         )
 
     def _match_products(self, a: Layout, b: Layout) -> None:
@@ -257,7 +259,7 @@ class Unifier:
         self._peel(left, right, first=True)
         self._peel(left, right, first=False)
         for rest in (*left, *right):
-            self.pin(rest, Reason("two ways to factor it do not agree"))
+            self.pin(rest, Reason("two ways to factor it do not agree", self.node))
 
     def _peel(self, left: deque[Layout], right: deque[Layout], *, first: bool) -> None:
         while left and right:
@@ -323,8 +325,8 @@ class Unifier:
                 piece, rest = self._split(rest, inner)
                 self._todo.append((piece, common))
             self._todo.append((rest, common))
-            return Cell(outer, Reason("blocks of it are told apart")), common
-        why = Reason("two ways to factor it do not agree")
+            return Cell(outer, Reason("blocks of it are told apart", self.node)), common
+        why = Reason("two ways to factor it do not agree", self.node)
         self.pin(layout, why)
         return Cell(outer, why), Cell(inner, why)
 
@@ -333,10 +335,10 @@ def _common(x: Layout, y: Layout) -> int:
     return 0 if x.size is None or y.size is None else gcd(x.size, y.size)
 
 
-def _blocks(count: int, block: Layout) -> Layout:
+def _blocks(count: int, block: Layout, reason: Reason) -> Layout:
     if count == 0:
         return Cell(0)
-    return times((Cell(count, Reason("it is cut in the middle of a block")), block))
+    return times((Cell(count, reason), block))
 
 
 def _unite(a: Cell, b: Cell) -> None:

@@ -64,9 +64,20 @@ class Removal:
 
     def sizes(self) -> Iterator[tuple[ir.Value, int, int]]:
         """Stored integers that hold sizes: value, element, what it becomes."""
-        for demand in self.found.demands:
-            if (mask := keep(demand.layout, self.kept)) is not None:
-                yield demand.value, demand.element, demand.sign * int(mask.sum())
+        for (value, element), held in self.found.sizes.stored.items():
+            if self._shrinks(held.layout):
+                yield value, element, held.sign * self._size(held.layout)
+
+    def copies(self) -> dict[tuple[ir.Node, int], dict[int, int]]:
+        """Inputs of which a reader wants a corrected copy: node and index -> element -> what it becomes."""
+        found: dict[tuple[ir.Node, int], dict[int, int]] = {}
+        for held in self.found.sizes.copies:
+            value = held.node.inputs[held.index]
+            moves = value is not None and any(map(self._shrinks, self.found.sizes.resized.get(value, ())))
+            if moves or self._shrinks(held.layout):
+                size = held.sign * self._size(held.layout)
+                found.setdefault((held.node, held.index), {})[held.element] = size
+        return found
 
     def picks(self) -> Iterator[tuple[ir.Value, npt.NDArray[np.int64]]]:
         """Stored lists of indices: where every old index lies now, those from the end too."""
@@ -96,7 +107,7 @@ class Removal:
 
     def resized(self) -> Iterator[ir.Value]:
         """Integer tensors, stored or computed, that hold sizes that change."""
-        for value, layouts in self.found.resized.items():
+        for value, layouts in self.found.sizes.resized.items():
             if any(map(self._shrinks, layouts)):
                 yield value
 
