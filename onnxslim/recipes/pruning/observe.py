@@ -83,9 +83,8 @@ def observe(
             left -= size
     found = {p.weight.name or "": Seen.nothing(*p.dims[:2]) for p in chosen}
     waiting: dict[str, list[Array]] = {name: [] for name in found}
-    for rows in row_feed(
-        worker, model, feeds, [p.input for p in chosen], [wanted_input(p, len(feeds), seed) for p in chosen]
-    ):
+    wanted = [wanted_input(product, len(feeds), seed) for product in chosen]
+    for rows in row_feed(worker, model, feeds, wanted):
         for product, x in zip(chosen, rows, strict=True):
             name = product.weight.name or ""
             waiting[name].append(x)

@@ -105,8 +105,7 @@ def sums_of(
     """
     wanted = [wanted_input(product, len(feeds), seed) for product in products]
     adders = {product.name: (_Adder(product), _Adder(product)) for product in products}
-    inputs = [product.input for product in products]
-    for number, rows in enumerate(row_feed(worker, model, feeds, inputs, wanted)):
+    for number, rows in enumerate(row_feed(worker, model, feeds, wanted)):
         part = int(number % _HELD_OUT == _HELD_OUT - 1)
         for product, x in zip(products, rows, strict=True):
             y = targets[product.name][number]
@@ -206,7 +205,7 @@ def _targets(
         del item["window"]
         wanted.append(item | {"output": product.name, "axis": product.linear.channels})
     found: dict[str, list[Array]] = {product.name: [] for product in products}
-    for rows in row_feed(worker, original, feeds, list(found), wanted):
+    for rows in row_feed(worker, original, feeds, wanted):
         for each, into in zip(rows, found.values(), strict=True):
             into.append(each)
     return found
@@ -216,11 +215,10 @@ def row_feed(
     worker: Worker,
     model: ir.Model,
     feeds: Samples,
-    values: Sequence[ir.Value | str],
     wanted: Sequence[Mapping[str, Any]],
 ) -> Iterator[list[Array]]:
-    """For each feed the rows of some values, see :func:`onnxslim.calibration.rows.collect`; no more is computed."""
-    part, _ = extract(model, [value if isinstance(value, str) else value.name or "" for value in values])
+    """For each feed what :func:`onnxslim.calibration.rows.collect` finds; no more of the model is run."""
+    part, _ = extract(model, [item["output"] for item in wanted])
     for value in part.graph.outputs:
         if value.producer() is not None:
             value.shape = None  # an annotation that does not hold must not become a promise
