@@ -78,14 +78,8 @@ def products_of(model: ir.Model) -> list[Product]:
     levels: dict[ir.Value, int] = {}
     found = []
     for node in model.graph:
-        read = [value for value in node.inputs if value is not None]
-        read += [
-            value
-            for graph in subgraphs(node)
-            for inner in graph.all_nodes()
-            for value in inner.inputs
-            if value
-        ]
+        inside = (inner for graph in subgraphs(node) for inner in graph.all_nodes())
+        read = [value for each in (node, *inside) for value in each.inputs if value is not None]
         level = max((levels.get(value, 0) for value in read), default=0)
         product = _product(node, level)
         if product is not None:
@@ -112,9 +106,8 @@ def _product(node: ir.Node, level: int) -> Product | None:
         return None
     if linear.bias is not None:
         bias = node.inputs[linear.bias] if len(node.inputs) > linear.bias else None
-        if bias is not None and (
-            constant_value(bias) is None or bias.shape is None or bias.shape.rank() != 1
-        ):
+        stored = constant_value(bias)
+        if bias is not None and (stored is None or stored.ndim != 1):
             return None
         return Product(node, linear, weight, bias, node.outputs[0], level)
     added = bias_after(node)

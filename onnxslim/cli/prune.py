@@ -64,7 +64,7 @@ def _ratios(ctx: click.Context, parameter: click.Parameter, values: tuple[str, .
     multiple=True,
     callback=_ratios,
     metavar="GLOB=R",
-    help="The share that goes of certain groups; may be repeated.",
+    help="The share that goes of groups with weights of these names, whatever the target; may be repeated.",
 )
 @click.option("--sparsity", metavar="S", help="With --granularity weight: share of zeros (0.5), or 2:4.")
 @click.option("--target-macs", metavar="M", help="Multiply-accumulates to reach: 0.7x, or 250M.")

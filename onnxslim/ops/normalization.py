@@ -8,7 +8,7 @@ from onnxslim.ops.coupling import Axes, same_axes
 from onnxslim.ops.sizes import total_bytes
 from onnxslim.ops.spec import OpSpec, QuantRole
 
-__all__ = ["SPECS", "over_last_axes"]
+__all__ = ["SPECS", "is_scale", "over_last_axes"]
 
 
 def _batch(node: ir.Node, axes: Axes) -> None:
@@ -103,3 +103,13 @@ SPECS = tuple(
         "RMSNormalization": _layer,
     }.items()
 )
+
+
+def is_scale(node: ir.Node, index: int) -> bool:
+    """Whether an input of a node scales the channels of what it normalizes.
+
+    Example:
+        >>> is_scale(ir.node("BatchNormalization", [ir.Value(name=name) for name in "xsbmv"]), 1)
+        True
+    """
+    return index == 1 and node.domain in ("", "ai.onnx") and any(node.op_type == spec.op_type for spec in SPECS)

@@ -51,9 +51,7 @@ class ZeroWeights(Pass):
     by: Literal["magnitude", "random"] = field(default="magnitude", metadata={"help": "what matters least"})
     norms: Mapping[str, Array] = field(
         default_factory=dict,
-        metadata={
-            "help": "weight -> norm of the input that each of its rows meets, which magnitudes are times"
-        },
+        metadata={"help": "weight -> norms of the inputs of its rows, by which magnitudes are weighted"},
     )
     exclude: str = field(default="", metadata={"help": "leave these weights alone: comma-separated globs"})
     seed: int = field(default=0, metadata={"help": "of the random choice"})
@@ -99,9 +97,8 @@ class ZeroWeights(Pass):
             gone[:, : whole * of] = (ranks < of - kept).reshape(groups, whole * of, outputs)
         else:
             order = np.argsort(worth, axis=None, kind="stable")[: round(parsed * worth.size)]
-            gone = np.zeros(worth.size, np.bool_)
-            gone[order] = True
-            gone = gone.reshape(worth.shape)
+            gone = np.zeros(worth.shape, np.bool_)
+            gone.reshape(-1)[order] = True
         mask = product.linear.weight_of(gone, weight.shape)
         if not weight[mask].any():
             return False

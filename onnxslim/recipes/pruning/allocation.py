@@ -1,4 +1,4 @@
-"""How many channels go from which group: the same share from each, or where it costs least for what it saves."""
+"""How many channels go from which group: a like share of each, or where it costs least for the saving."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from onnxslim.analysis.channels import Group
 from onnxslim.recipes.pruning.widths import Widths
 
-__all__ = ["Curve", "counts", "evenly", "greedily", "options_of"]
+__all__ = ["Curve", "evenly", "greedily", "options_of", "removal"]
 
 Array = npt.NDArray[Any]
 
@@ -49,18 +49,8 @@ def options_of(size: int, multiple: int, most: float = 1.0) -> tuple[int, ...]:
     return (0, *(size - kept for kept in reversed(left) if size - kept <= most * size))
 
 
-def counts(curves: Sequence[Curve], widths: Widths) -> dict[str, int]:
-    """How many atoms of each group are removed."""
-    return {curve.group.key: len(widths.removed.get(curve.group.key, ())) for curve in curves}
-
-
 def evenly(curves: Sequence[Curve], widths: Widths, ratio: float) -> None:
-    """Remove the same share of each group, rounded to what may be removed.
-
-    Example:
-        >>> min((0, 8, 16), key=lambda option: abs(option - 0.3 * 24))
-        8
-    """
+    """Remove the same share of each group, rounded to what may be removed."""
     for curve in curves:
         wanted = ratio * curve.group.size
         chosen = min(curve.removed, key=lambda option: (abs(option - wanted), option))

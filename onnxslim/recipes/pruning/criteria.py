@@ -176,7 +176,7 @@ def _apoz(evidence: Evidence, random: np.random.Generator) -> Array:
 
 
 def _wanda(evidence: Evidence, random: np.random.Generator) -> Array:
-    """Sun et al., "A Simple and Effective Pruning Approach for Large Language Models", 2023: |W| times |X|."""
+    """Sun et al., "A Simple and Effective Pruning Approach for Large Language Models", 2023."""
 
     def product(each: Consumer) -> Array:
         assert each.seen is not None
@@ -205,7 +205,7 @@ def _obs(evidence: Evidence, random: np.random.Generator) -> Array:
     states = [elimination_of(each) for each in _observed(evidence)]
     if not states:
         return _group_norm(evidence, random)
-    return np.sum([state.costs() for state in states], axis=0)
+    return np.asarray(np.sum([state.costs() for state in states], axis=0))
 
 
 def _reconstruction(evidence: Evidence, random: np.random.Generator) -> Array:

@@ -14,6 +14,7 @@ from onnxslim.analysis.channels import Group, Member
 from onnxslim.analysis.extract import named_values
 from onnxslim.analysis.linears import Product, products_of
 from onnxslim.model import edit
+from onnxslim.ops.normalization import is_scale
 from onnxslim.recipes.pruning.observe import Seen
 
 __all__ = ["Consumer", "Evidence", "Weights"]
@@ -109,11 +110,7 @@ class Weights:
         return found
 
     def _is_scale(self, name: str) -> bool:
-        value = self._values[name]
-        return any(
-            index == 1 and len(node.inputs) >= 3 and node.inputs[0] is not None and not _multiplies(node)
-            for node, index in value.uses()
-        )
+        return any(is_scale(node, index) for node, index in self._values[name].uses())
 
     def _consumers(self, group: Group) -> Iterable[Consumer]:
         by_weight: dict[str, list[Member]] = {}
@@ -136,10 +133,3 @@ class Weights:
             rows = order.reshape(group.size, -1)
             weight = product.linear.matrix(array).astype(np.float64)
             yield Consumer(product, weight, rows, self.seen.get(name))
-
-
-def _multiplies(node: ir.Node) -> bool:
-    from onnxslim.ops.registry import spec_of
-
-    spec = spec_of(node)
-    return spec is not None and (spec.linear is not None or spec.macs is not None)

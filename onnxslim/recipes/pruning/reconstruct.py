@@ -172,7 +172,7 @@ def _refit(model: ir.Model, product: Product, sums: Sums, held_out: Sums) -> Ref
 
 
 def _spread(sums: Sums, has_bias: bool) -> float:
-    """The energy of the targets about their mean, where that is known, so that an offset counts for nothing."""
+    """The energy of the targets, about their mean where that is known: an offset counts for nothing."""
     energy = float(sums.energy.sum())
     if has_bias and sums.count:
         energy -= float((sums.products[:, -1] ** 2).sum()) / sums.count

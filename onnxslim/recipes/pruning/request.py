@@ -27,6 +27,7 @@ __all__ = ["Granularity", "PruneRequest", "request_of"]
 Granularity = Literal["channel", "head", "weight"]
 
 _HOW = "give one of --ratio, --target-macs, --target-params, --target-bytes, --target-latency and --mask"
+_ZEROS = "write --sparsity 0.5 or 2:4"
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def request_of(
                 "single weights are zeroed by --sparsity alone", hint="write --sparsity 0.5 or 2:4"
             )
         if sparsity is None:
-            raise OptionError("--granularity weight needs --sparsity", hint="write --sparsity 0.5 or 2:4")
+            raise OptionError("--granularity weight needs --sparsity", hint=_ZEROS)
     elif sparsity is not None:
         raise OptionError("--sparsity is for single weights", hint="add --granularity weight, or use --ratio")
     elif len(asked) + (mask is not None) + (not asked and mask is None and bool(ratios)) != 1:

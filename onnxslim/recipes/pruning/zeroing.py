@@ -33,7 +33,7 @@ def zeroed(
 
     Args:
         pattern: a share, or N:M.
-        criterion: ``random``, ``wanda``, or by magnitude ``l1``, ``l2``, ``sparsity``, which are the same here.
+        criterion: ``random``, ``wanda``, or ``l1``, ``l2``, ``sparsity``, which all are the magnitude here.
         feeds: what norms are observed on.
 
     Raises:
