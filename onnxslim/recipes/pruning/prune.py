@@ -36,6 +36,7 @@ from onnxslim.recipes.pruning.plan import Plan, Removal, make_plan
 from onnxslim.recipes.pruning.request import PruneRequest
 from onnxslim.recipes.pruning.samples import Samples, held
 from onnxslim.recipes.pruning.targets import meet
+from onnxslim.recipes.pruning.timing import timed
 from onnxslim.recipes.pruning.widths import macs_for
 from onnxslim.recipes.pruning.zeroing import zeroed
 from onnxslim.report.report import Report
@@ -198,6 +199,13 @@ class _Work:
             seed=request.seed,
             progress=self.progress,
         )
+        if request.goal is not None and request.goal.kind == "latency":
+            self.progress("profiling nodes")
+
+            def make(removal: Removal) -> ir.Model:
+                return self._apply(channels, removal, final=False).model
+
+            plan.widths = timed(plan, list(self.parts.held_out.spread(_LATENCY_FEEDS)), make, request.threads)
         plan.overrides = {
             curve.group.key: ratio
             for curve in plan.curves

@@ -115,6 +115,14 @@ class Widths:
             return float(sum(group.channels * group.size for group in self.channels.groups))
         return self._fixed[kind] + sum(amount for amount, _, _ in self._parts[kind])
 
+    def shares(self) -> dict[str, float]:
+        """What is left of the work of each node, by the name of its first output."""
+        return {
+            node.outputs[0].name or "": math.prod(self._share.get(axis, 1.0) for axis in self._scaling(node))
+            for node in self.model.graph
+            if node.outputs
+        }
+
     def _left(self, axis: _Axis) -> float:
         size = self._sizes[axis]
         if not size:
