@@ -60,11 +60,13 @@ class Elimination:
             energy -= float((sums**2 / np.maximum(self.moments[:, -1, -1:], 1)).sum())
         self.energy = max(float(energy), float(np.finfo(np.float64).tiny))
 
-    def costs(self) -> Array:
-        """What taking each atom away would add to the error, as a share of the energy; ``[atoms]``."""
+    def costs(self, atoms: npt.NDArray[np.int64] | None = None) -> Array:
+        """What taking away each atom alone, of all or of some, would add to the error, as a share of the
+        energy; ``[atoms]``."""
         length = self.weight.shape[1]
-        found = np.zeros(len(self.rows))
-        for part in self._parts():
+        rows = self.rows if atoms is None else self.rows[atoms]
+        found = np.zeros(len(rows))
+        for part in self._parts(rows):
             group, at = part[:, :1] // length, part % length
             block = self.inverse[group[:, :, None], at[:, :, None], at[:, None, :]]
             weight = self.weight[group, at]
@@ -88,13 +90,11 @@ class Elimination:
             inverse[at], inverse[:, at] = 0, 0
         return cost / self.energy
 
-    def _parts(self) -> list[npt.NDArray[np.int64]]:
+    def _parts(self, rows: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
         """The rows of each atom, cut where they change the group."""
-        groups = self.rows // self.weight.shape[1]
-        if self.rows.shape[1] == 1 or (groups == groups[:, :1]).all():
-            return [self.rows]
+        groups = rows // self.weight.shape[1]
         changes = np.flatnonzero((groups[:, 1:] != groups[:, :-1]).any(axis=0)) + 1
-        return np.split(self.rows, changes, axis=1)
+        return np.split(rows, changes, axis=1)
 
 
 def _solve(block: Array, right: Array) -> Array:

@@ -85,7 +85,28 @@ def greedily(curves: Sequence[Curve], widths: Widths, kind: str, target: float) 
         _, curve, index, total = best
         at[curve.group.key] = index
         widths.remove(curve.group.key, curve.order[: curve.removed[index]])
+    _give_back(curves, widths, kind, target, at)
     return True
+
+
+def _give_back(curves: Sequence[Curve], widths: Widths, kind: str, target: float, at: dict[str, int]) -> None:
+    """The last steps may have saved more than was asked for: undo what gains most while the target holds."""
+    while True:
+        best: tuple[float, Curve, int] | None = None
+        for curve in curves:
+            key, now = curve.group.key, at[curve.group.key]
+            for index in range(now):
+                gain = curve.loss[now] - curve.loss[index]
+                if gain > 0 and (best is None or gain > best[0]):
+                    widths.remove(key, curve.order[: curve.removed[index]])
+                    if widths.total(kind) <= target:
+                        best = (gain, curve, index)
+            widths.remove(key, curve.order[: curve.removed[now]])
+        if best is None:
+            return
+        _, curve, index = best
+        at[curve.group.key] = index
+        widths.remove(curve.group.key, curve.order[: curve.removed[index]])
 
 
 def removal(curves: Sequence[Curve], widths: Widths) -> Mapping[str, tuple[int, ...]]:

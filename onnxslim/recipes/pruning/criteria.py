@@ -26,7 +26,7 @@ __all__ = ["CRITERIA", "Criterion", "all_criteria", "criterion", "elimination_of
 Array = npt.NDArray[Any]
 
 _GROUP = "onnxslim.criteria"
-_STEPS = 64  # in which a group is taken apart
+_STEPS = 32  # in which a group is taken apart
 _LONG = 2000  # rows of a product, from which on there are fewer steps
 
 
@@ -219,10 +219,10 @@ def _reconstruction(evidence: Evidence, random: np.random.Generator) -> Array:
 def stepwise(states: list[Elimination], size: int) -> Array:
     """Take a group apart, the cheapest atoms first; returns the error that was reached when each went."""
     longest = max(state.weight.shape[1] for state in states)
-    step = max(1, size // (_STEPS if longest < _LONG else _STEPS // 4))
+    step = max(1, size // (_STEPS if longest < _LONG else _STEPS // 2))
     score, left, error = np.zeros(size), np.arange(size), 0.0
     while len(left):
-        costs = np.sum([state.costs() for state in states], axis=0)[left]
+        costs = np.sum([state.costs(left) for state in states], axis=0)
         gone = left[np.argsort(costs, kind="stable")[:step]]
         error += max(float(sum(state.remove(gone) for state in states)), 0.0)
         score[gone] = error + np.arange(1, len(gone) + 1) * 1e-12

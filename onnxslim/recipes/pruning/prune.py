@@ -191,7 +191,7 @@ class _Work:
             self.base.model,
             channels,
             groups,
-            criterion(request.criterion or ("obs" if informed else "l2")),
+            criterion(request.criterion or ("reconstruction" if informed else "l2")),
             feeds=held(self.parts.fit),
             held_out=list(self.parts.held_out.spread(_HELD_OUT)),
             allocation=request.allocation or ("sensitivity" if informed else "uniform"),

@@ -37,6 +37,7 @@ _ROWS_PER_COLUMN = 32
 _HELD_OUT = 4  # every so manieth sample chooses the damping
 _TARGET_BYTES = 512 << 20  # of the original's outputs that are held at a time
 _SUMS_BYTES = 1 << 30  # of the sums of one product; it is left alone where they would take more
+_EXACT = 1e-10  # of the energy: an error as small is float rounding
 _BLOCK = 2048  # rows that are added up at once
 
 
@@ -158,8 +159,10 @@ def _refit(model: ir.Model, product: Product, sums: Sums, held_out: Sums) -> Ref
         if product.bias is not None and product.bias.const_value is not None:
             bias = np.broadcast_to(product.bias.const_value.numpy(), bias.shape)
         weight = np.concatenate([weight, bias.reshape(groups, 1, outputs)], axis=1)
-    found: Fit = fit(sums, held_out, weight, bias=has_bias)
     energy = _spread(held_out, has_bias)
+    if held_out.error(weight) < _EXACT * energy:  # nothing before it has changed
+        return Refitted(product.name, 0.0, 0.0, None)
+    found: Fit = fit(sums, held_out, weight, bias=has_bias)
     before, after = found.before / energy, found.after / energy
     if found.damping is None:
         return Refitted(product.name, before, after, None, "nothing is better on held-out samples")
