@@ -64,7 +64,7 @@ def _ratios(ctx: click.Context, parameter: click.Parameter, values: tuple[str, .
     multiple=True,
     callback=_ratios,
     metavar="GLOB=R",
-    help="The share that goes of groups with weights of these names, whatever the target; may be repeated.",
+    help="The share that goes of the output channels of weights of this name; may be repeated.",
 )
 @click.option("--sparsity", metavar="S", help="With --granularity weight: share of zeros (0.5), or 2:4.")
 @click.option("--target-macs", metavar="M", help="Multiply-accumulates to reach: 0.7x, or 250M.")
@@ -80,7 +80,9 @@ def _ratios(ctx: click.Context, parameter: click.Parameter, values: tuple[str, .
     metavar="N",
     help="Keep multiples of N channels, at least one.",
 )
-@click.option("--protect", multiple=True, metavar="GLOB", help="Leave groups alone by the name of a weight.")
+@click.option(
+    "--protect", multiple=True, metavar="GLOB", help="Keep the output channels of weights of this name."
+)
 @click.option("--residual", is_flag=True, help="Also channels that a normalisation averages over.")
 @click.option("--mask", metavar="FILE", help="Remove what this mask says, instead of choosing.")
 @click.option("--save-mask", metavar="FILE", help="Also write what was removed as a mask.")

@@ -57,11 +57,11 @@ def prune(
         criterion: how channels are ranked, see :mod:`onnxslim.recipes.pruning.criteria`.
         allocation: ``uniform``, ``global`` or ``sensitivity``, see :mod:`onnxslim.recipes.pruning.plan`.
         ratio: share of the channels to remove.  One of ``ratio``, a target and ``mask`` says how much goes.
-        ratios: glob of weight names -> the share that goes of these groups, whatever the target.
+        ratios: glob of weight names -> the share that goes of their output channels, whatever the target.
         sparsity: of ``weight``: share of zeros, or ``"2:4"``.
         target_macs, target_params, target_bytes, target_latency: ``"0.7x"`` of the original, or absolute.
         multiple: numbers of channels that stay are multiples of it.
-        protect: globs of weight names whose groups stay.
+        protect: globs of the names of weights whose output channels stay.
         residual: also channels that a normalisation averages over; that is less exact.
         mask: removes what it says.
         reconstruct: refit the products behind what was removed.

@@ -90,7 +90,7 @@ def prune_model(
         metric = resolve(
             request.metric or "agreement", original=original, feeds=parts.test, output=request.output
         )
-        work = _Work(worker, base, parts, request, file, folder, progress)
+        work = _Work(worker, base, parts, request, original, file, folder, progress)
         found = work.zero() if request.granularity == "weight" else work.prune()
         result = save(found.model, folder / "result.onnx")
         progress("scoring the result")
@@ -131,6 +131,7 @@ class _Work:
     base: Outcome
     parts: Parts
     request: PruneRequest
+    original: ir.Model
     file: FileInfo
     folder: Path
     progress: Progress
@@ -247,7 +248,9 @@ class _Work:
 
 
 def _named(group: Group, selection: Selection) -> bool:
-    return selection.has_name(group.key) or any(selection.has_name(m.value) for m in group.members)
+    """Whether the user means a group: by its key, or by the name of a tensor that makes its channels."""
+    made = (member.value for member in group.with_role("producer"))
+    return any(map(selection.has_name, (group.key, *made)))
 
 
 def _sized(model: ir.Model, feed: Mapping[str, Any]) -> dict[str, Any]:

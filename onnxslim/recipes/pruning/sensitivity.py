@@ -47,6 +47,7 @@ class Prober:
     ) -> None:
         self._weights, self._feeds = weights, feeds
         model = weights.model.clone()
+        edit.know_names(model)  # a copy shares what its original knows of them
         names: dict[str, None] = {}
         self._bias: dict[str, str] = {}
         for each in evidence:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from onnxslim._ir import ir
@@ -17,7 +18,8 @@ from onnxslim.recipes.pruning.widths import macs_for
 
 __all__ = ["Goal", "meet"]
 
-_ATTEMPTS = 6
+_ATTEMPTS = 10
+_MEASUREMENTS = 6
 _NEAR = 0.03  # of a wanted time; what is nearer is good enough
 
 
@@ -30,7 +32,8 @@ class Goal:
 
 
 class _Run(Protocol):
-    folder: Any
+    folder: Path
+    original: ir.Model
     file: FileInfo
     notes: list[str]
 
@@ -54,21 +57,21 @@ def meet(plan: Plan, goal: Goal, apply: Apply, run: _Run) -> Pruned:
         return apply(plan.share(goal.target.value), True)
     if goal.kind == "latency":
         return _meet_time(plan, goal.target, apply, run)
-    return _meet_size(plan, goal.kind, goal.target, apply)
+    return _meet_size(plan, goal.kind, goal.target, apply, run)
 
 
-def _meet_size(plan: Plan, kind: str, target: Target, apply: Apply) -> Pruned:
+def _meet_size(plan: Plan, kind: str, target: Target, apply: Apply, run: _Run) -> Pruned:
     """The estimate is corrected by what the pruned model has, since rounding and shapes are its own."""
     counted = "params" if kind == "bytes" else kind
-    full = _amount(plan.widths.model, kind, plan)
-    wanted = target.value * full if target.kind == "ratio" else target.value
-    aim = plan.widths.total_at_full(counted) * wanted / full
+    wanted = target.value * (_amount(run.original, kind, plan) if target.kind == "ratio" else 1)
+    each = 4 if kind == "bytes" else 1  # bytes of a parameter
+    aim = plan.widths.total_at_full(counted) - (_amount(plan.widths.model, kind, plan) - wanted) / each
     for _ in range(_ATTEMPTS):
         removal = plan.meet(counted, aim)
         found = _amount(apply(removal, False).model, kind, plan)
         if found <= wanted:
             return apply(removal, True)
-        aim *= min(wanted / found, 0.995)
+        aim = min(aim - (found - wanted) / each, 0.998 * aim)
     raise BudgetError(
         f"with all that may go the model has {found:.4g} {kind}, not {wanted:.4g}",
         hint="protect less, use a smaller --round, or relax the target",
@@ -91,7 +94,7 @@ def _meet_time(plan: Plan, target: Target, apply: Apply, run: _Run) -> Pruned:
     low, high = 0.0, 1.0  # shares of the estimated time
     share = target.value if target.kind == "ratio" else 0.5
     best: tuple[float, Removal] | None = None
-    for attempt in range(_ATTEMPTS):
+    for attempt in range(_MEASUREMENTS):
         removal = plan.meet("latency", share * total)
         file = save(apply(removal, False).model, run.folder / f"attempt{attempt}.onnx")
         measured = run.latency(file)
