@@ -15,7 +15,7 @@ from onnxslim.ops.macs import dims_of, output_dims, product
 from onnxslim.ops.matmul import couple_product, matmul_macs
 from onnxslim.ops.normalization import over_last_axes
 from onnxslim.ops.quantization import couple_scales
-from onnxslim.ops.spec import OpSpec, QuantRole, ShapeOf, like_first
+from onnxslim.ops.spec import Dims, OpSpec, QuantRole, ShapeOf, like_first
 
 __all__ = ["SPECS"]
 
@@ -62,6 +62,15 @@ def _fused_product(node: ir.Node, axes: Axes) -> None:
         )
 
 
+def _fused_product_dims(node: ir.Node, shape_of: ShapeOf) -> Dims | None:
+    """Of two matrices, or of a stack of them with one matrix."""
+    a, b = dims_of(node, 0, shape_of), dims_of(node, 1, shape_of)
+    if a is None or b is None or len(a) < 2 or len(b) != 2 or has(node, "transBatchA", "transBatchB"):
+        return None
+    rows, columns = -1 if int_of(node, "transA", 0) else -2, -2 if int_of(node, "transB", 0) else -1
+    return [*a[:-2], a[rows], b[columns]]
+
+
 def _skip_norm(node: ir.Node, axes: Axes) -> None:
     """A sum, then statistics over its last axis; the sum itself may be an output."""
     over_last_axes(node, axes)
@@ -76,7 +85,7 @@ SPECS = (
     _op("NhwcFusedConv", macs=_conv),
     _op("FusedGemm", macs=_gemm),
     _op("GemmFastGelu", macs=matmul_macs),
-    _op("FusedMatMul", couple=_fused_product),
+    _op("FusedMatMul", couple=_fused_product, dims=_fused_product_dims),
     _op("FusedMatMulActivation"),
     _op("TransposeMatMul"),
     _op("MatMulNBits", macs=_blocked, quant=QuantRole(integer=True, packed=_packed_bits)),
