@@ -44,6 +44,10 @@ def _tie(a: ir.Value, b: ir.Value, axes: Axes, *, skip: int | None = None, axis:
         axis: which axis that is.
     """
     pair = (a, b)
+    if skip is None:
+        for value, other in (pair, pair[::-1]):
+            if axes.known(value) and not axes.known(other):
+                axes.define(other, axes.dims(value))
     if not all(map(axes.known, pair)):
         for value in pair:
             if axes.known(value):

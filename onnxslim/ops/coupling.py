@@ -34,6 +34,9 @@ class Axes(Facts, Protocol):
     def dims(self, value: ir.Value | None) -> Dims:
         """Dimensions of a value; none for an absent one."""
 
+    def define(self, value: ir.Value, dims: Dims) -> None:
+        """Dimensions of a value of which nothing was known."""
+
     def of(self, value: ir.Value, axis: int) -> Layout:
         """The layout of an axis (negative ones count from the end); it is spoken for then."""
 

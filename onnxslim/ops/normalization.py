@@ -6,7 +6,7 @@ from onnxslim._ir import ir
 from onnxslim.ops.attributes import int_of, ints_of
 from onnxslim.ops.coupling import Axes, same_axes
 from onnxslim.ops.sizes import total_bytes
-from onnxslim.ops.spec import OpSpec, QuantRole
+from onnxslim.ops.spec import OpSpec, QuantRole, like_first
 
 __all__ = ["SPECS", "is_scale", "over_last_axes"]
 
@@ -63,16 +63,11 @@ def over_last_axes(node: ir.Node, axes: Axes, first: int = -1) -> None:
     rank = len(axes.dims(data))
     for axis in range(first % rank, rank):
         axes.averaged(axes.of(data, axis))
-    same_axes(node, axes)
-    for output in node.outputs[1:]:
-        for axis in range(len(axes.dims(output))):
-            if axis < first % rank:
-                axes.equal(axes.of(data, axis), axes.of(output, axis))
-    for value in node.inputs[1:]:
+    for value in (*node.inputs[1:], *node.outputs):
         dims = axes.dims(value)
         for back in range(1, len(dims) + 1):
-            if value is not None and dims[-back] != 1:
-                axes.equal(axes.of(data, -back), axes.of(value, -back))
+            if value is not None and (own := axes.of(value, -back)) and dims[-back] != 1:
+                axes.equal(axes.of(data, -back), own)
 
 
 def _length(node: ir.Node, axes: Axes) -> None:
@@ -91,7 +86,7 @@ def _local(node: ir.Node, axes: Axes) -> None:
 
 
 SPECS = tuple(
-    OpSpec(op_type=name, output_bytes=total_bytes, quant=QuantRole(), couple=couple)
+    OpSpec(op_type=name, output_bytes=total_bytes, quant=QuantRole(), dims=like_first, couple=couple)
     for name, couple in {
         "BatchNormalization": _batch,
         "GroupNormalization": _group,

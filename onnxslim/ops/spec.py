@@ -28,6 +28,7 @@ __all__ = [
     "ShapeOf",
     "every_input",
     "first_input",
+    "like_first",
 ]
 
 Array = npt.NDArray[Any]
@@ -55,6 +56,12 @@ class Facts(Protocol):
 def first_input(node: ir.Node) -> Iterable[int]:
     """For :attr:`OpSpec.moves`: the elements of input 0 are moved, the others say where to."""
     return (0,)
+
+
+def like_first(node: ir.Node, shape_of: ShapeOf) -> Dims | None:
+    """For :attr:`OpSpec.dims`: output 0 is as large as input 0, along every axis."""
+    data = node.inputs[0] if node.inputs else None
+    return None if data is None else shape_of(data)
 
 
 def every_input(node: ir.Node) -> Iterable[int]:
@@ -117,6 +124,7 @@ class OpSpec:
         quant: part in integer arithmetic, None where there is none.
         linear: ``(node, shape of its weight) -> Linear``, for what multiplies rows with a stored weight; None
             where this node does something else as well.
+        dims: ``(node, shape_of) -> dimensions`` of output 0, for what onnx itself does not infer.
         couple: ``(node, axes)``, says how axes hang together (:mod:`onnxslim.ops.coupling`); None where
             nobody knows, unless the operator is elementwise.
         doc: page of the specification.
@@ -138,6 +146,7 @@ class OpSpec:
     macs: Callable[[ir.Node, ShapeOf], int | None] | None = None
     quant: QuantRole | None = None
     linear: Callable[[ir.Node, Sequence[int]], Linear | None] | None = None
+    dims: Callable[[ir.Node, ShapeOf], Dims | None] | None = None
     couple: Callable[[ir.Node, Axes], None] | None = None
 
     @property

@@ -102,7 +102,14 @@ class Coupling:
     # What operators call
 
     def shape(self, value: ir.Value) -> Dims | None:
-        return self._refined.get(value) or self._facts.shape(value)
+        known = self._refined.get(value) or self._facts.shape(value)
+        if known is None and value.is_graph_input() and value.shape is not None:  # of a body: it is declared
+            return tuple(size if isinstance(size, int) else size.value for size in value.shape)
+        return known
+
+    def define(self, value: ir.Value, dims: Dims) -> None:
+        if self.shape(value) is None:
+            self._refined[value] = dims
 
     def dtype(self, value: ir.Value) -> ir.DataType | None:
         return self._facts.dtype(value)

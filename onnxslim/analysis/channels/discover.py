@@ -90,14 +90,17 @@ def members_of(found: Survey) -> dict[Cell, tuple[str, list[Member]]]:
     """The cells that are groups, those that some stored tensor makes: key and members."""
     cells: dict[Cell, list[Member]] = {}
     summed = {(sum_.node.inputs[sum_.index], sum_.axis) for sum_ in found.sums}
+    made = set(found.weights)
     stored = {value for value in found.axes if constant_value(value) is not None}
     for value, axes in sorted(found.axes.items(), key=lambda item: item[0] not in stored):
         for axis, layout in sorted(axes.items()):
-            role: Role = "activation"
-            if value in stored:
-                role = "consumer" if (value, axis) in summed else "producer"
+            roles: list[Role] = ["activation"]
+            if value in stored:  # a tied weight may be read both ways
+                roles = ["producer"] if (value, axis) in made or (value, axis) not in summed else []
+                roles += ["consumer"] if (value, axis) in summed else []
             for cell, start, inner in occurrences(layout):
-                cells.setdefault(cell, []).append(Member(value.name or "", axis, start, inner, role))
+                places = [Member(value.name or "", axis, start, inner, role) for role in roles]
+                cells.setdefault(cell, []).extend(places)
     groups: dict[Cell, tuple[str, list[Member]]] = {}
     for cell, members in cells.items():
         first = next((member for member in members if member.role == "producer"), None)

@@ -68,6 +68,9 @@ def _listed(
     value = node.inputs[index] if index is not None and index < len(node.inputs) else None
     elements = None if value is None else elements_of(value)
     data = node.inputs[0] if index else None
+    if spec is not None and spec.dims is not None:
+        dims = spec.dims(node, facts.shape)
+        return {} if dims is None else {node.outputs[0]: dims}
     if spec is None or elements is None or (data is not None and facts.shape(data) is None):
         return {}
     extents = [] if data is None else list(extents_of(data))
@@ -104,8 +107,11 @@ def _inferred(node: ir.Node, facts: Facts, content_of: Content) -> dict[ir.Value
     for value in node.inputs:
         if value is None:
             continue
-        dims, dtype = facts.shape(value), facts.dtype(value)
-        if dtype is None or value.name is None:
+        dims, dtype = (
+            facts.shape(value),
+            facts.dtype(value) or ir.DataType.FLOAT,
+        )  # only few types matter here
+        if value.name is None:
             return {}
         shape = None if dims is None else list(dims)
         types[value.name] = onnx.helper.make_tensor_type_proto(int(dtype), shape)
