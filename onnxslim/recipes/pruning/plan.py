@@ -18,7 +18,7 @@ from onnxslim.recipes.pruning.sensitivity import Prober
 from onnxslim.recipes.pruning.widths import Widths
 from onnxslim.runtime.client import Worker
 
-__all__ = ["Allocation", "Plan", "Removal", "make_plan"]
+__all__ = ["Allocation", "Plan", "Removal", "is_block", "make_plan"]
 
 Feed = Mapping[str, Any]
 Removal = Mapping[str, tuple[int, ...]]
@@ -93,7 +93,7 @@ def make_plan(
         channels: of the model.
         feeds: what the products are observed on, where the criterion or the allocation needs it.
         held_out: other feeds, on which noise is measured.
-        multiple: numbers of atoms that stay are multiples of it.
+        multiple: numbers of atoms that stay are multiples of it, where an atom is a single channel.
         seed: of the random criterion and of the sampled positions.
     """
     weights = Weights(model)
@@ -109,14 +109,15 @@ def make_plan(
     for each in evidence:
         progress(f"ranking {each.group.key}")
         ranked.append((each, np.asarray(criterion.score(each, random), np.float64)))
-    usable = [(e, s) for e, s in ranked if len(options_of(e.size, multiple)) > 1]
+    options = {e.group.key: options_of(e.size, 1 if is_block(e.group) else multiple) for e in evidence}
+    usable = [(e, s) for e, s in ranked if len(options[e.group.key]) > 1]
     prober = None
     if allocation == "sensitivity" and usable and held_out:
         prober = Prober(worker, weights, [each for each, _ in usable], held_out)
     curves = []
     for each, score in usable:
         order = np.argsort(score, kind="stable")
-        removed = options_of(each.size, multiple)
+        removed = options[each.group.key]
         if prober is not None:
             progress(f"measuring {each.group.key}")
             loss = _measured(prober, each, order, removed)
@@ -126,6 +127,11 @@ def make_plan(
     if prober is not None:
         prober.close()
     return Plan(curves, widths, allocation)
+
+
+def is_block(group: Group) -> bool:
+    """Whether an atom is several neighbouring channels, as a head of an attention is."""
+    return any(member.inner > 1 for member in group.with_role("producer"))
 
 
 def _measured(prober: Prober, evidence: Evidence, order: Any, removed: Sequence[int]) -> tuple[float, ...]:

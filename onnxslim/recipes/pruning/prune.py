@@ -32,7 +32,7 @@ from onnxslim.recipes.pipeline import Result, source_file
 from onnxslim.recipes.proof import Prover
 from onnxslim.recipes.pruning.apply import Pruned, pruned
 from onnxslim.recipes.pruning.criteria import criterion
-from onnxslim.recipes.pruning.plan import Plan, Removal, make_plan
+from onnxslim.recipes.pruning.plan import Plan, Removal, is_block, make_plan
 from onnxslim.recipes.pruning.request import PruneRequest
 from onnxslim.recipes.pruning.samples import Samples, held
 from onnxslim.recipes.pruning.targets import meet
@@ -235,7 +235,7 @@ class _Work:
         """The groups that may lose atoms; why not, of the others."""
         by_head = self.request.granularity == "head"
         for group in channels.groups:
-            heads = any(member.inner > 1 for member in group.with_role("producer"))
+            heads = is_block(group)
             if heads != by_head:
                 continue
             if _named(group, self.request.protect):
