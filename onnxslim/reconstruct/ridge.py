@@ -128,7 +128,7 @@ def fit(
         >>> halves = [Sums.empty(1, 3, 1) for _ in range(2)]
         >>> for half, rows in zip(halves, np.split(x, 2, axis=1)):
         ...     half.add(rows, rows @ wanted)
-        >>> np.abs(fit(*halves, np.zeros((1, 3, 1)), bias=False).weight - wanted).max() < 1e-5
+        >>> bool(np.abs(fit(*halves, np.zeros((1, 3, 1)), bias=False).weight - wanted).max() < 1e-5)
         True
     """
     weight = weight.astype(np.float64)
