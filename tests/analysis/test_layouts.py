@@ -96,7 +96,7 @@ def test_occurrences_are_where_removing_an_atom_shows(said: list[tuple[Layout, L
                 mask[atom] = False
                 places = [(start, inner) for found, start, inner in occurrences(one) if found is cell]
                 gone = np.concatenate([np.arange(s + i * atom, s + i * (atom + 1)) for s, i in places])
-                assert sorted(gone) == np.flatnonzero(~indices(one, {cell: mask})).tolist()
+                assert sorted(set(gone.tolist())) == np.flatnonzero(~indices(one, {cell: mask})).tolist()
 
 
 def test_a_concatenation_is_cut_where_its_parts_meet() -> None:

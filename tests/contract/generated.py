@@ -117,8 +117,8 @@ def _tokens(w: _Writer) -> Case:
         normed = w.node("LayerNormalization", value, w.weight(width)) if w.random.random() < 0.3 else value
         match w.pick("feed", "gated", "attend", "attend"):
             case "feed":
-                inner = w.node(w.pick("Relu", "Tanh"), w.node("Add", w.node("MatMul", normed, w.weight(width, 12)),
-                                                              w.weight(12)))  # fmt: skip
+                wide = w.node("Add", w.node("MatMul", normed, w.weight(width, 12)), w.weight(12))
+                inner = w.node(w.pick("Relu", "Tanh"), wide)
                 made = w.node("MatMul", inner, w.weight(12, width))
             case "gated":
                 both = w.node("MatMul", normed, w.weight(width, 24))
