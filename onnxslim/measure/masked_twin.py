@@ -116,18 +116,18 @@ def check_twin(
     worst: dict[str, TwinDifference] = {}
     count = 0
     with contextlib.nullcontext(worker) if worker is not None else open_worker() as used:
-        with used.load(_exposed(masked_twin(model, remove), names)) as twin:
-            with used.load(_exposed(pruned, names)) as small:
-                for feed in feeds:
-                    count += 1
-                    expected = dict(zip(names, twin.run(feed, names), strict=True))
-                    sizes = {name: _largest(array) for name, array in {**feed, **expected}.items()}
-                    for name, array in zip(names, small.run(feed, names), strict=True):
-                        read = [sizes.get(v.name or "", 0.0) for v in operands[name] if v is not None]
-                        scale = max(sizes[name], *read, 0.0)
-                        found = _compare(name, expected[name], array, masks.get(name, {}), scale)
-                        if name not in worst or found.share > worst[name].share:
-                            worst[name] = found
+        twin = used.load(_exposed(masked_twin(model, remove), names))
+        with twin, used.load(_exposed(pruned, names)) as small:
+            for feed in feeds:
+                count += 1
+                expected = dict(zip(names, twin.run(feed, names), strict=True))
+                sizes = {name: _largest(array) for name, array in {**feed, **expected}.items()}
+                for name, array in zip(names, small.run(feed, names), strict=True):
+                    read = [sizes.get(v.name or "", 0.0) for v in operands[name] if v is not None]
+                    scale = max(sizes[name], *read, 0.0)
+                    found = _compare(name, expected[name], array, masks.get(name, {}), scale)
+                    if name not in worst or found.share > worst[name].share:
+                        worst[name] = found
     differences = tuple(found for found in worst.values() if found.share > tolerance)
     return TwinCheck(len(names), count, max((f.share for f in worst.values()), default=0.0), differences)
 

@@ -59,5 +59,6 @@ SPECS = (
     _along_axis("Softmax", quant=QuantRole(kernel="QLinearSoftmax")),
     _along_axis("LogSoftmax"),
     _along_axis("Hardmax"),
-    OpSpec(op_type="Dropout", couple=same_axes, deterministic=False, identity_input=_dropout_is_noop, output_bytes=total_bytes),
+    OpSpec(op_type="Dropout", couple=same_axes, deterministic=False,
+           identity_input=_dropout_is_noop, output_bytes=total_bytes),
 )  # fmt: skip

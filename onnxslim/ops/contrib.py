@@ -112,7 +112,8 @@ SPECS = (
         "BiasGelu", "FastGelu", "Gelu", "QuickGelu",
     )),
     _op("BiasSplitGelu"),
-    *(_op(name, elementwise=True, couple=couple_scales, dims=like_first) for name in ("QuantizeLinear", "DequantizeLinear")),
+    *(_op(name, elementwise=True, couple=couple_scales, dims=like_first)
+      for name in ("QuantizeLinear", "DequantizeLinear")),
     *(_op(name) for name in (
         "BiasAdd", "BiasSoftmax", "CDist", "ComplexMul", "CropAndResize", "DecoderMaskedMultiHeadAttention",
         "EmbedLayerNormalization", "ExpandDims", "GatherBlockQuantized", "GatherND",

@@ -34,7 +34,7 @@ def _couple(node: ir.Node, axes: Axes) -> None:
 
     Spec: https://onnx.ai/onnx/operators/onnx__Conv.html
     """
-    data, weight, output = node.inputs[0], node.inputs[1], node.outputs[0]
+    data, weight = node.inputs[0], node.inputs[1]
     assert data is not None and weight is not None
     made, read = axes.channels(weight, 0), axes.sums(1, 1)
     groups = int_of(node, "group", 1)

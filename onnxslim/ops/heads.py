@@ -34,7 +34,7 @@ def attention(node: ir.Node, axes: Axes) -> None:
 
 
 def grouped(node: ir.Node, axes: Axes) -> None:
-    """com.microsoft.GroupQueryAttention with separate Q, K and V; the tables of a rotation fix the head size."""
+    """com.microsoft.GroupQueryAttention with separate Q, K and V, and without a rotation."""
     if _input(node, 1) is None or int_of(node, "do_rotary", 0):
         return
     _attend(node, axes, int_of(node, "num_heads", 0), int_of(node, "kv_num_heads", 0), mask=10, past=(3, 4))

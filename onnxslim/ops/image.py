@@ -96,7 +96,9 @@ SPECS = (
            identity_input=_resize_is_noop, quant=QuantRole()),
     OpSpec(op_type="Upsample", couple=_resized, sized_by=(1,), output_bytes=_resize_bytes,
            identity_input=_resize_is_noop, quant=QuantRole()),
-    OpSpec(op_type="DepthToSpace", couple=_to_space, output_bytes=total_bytes, moves=first_input, identity_input=_one_block),
-    OpSpec(op_type="SpaceToDepth", couple=_to_depth, output_bytes=total_bytes, moves=first_input, identity_input=_one_block),
+    OpSpec(op_type="DepthToSpace", couple=_to_space, output_bytes=total_bytes,
+           moves=first_input, identity_input=_one_block),
+    OpSpec(op_type="SpaceToDepth", couple=_to_depth, output_bytes=total_bytes,
+           moves=first_input, identity_input=_one_block),
     *(OpSpec(op_type=name) for name in ("AffineGrid", "Col2Im", "GridSample", "RoiAlign", "ImageDecoder")),
 )  # fmt: skip

@@ -127,7 +127,8 @@ def _unique_bytes(node: ir.Node, inputs: Inputs) -> int | None:
 _CHAIN = QuantRole()
 
 SPECS = (
-    OpSpec(op_type="Gather", couple=movement_axes.gather, numpy=_gather, output_bytes=_gather_bytes, moves=first_input, quant=_CHAIN),
+    OpSpec(op_type="Gather", couple=movement_axes.gather, numpy=_gather, output_bytes=_gather_bytes,
+           moves=first_input, quant=_CHAIN),
     OpSpec(op_type="GatherElements", numpy=_gather_elements, output_bytes=_gather_elements_bytes,
            moves=first_input),
     OpSpec(op_type="GatherND", numpy=_gather_nd, output_bytes=_gather_nd_bytes, moves=first_input),

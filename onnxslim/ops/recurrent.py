@@ -30,9 +30,10 @@ def _couple(node: ir.Node, axes: Axes, *, gates: int) -> None:
     """Hidden units, alike in all gates and both directions, whose tensors they share.
 
     X ``[steps, batch, in]``, W ``[directions, gates * hidden, in]``, R
-    ``[directions, gates * hidden, hidden]``, B ``[directions, 2 * gates * hidden]``, states ``[directions, batch, hidden]``, peepholes
-    ``[directions, 3 * hidden]``, Y ``[steps, directions, batch, hidden]``; with ``layout`` 1 the batch comes
-    first in X, Y and the states.  Spec: https://onnx.ai/onnx/operators/onnx__LSTM.html
+    ``[directions, gates * hidden, hidden]``, B ``[directions, 2 * gates * hidden]``, states
+    ``[directions, batch, hidden]``, peepholes ``[directions, 3 * hidden]``, Y
+    ``[steps, directions, batch, hidden]``; with ``layout`` 1 the batch comes first in X, Y and the states.
+     Spec: https://onnx.ai/onnx/operators/onnx__LSTM.html
     """
     data, weight, recurrence = node.inputs[:3]
     assert data is not None and weight is not None and recurrence is not None

@@ -217,7 +217,7 @@ class Coupling:
             return self.fixed(0, why)
         self._indices.add(value)
         places = np.where(content < 0, content + data.size, content).reshape(-1)
-        if places.size and not (0 <= places.min() and places.max() < data.size):
+        if places.size and not (places.min() >= 0 and places.max() < data.size):
             self.pin(data, "an index is out of range")
             return self.fixed(int(places.size), "an index is out of range")
         runs = _runs(places)

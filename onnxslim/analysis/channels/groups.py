@@ -17,7 +17,7 @@ Role = Literal["producer", "consumer", "activation", "shape"]
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Where the atoms of a group lie in one tensor: atom i is ``[start + i * inner, start + (i + 1) * inner)``.
+    """Where the atoms of a group lie in a tensor: atom i is ``[start + i * inner, start + (i + 1) * inner)``.
 
     A tensor that holds a group several times over has one member for each: a weight of a recurrent layer one
     for each gate, a projection to ``heads * size`` one for each head in the group of ``size``.
@@ -26,9 +26,9 @@ class Member:
         value: name of the initializer, Constant or activation.
         axis: which of its axes; of a ``shape``, the element (flat).
         role: ``producer``, a stored tensor whose slices make the channel (output axis of a weight, bias,
-            scale); ``consumer``, a stored tensor that is multiplied with the channel and summed over it (input
-            axis of a weight); ``activation``, a tensor computed in each run; ``shape``, an integer that holds
-            the size of an axis (``start`` and ``inner`` mean nothing then).
+            scale); ``consumer``, a stored tensor that is multiplied with the channel and summed over it
+            (input axis of a weight); ``activation``, a tensor computed in each run; ``shape``, an integer
+            that holds the size of an axis (``start`` and ``inner`` mean nothing then).
     """
 
     value: str

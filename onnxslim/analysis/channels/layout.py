@@ -228,12 +228,10 @@ class Unifier:
             return parts
         if isinstance(layout, Join):
             items = _flat(layout, Join)
-            before = 0
-            for index, item in enumerate(items):
-                length = item.size or 0
-                if before + length > at:
-                    break
-                before += length
+            before = index = 0
+            while before + (items[index].size or 0) <= at:
+                before += items[index].size or 0
+                index += 1
             if before == at:
                 return join(items[:index]), join(items[index:])
             first, second = self._split(items[index], at - before)

@@ -225,8 +225,10 @@ class Sizes:
             token.stays = True
             for layout in token.layouts:
                 self._pin_free(layout, reason)
-        while any([self._pin_unless_equal(*agreement) for agreement in self._agreements]):
-            pass
+        pinned = True
+        while pinned:  # a pin may break another agreement
+            results = [self._pin_unless_equal(*agreement) for agreement in self._agreements]
+            pinned = any(results)
         readers: dict[tuple[ir.Value, int], list[Held]] = {}
         copies: list[Held] = []
         alone: set[tuple[ir.Value, int]] = set()  # several tokens of one element: only the first is its own
