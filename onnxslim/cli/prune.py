@@ -35,10 +35,10 @@ def _ratios(ctx: click.Context, parameter: click.Parameter, values: tuple[str, .
 @click.option("--test", metavar="T", help="Feeds that score the result, once; default: 30% of --data.")
 @click.option(
     "--granularity",
-    type=click.Choice(["channel", "head", "weight"]),
+    type=click.Choice(["channel", "head", "block", "weight"]),
     default="channel",
     show_default=True,
-    help="What is removed: channels, attention heads, or (set to zero) single weights.",
+    help="What is removed: channels, attention heads, residual blocks, or (set to zero) single weights.",
 )
 @click.option(
     "--criterion",

@@ -16,7 +16,7 @@ from onnxslim._ir import ir
 from onnxslim.ops.attributes import float_of, int_of, ints_of, text_of
 from onnxslim.ops.spec import Array
 
-__all__ = ["Linear", "bias_after", "conv_linear", "gemm_linear", "matmul_linear"]
+__all__ = ["Linear", "bias_after", "conv_linear", "gemm_linear", "is_sum", "matmul_linear"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +95,18 @@ def gemm_linear(node: ir.Node, shape: Sequence[int]) -> Linear | None:
     return Linear(outputs_first=bool(int_of(node, "transB", 0)), bias=2)
 
 
+def is_sum(node: ir.Node) -> bool:
+    """Whether a node adds two values up."""
+    return node.op_type == "Add" and node.domain in ("", "ai.onnx") and len(node.inputs) == 2
+
+
 def bias_after(node: ir.Node) -> tuple[ir.Node, ir.Value] | None:
     """The Add that alone reads a product along the last axis, and the constant vector that it adds."""
     uses = tuple(node.outputs[0].uses())
     if len(uses) != 1 or node.outputs[0].is_graph_output():
         return None
     user, index = uses[0]
-    if user.op_type != "Add" or user.domain not in ("", "ai.onnx"):
+    if not is_sum(user):
         return None
     other = user.inputs[1 - index]
     if other is None or not other.is_initializer() or other.is_graph_input() or other.const_value is None:

@@ -53,7 +53,8 @@ def prune(
     Args:
         source: path, ``ModelProto`` or ``ir.Model``; never changed.
         data: inputs to rank on and to reconstruct on; without them random ones.
-        granularity: ``channel``, ``head``, or ``weight``: single weights, which are set to zero.
+        granularity: ``channel``, ``head``, ``block`` (residual blocks, by their effect on the outputs), or
+            ``weight``: single weights, which are set to zero.
         criterion: how channels are ranked, see :mod:`onnxslim.recipes.pruning.criteria`.
         allocation: ``uniform``, ``global`` or ``sensitivity``, see :mod:`onnxslim.recipes.pruning.plan`.
         ratio: share of the channels to remove.  One of ``ratio``, a target and ``mask`` says how much goes.

@@ -31,11 +31,13 @@ from onnxslim.recipes.parts import Parts, open_data, split_data
 from onnxslim.recipes.pipeline import Result, source_file
 from onnxslim.recipes.proof import Prover
 from onnxslim.recipes.pruning.apply import Pruned, pruned
+from onnxslim.recipes.pruning.blocks import block_names, rank_blocks, skip_until, skipped
 from onnxslim.recipes.pruning.criteria import criterion
 from onnxslim.recipes.pruning.plan import Plan, Removal, is_block, make_plan
+from onnxslim.recipes.pruning.reconstruct import reconstruct
 from onnxslim.recipes.pruning.request import PruneRequest
 from onnxslim.recipes.pruning.samples import Samples, held
-from onnxslim.recipes.pruning.targets import meet
+from onnxslim.recipes.pruning.targets import meet, reached
 from onnxslim.recipes.pruning.timing import timed
 from onnxslim.recipes.pruning.widths import macs_for
 from onnxslim.recipes.pruning.zeroing import zeroed
@@ -91,7 +93,8 @@ def prune_model(
             request.metric or "agreement", original=original, feeds=parts.test, output=request.output
         )
         work = _Work(worker, base, parts, request, original, file, folder, progress)
-        found = work.zero() if request.granularity == "weight" else work.prune()
+        ways = {"weight": work.zero, "block": work.skip}
+        found = ways.get(request.granularity, work.prune)()
         result = save(found.model, folder / "result.onnx")
         progress("scoring the result")
         before, after = metric.score(file.path), metric.score(result.path)
@@ -158,6 +161,33 @@ class _Work:
         self.declined += [Decline("reconstruct", r.name, r.declined) for r in found.refitted if r.declined]
         if not found.removal:
             self.notes.append("no channels were removed: none may go")
+        return found
+
+    def skip(self) -> Pruned:
+        """Leave out residual blocks."""
+        goal, model = self.request.goal, self.base.model
+        assert goal is not None
+        names = [name for name in block_names(model) if not self.request.protect.has_name(name)]
+        feeds = list(self.parts.held_out.spread(_HELD_OUT))
+        self.progress("measuring blocks")
+        ranked = rank_blocks(self.worker, model, names, feeds)
+        if goal.kind == "ratio":
+            gone = ranked[: round(goal.target.value * len(ranked))]
+            outcome = skipped(model, gone)
+        else:
+            outcome, gone = skip_until(model, ranked, reached(goal, self, feeds[0]))
+        self.notes.append(f"{len(gone)} of {len(names)} residual blocks were left out")
+        found = Pruned(outcome, {})
+        if gone and self.request.reconstruct:
+            found.refitted = reconstruct(
+                self.worker,
+                model,
+                outcome.model,
+                self._feeds(),
+                {},
+                seed=self.request.seed,
+                progress=self.progress,
+            )
         return found
 
     def zero(self) -> Pruned:

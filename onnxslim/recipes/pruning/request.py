@@ -24,7 +24,7 @@ from onnxslim.recipes.pruning.targets import Goal
 
 __all__ = ["Granularity", "PruneRequest", "request_of"]
 
-Granularity = Literal["channel", "head", "weight"]
+Granularity = Literal["channel", "head", "block", "weight"]
 
 _HOW = "give one of --ratio, --target-macs, --target-params, --target-bytes, --target-latency and --mask"
 _ZEROS = "write --sparsity 0.5 or 2:4"
@@ -97,6 +97,10 @@ def request_of(
             else "only one thing may say how much to prune"
         )
         raise OptionError(few, hint=_HOW)
+    if granularity == "block" and (mask is not None or ratios or criterion is not None):
+        raise OptionError(
+            "residual blocks are ranked by their effect on the outputs", hint="give a ratio or a target alone"
+        )
     if criterion is not None:
         find_criterion(criterion)
     if multiple < 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -16,7 +16,7 @@ from onnxslim.recipes.pruning.apply import Pruned
 from onnxslim.recipes.pruning.plan import Plan, Removal
 from onnxslim.recipes.pruning.widths import macs_for
 
-__all__ = ["Goal", "meet"]
+__all__ = ["Goal", "meet", "reached"]
 
 _ATTEMPTS = 10
 _MEASUREMENTS = 6
@@ -63,12 +63,13 @@ def meet(plan: Plan, goal: Goal, apply: Apply, run: _Run) -> Pruned:
 def _meet_size(plan: Plan, kind: str, target: Target, apply: Apply, run: _Run) -> Pruned:
     """The estimate is corrected by what the pruned model has, since rounding and shapes are its own."""
     counted = "params" if kind == "bytes" else kind
-    wanted = target.value * (_amount(run.original, kind, plan) if target.kind == "ratio" else 1)
+    feed = plan.widths.feed
+    wanted = target.value * (_amount(run.original, kind, feed) if target.kind == "ratio" else 1)
     each = 4 if kind == "bytes" else 1  # bytes of a parameter
-    aim = plan.widths.total_at_full(counted) - (_amount(plan.widths.model, kind, plan) - wanted) / each
+    aim = plan.widths.total_at_full(counted) - (_amount(plan.widths.model, kind, feed) - wanted) / each
     for _ in range(_ATTEMPTS):
         removal = plan.meet(counted, aim)
-        found = _amount(apply(removal, False).model, kind, plan)
+        found = _amount(apply(removal, False).model, kind, feed)
         if found <= wanted:
             return apply(removal, True)
         aim = min(aim - (found - wanted) / each, 0.998 * aim)
@@ -78,8 +79,23 @@ def _meet_size(plan: Plan, kind: str, target: Target, apply: Apply, run: _Run) -
     )
 
 
-def _amount(model: ir.Model, kind: str, plan: Plan) -> float:
-    amount = macs_for(model, plan.widths.feed) if kind == "macs" else summary(model, macs=False)[kind]
+def reached(goal: Goal, run: _Run, feed: Mapping[str, Any]) -> Callable[[ir.Model], bool]:
+    """Whether a model meets a goal that is an upper bound on a quantity."""
+    target = goal.target
+    if goal.kind == "latency":
+
+        def in_time(model: ir.Model) -> bool:
+            measured = run.latency(save(model, run.folder / "attempt.onnx", force=True))
+            found = measured.ratio if target.kind == "ratio" else measured.seconds_b
+            return bool(found <= target.value)
+
+        return in_time
+    wanted = target.value * (_amount(run.original, goal.kind, feed) if target.kind == "ratio" else 1)
+    return lambda model: _amount(model, goal.kind, feed) <= wanted
+
+
+def _amount(model: ir.Model, kind: str, feed: Mapping[str, Any] | None) -> float:
+    amount = macs_for(model, feed) if kind == "macs" else summary(model, macs=False)[kind]
     if not amount:
         raise OptionError(
             f"the {kind} of the model are not known",
