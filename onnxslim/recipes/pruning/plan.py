@@ -24,7 +24,9 @@ Feed = Mapping[str, Any]
 Removal = Mapping[str, tuple[int, ...]]
 Allocation = Literal["uniform", "global", "sensitivity"]
 
-_POINTS = 8  # widths at which the noise of a group is measured; between them it is interpolated
+_POINTS = 6  # widths at which the noise of a group is measured; between them it is interpolated
+_PROBING = 1e12  # multiply-accumulates to spend on that; a model that is larger is measured on fewer inputs
+_LEAST = 4  # inputs, but no fewer than these
 
 
 @dataclass
@@ -92,7 +94,7 @@ def make_plan(
     Args:
         channels: of the model.
         feeds: what the products are observed on, where the criterion or the allocation needs it.
-        held_out: other feeds, on which noise is measured.
+        held_out: other feeds, on which noise is measured: the first of them, the fewer the larger the model.
         multiple: numbers of atoms that stay are multiples of it, where an atom is a single channel.
         seed: of the random criterion and of the sampled positions.
     """
@@ -113,7 +115,10 @@ def make_plan(
     usable = [(e, s) for e, s in ranked if len(options[e.group.key]) > 1]
     prober = None
     if allocation == "sensitivity" and usable and held_out:
-        prober = Prober(worker, weights, [each for each, _ in usable], held_out)
+        runs = sum(min(_POINTS, len(options[each.group.key]) - 1) for each, _ in usable)
+        price = runs * max(widths.total_at_full("macs"), 1.0)
+        count = max(_LEAST, int(_PROBING / price))
+        prober = Prober(worker, weights, [each for each, _ in usable], held_out[:count])
     curves = []
     for each, score in usable:
         order = np.argsort(score, kind="stable")
