@@ -20,31 +20,40 @@ __all__ = ["collect", "input_rows", "output_rows"]
 Array = npt.NDArray[Any]
 
 
-def collect(session: Any, feed: Mapping[str, Array], wanted: Sequence[Mapping[str, Any]]) -> list[Array]:
-    """Run a session once and take rows of its outputs.
+def collect(
+    session: Any, feeds: Sequence[Mapping[str, Array]], wanted: Sequence[Mapping[str, Any]], first: int = 0
+) -> list[list[Array]]:
+    """Run a session once for each feed and take rows of its outputs.
 
     Args:
         session: of onnxruntime; its outputs are tensors of floats.
+        first: number of the first feed: each has positions of its own.
         wanted: each with ``output``, ``limit`` (of rows), ``seed``, and ``window`` (arguments of
             :class:`Window`, None where rows lie along the last axis) for the input of a product, or ``axis``
             (of the channels) for its output.
 
     Returns:
-        ``[rows, columns]`` each; columns of an input are in the order of its channels.
+        For each feed ``[rows, columns]`` of each; columns of an input are in the order of its channels.
     """
+    return [_collect(session, feed, wanted, first + number) for number, feed in enumerate(feeds)]
+
+
+def _collect(
+    session: Any, feed: Mapping[str, Array], wanted: Sequence[Mapping[str, Any]], number: int
+) -> list[Array]:
     values = dict(feed)
     names = [name for name in dict.fromkeys(item["output"] for item in wanted) if name not in values]
     if names:
         values.update(zip(names, session.run(names, dict(feed)), strict=True))
     found = []
     for item in wanted:
-        value = values[item["output"]]
+        value, seed = values[item["output"]], [*item["seed"], number]
         if "axis" in item:
-            found.append(output_rows(value, item["axis"], item["limit"], item["seed"]))
+            found.append(output_rows(value, item["axis"], item["limit"], seed))
         else:
             window = item["window"]
             window = None if window is None else Window(**{k: _tuple(v) for k, v in window.items()})
-            found.append(input_rows(value, window, item["limit"], item["seed"]))
+            found.append(input_rows(value, window, item["limit"], seed))
     return found
 
 

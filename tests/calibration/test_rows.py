@@ -29,15 +29,16 @@ def session(text: str) -> Any:
 def test_rows_times_weight_is_the_output(
     attributes: str, channels: int, groups: int, window: dict[str, Any], limit: int
 ) -> None:
-    text = f"""g (float[2,{channels},9,8] x, float[6,{channels // groups},3,3] w) => (float[a,b,c,d] y, float[e,f,g,h] r)
+    text = f"""g (float[2,{channels},9,8] x, float[6,{channels // groups},3,3] w)
+        => (float[a,b,c,d] y, float[e,f,g,h] r)
         {{ r = Relu(x)  y = Conv<{attributes}>(r, w) }}"""
     random = np.random.default_rng(0)
     weight = random.normal(size=(6, channels // groups, 3, 3)).astype(np.float32)
     feed = {"x": random.normal(size=(2, channels, 9, 8)).astype(np.float32), "w": weight}
     shared = {"limit": limit, "seed": [1, 2]}
-    rows, outputs = collect(
+    [[rows, outputs]] = collect(
         session(text),
-        feed,
+        [feed],
         [
             {"output": "r", "window": {"kernel": [3, 3], **window}, **shared},
             {"output": "y", "axis": 1, **shared},
@@ -58,9 +59,9 @@ def test_rows_of_matrices_and_of_inputs() -> None:
         for name, shape in (("x", (2, 5, 3)), ("w", (3, 4)))
     }
     shared = {"limit": 4, "seed": [0]}
-    rows, outputs = collect(
+    [[rows, outputs]] = collect(
         session(text),
-        feed,
+        [feed],
         [{"output": "x", "window": None, **shared}, {"output": "y", "axis": -1, **shared}],
     )
     assert rows.shape == (4, 3)

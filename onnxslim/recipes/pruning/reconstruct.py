@@ -8,6 +8,7 @@ do not add up along the way, through residual branches either.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,6 +39,7 @@ _HELD_OUT = 4  # every so manieth sample chooses the damping
 _TARGET_BYTES = 512 << 20  # of the original's outputs that are held at a time
 _SUMS_BYTES = 1 << 30  # of the sums of one product; it is left alone where they would take more
 _EXACT = 1e-10  # of the energy: an error as small is float rounding
+_CALL_BYTES, _CALL_FEEDS = 8 << 20, 32  # that go to the worker and back at once
 _BLOCK = 2048  # rows that are added up at once
 
 
@@ -227,10 +229,16 @@ def row_feed(
             value.shape = None  # an annotation that does not hold must not become a promise
     with worker.load(part, optimize="basic") as session:
         names = {info.name for info in session.inputs}
-        for number, feed in enumerate(feeds):
-            fed = {name: value for name, value in feed.items() if name in names}
-            asked = [{**item, "seed": [*item["seed"], number]} for item in wanted]
-            yield worker.call("onnxslim.calibration.rows:collect", session, fed, asked)
+        number, together, source = 0, 1, iter(feeds)
+        while chunk := list(itertools.islice(source, together)):
+            fed = [{name: value for name, value in feed.items() if name in names} for feed in chunk]
+            found: list[list[Array]] = worker.call(
+                "onnxslim.calibration.rows:collect", session, fed, list(wanted), number
+            )
+            yield from found
+            number += len(chunk)
+            size = sum(rows.nbytes for rows in found[0]) + sum(np.asarray(v).nbytes for v in fed[0].values())
+            together = min(max(_CALL_BYTES // max(size, 1), 1), _CALL_FEEDS)
 
 
 def wanted_input(product: Product, samples: int, seed: int) -> dict[str, Any]:
