@@ -105,7 +105,8 @@ def command(
 ) -> int:
     """Remove from MODEL what matters least, and fit what stays to what the original computed.
 
-    Without --data random inputs are used, which tells little.
+    Without --data random inputs are used, which tells little. With --criterion sparsity and no target, only
+    channels go that are zero or never used.
     """
     shared, own = options.split_rewrite(given)
     dry = shared["dry_run"]

@@ -107,4 +107,6 @@ def is_scale(node: ir.Node, index: int) -> bool:
         >>> is_scale(ir.node("BatchNormalization", [ir.Value(name=name) for name in "xsbmv"]), 1)
         True
     """
-    return index == 1 and node.domain in ("", "ai.onnx") and any(node.op_type == spec.op_type for spec in SPECS)
+    return (
+        index == 1 and node.domain in ("", "ai.onnx") and any(node.op_type == spec.op_type for spec in SPECS)
+    )

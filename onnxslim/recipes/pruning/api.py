@@ -57,7 +57,8 @@ def prune(
             ``weight``: single weights, which are set to zero.
         criterion: how channels are ranked, see :mod:`onnxslim.recipes.pruning.criteria`.
         allocation: ``uniform``, ``global`` or ``sensitivity``, see :mod:`onnxslim.recipes.pruning.plan`.
-        ratio: share of the channels to remove.  One of ``ratio``, a target and ``mask`` says how much goes.
+        ratio: share of the channels to remove.  One of ``ratio``, a target and ``mask`` says how much goes;
+            with the criterion ``sparsity`` none need: then what is zero, or never used, goes.
         ratios: glob of weight names -> the share that goes of their output channels, whatever the target.
         sparsity: of ``weight``: share of zeros, or ``"2:4"``.
         target_macs, target_params, target_bytes, target_latency: ``"0.7x"`` of the original, or absolute.

@@ -26,6 +26,7 @@ Allocation = Literal["uniform", "global", "sensitivity"]
 
 _POINTS = 6  # widths at which the noise of a group is measured; between them it is interpolated
 _PROBING = 1e12  # multiply-accumulates to spend on that; a model that is larger is measured on fewer inputs
+_FREE = 1e-3  # of what a channel is worth on average
 _LEAST = 4  # inputs, but no fewer than these
 
 
@@ -66,6 +67,15 @@ class Plan:
             evenly([c for c in self.curves if c.group.key not in self.overrides], self.widths, ratio)
             return removal(self.curves, self.widths)
         return self.meet("channels", (1 - ratio) * self.widths.total("channels"))
+
+    def free(self) -> Removal:
+        """What to remove because it is worth nothing by the criterion, or next to nothing."""
+        self._reset()
+        for curve in self.curves:
+            if curve.group.key not in self.overrides:
+                worthless = [n for n, loss in zip(curve.removed, curve.loss, strict=True) if loss <= _FREE]
+                self.widths.remove(curve.group.key, curve.order[: worthless[-1]])
+        return removal(self.curves, self.widths)
 
     def _reset(self) -> None:
         for curve in self.curves:

@@ -33,7 +33,7 @@ from onnxslim.recipes.proof import Prover
 from onnxslim.recipes.pruning.apply import Pruned, pruned
 from onnxslim.recipes.pruning.blocks import block_names, rank_blocks, skip_until, skipped
 from onnxslim.recipes.pruning.criteria import criterion
-from onnxslim.recipes.pruning.plan import Plan, Removal, is_block, make_plan
+from onnxslim.recipes.pruning.plan import Allocation, Plan, Removal, is_block, make_plan
 from onnxslim.recipes.pruning.reconstruct import reconstruct
 from onnxslim.recipes.pruning.request import PruneRequest
 from onnxslim.recipes.pruning.samples import Samples, held
@@ -155,12 +155,14 @@ class _Work:
             found = meet(
                 plan, request.goal, lambda removal, final: self._apply(channels, removal, final), self
             )
+        if found.removal and request.reconstruct and not found.refitted:
+            self.notes.append("nothing was refitted: no product of a known kind lies behind what went")
         if found.refitted:
             better = sum(each.damping is not None for each in found.refitted)
             self.notes.append(f"{better} of {len(found.refitted)} products behind what went were refitted")
         self.declined += [Decline("reconstruct", r.name, r.declined) for r in found.refitted if r.declined]
         if not found.removal:
-            self.notes.append("no channels were removed: none may go")
+            self.notes.append("no channels were removed: none may go, or none that are worth so little")
         return found
 
     def skip(self) -> Pruned:
@@ -225,7 +227,7 @@ class _Work:
             criterion(request.criterion or ("reconstruction" if informed else "l2")),
             feeds=held(self.parts.fit),
             held_out=list(self.parts.held_out.spread(_HELD_OUT)),
-            allocation=request.allocation or ("sensitivity" if informed else "uniform"),
+            allocation=self._allocation(informed),
             multiple=request.multiple,
             seed=request.seed,
             progress=self.progress,
@@ -244,6 +246,12 @@ class _Work:
             if _named(curve.group, Selection.parse(glob))
         }
         return plan
+
+    def _allocation(self, informed: bool) -> Allocation:
+        goal = self.request.goal
+        if goal is not None and goal.kind == "free":
+            return "global"  # the criterion's own scores say what is worth nothing
+        return self.request.allocation or ("sensitivity" if informed else "uniform")
 
     def _apply(self, channels: Channels, removal: Removal, final: bool = True) -> Pruned:
         return pruned(

@@ -90,6 +90,8 @@ def request_of(
             raise OptionError("--granularity weight needs --sparsity", hint=_ZEROS)
     elif sparsity is not None:
         raise OptionError("--sparsity is for single weights", hint="add --granularity weight, or use --ratio")
+    elif not asked and mask is None and not ratios and criterion == "sparsity":
+        asked = [Goal("free", Target(0.0, "ratio"))]
     elif len(asked) + (mask is not None) + (not asked and mask is None and bool(ratios)) != 1:
         few = (
             "nothing says how much to prune"

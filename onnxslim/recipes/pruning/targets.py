@@ -25,9 +25,9 @@ _NEAR = 0.03  # of a wanted time; what is nearer is good enough
 
 @dataclass(frozen=True)
 class Goal:
-    """How much is to go: a ``ratio`` of the channels, or an upper bound on a quantity."""
+    """How much is to go: a ``ratio`` of the channels, what goes for ``free``, or down to a quantity."""
 
-    kind: Literal["ratio", "macs", "params", "bytes", "latency"]
+    kind: Literal["ratio", "free", "macs", "params", "bytes", "latency"]
     target: Target
 
 
@@ -55,6 +55,8 @@ def meet(plan: Plan, goal: Goal, apply: Apply, run: _Run) -> Pruned:
     """
     if goal.kind == "ratio":
         return apply(plan.share(goal.target.value), True)
+    if goal.kind == "free":
+        return apply(plan.free(), True)
     if goal.kind == "latency":
         return _meet_time(plan, goal.target, apply, run)
     return _meet_size(plan, goal.kind, goal.target, apply, run)

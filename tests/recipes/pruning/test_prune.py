@@ -11,7 +11,7 @@ import pytest
 import onnxslim
 from onnxslim.analysis.channels import Mask
 from onnxslim.errors import BudgetError, OptionError
-from onnxslim.model.edit import constant_value
+from onnxslim.model.edit import constant_value, replace_initializer
 from onnxslim.recipes.pruning import prune as module
 from tests.recipes.pruning.nets import feeds, small_net
 
@@ -137,6 +137,20 @@ def test_single_weights_become_zero(criterion: str) -> None:
 def test_what_makes_no_sense_is_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         prune(**given)
+
+
+def test_what_is_zero_goes_for_free() -> None:
+    model = small_net()
+    for name in ("w1", "b1", "w2", "b2"):
+        array = constant_value(model.graph.initializers[name])
+        assert array is not None
+        copy = array.copy()
+        copy[[2, 5]] = 0
+        replace_initializer(model.graph.initializers[name], copy)
+    result = onnxslim.prune(model, data(), criterion="sparsity", multiple=1)
+    assert result.model.graph.initializers["w1"].shape == (14, 2, 3, 3)
+    assert result.report.verification["outputs"][0]["sqnr_db"] > 60
+    assert onnxslim.prune(small_net(), data(), criterion="sparsity", multiple=1).mask.remove == {}
 
 
 def test_the_callers_model_stays() -> None:
