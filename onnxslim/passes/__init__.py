@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from onnxslim.passes.pack_integers import PackIntegers as PackIntegers
     from onnxslim.passes.pack_weights import PackWeights as PackWeights
+    from onnxslim.passes.prune_channels import PruneChannels as PruneChannels
     from onnxslim.passes.quantize_ports import QuantizePorts as QuantizePorts
     from onnxslim.passes.quantize_static import QuantizeStatic as QuantizeStatic
     from onnxslim.passes.raise_opset import RaiseOpset as RaiseOpset
