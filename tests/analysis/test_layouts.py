@@ -18,6 +18,9 @@ from onnxslim.analysis.channels.layout import (
     walk,
 )
 
+# equalities, and which part (from where) each cut is of what
+Statements = tuple[list[tuple[Layout, Layout]], list[tuple[Layout, int, Layout]]]
+
 
 def indices(layout: Layout, removed: dict[Cell, np.ndarray]) -> np.ndarray:
     """Which indices stay, straight from the definition: by recursion over the parts."""
@@ -38,11 +41,12 @@ def free_cells(layout: Layout) -> set[Cell]:
 
 
 @st.composite
-def statements(draw: st.DrawFn) -> list[tuple[Layout, Layout]]:
-    """Layouts made of cells, joins, products and cuts, and equalities between those of one size."""
+def statements(draw: st.DrawFn) -> Statements:
+    """Layouts of cells, joins, products and cuts: equalities, and which part each cut is of what."""
     unifier = Unifier()
     known: list[Layout] = [Cell(draw(st.sampled_from([1, 2, 3, 4, 6, 8, 12, 24]))) for _ in range(4)]
     said: list[tuple[Layout, Layout]] = []
+    cuts: list[tuple[Layout, int, Layout]] = []
     for _ in range(draw(st.integers(2, 12))):
         kind = draw(st.sampled_from(["join", "times", "cut", "equal", "equal", "equal", "fresh", "pin"]))
         one, other = draw(st.sampled_from(known)), draw(st.sampled_from(known))
@@ -54,6 +58,7 @@ def statements(draw: st.DrawFn) -> list[tuple[Layout, Layout]]:
         elif kind == "cut" and size > 1:
             start = draw(st.integers(0, size - 1))
             known.append(unifier.cut(one, start, draw(st.integers(start + 1, size))))
+            cuts.append((one, start, known[-1]))
         elif kind == "fresh":
             parts = [
                 Cell(d) for d in draw(st.sampled_from([(2, 3), (4, 6), (3, 4), (2, 2, 6), (12, 2), (24,)]))
@@ -67,16 +72,16 @@ def statements(draw: st.DrawFn) -> list[tuple[Layout, Layout]]:
                 other = draw(st.sampled_from(same))
                 unifier.equal(one, other)
                 said.append((one, other))
-    return said
+    return said, cuts
 
 
 @settings(max_examples=400, deadline=None)
 @given(statements(), st.integers(0, 2**32 - 1))
-def test_what_is_equal_stays_equal(said: list[tuple[Layout, Layout]], seed: int) -> None:
+def test_what_is_equal_stays_equal(made: Statements, seed: int) -> None:
+    said, cuts = made
     random = np.random.default_rng(seed)
-    cells = sorted(
-        {cell for pair in said for side in pair for cell in free_cells(side)}, key=lambda c: c.size or 0
-    )
+    sides = [side for pair in said for side in pair] + [side for one, _, part in cuts for side in (one, part)]
+    cells = dict.fromkeys(cell for side in sides for cell, _, _ in occurrences(side))
     kept = {cell: random.random(cell.size or 0) < 0.6 for cell in cells}
     for one, other in said:
         expected = indices(one, kept)
@@ -84,12 +89,14 @@ def test_what_is_equal_stays_equal(said: list[tuple[Layout, Layout]], seed: int)
         for side in (one, other):
             mask = keep(side, kept)
             assert ((np.ones(side.size or 0, bool) if mask is None else mask) == expected).all()
+    for one, start, part in cuts:
+        assert (indices(one, kept)[start : start + (part.size or 0)] == indices(part, kept)).all()
 
 
 @settings(max_examples=200, deadline=None)
 @given(statements())
-def test_occurrences_are_where_removing_an_atom_shows(said: list[tuple[Layout, Layout]]) -> None:
-    for one, _ in said:
+def test_occurrences_are_where_removing_an_atom_shows(made: Statements) -> None:
+    for one, _ in made[0]:
         for cell in free_cells(one):
             for atom in (0, (cell.size or 1) - 1):
                 mask = np.ones(cell.size or 0, bool)

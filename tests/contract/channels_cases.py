@@ -266,6 +266,10 @@ CASES: dict[str, Case] = {
         {"a": (5, 12), "b": (6, 3)},
         {"i0": 0, "i1": 1, "i2": 2, "z": [0], "c3": [4], "c4": [3], "c12": [12], "two": 2, "i2v": [2],
          "end": [12]}, groups=2),
+    "a size that is a number elsewhere": Case(
+        """g (float[N,7,5] x) => (float[N,7,3] y) { h = MatMul(x, a) s = Concat<axis=0>(o, o, c)
+        r = Reshape(h, s) n = Cast<to=1>(c) z = Div(r, n) y = MatMul(z, b) }""",
+        DENSE, {"o": [0], "c": [12]}),
     "shared shapes": Case(
         """g (float[N,7,5] x) => (float[N,7,3] y) { h = MatMul(x, a) r = Reshape(h, s) t = Tanh(r)
         f = Reshape(t, w) i = MatMul(f, c) j = Reshape(i, s) k = Tanh(j) l = Reshape(k, w) y = MatMul(l,

@@ -29,13 +29,11 @@ def find_groups(model: ir.Model, *, residual: bool = False) -> Channels:
     Example:
         >>> import onnx.parser
         >>> text = '''<ir_version: 8, opset_import: ["" : 17]>
-        ...     g (float[1,3] x) => (float[1,2] y) <float[3,4] a, float[4,2] b>
-        ...     { h = MatMul(x, a) r = Relu(h) y = MatMul(r, b) }'''
-        >>> model = onnx.parser.parse_model(text)
-        >>> for name, dims in (("a", (3, 4)), ("b", (4, 2))):
-        ...     model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(dims, np.float32), name))
-        >>> [(group.key, group.size) for group in find_groups(ir.from_proto(model)).groups]
-        [('a:1:0:1', 4)]
+        ...     g (float[1,1] x) => (float[1,1] y) <float[1,2] a = {1, 2}, float[2,1] b = {3, 4}>
+        ...     { h = MatMul(x, a)  r = Relu(h)  y = MatMul(r, b) }'''
+        >>> [group] = find_groups(ir.from_proto(onnx.parser.parse_model(text))).groups
+        >>> group.key, group.size, [(member.value, member.role) for member in group.members]
+        ('a:1:0:1', 2, [('a', 'producer'), ('b', 'consumer'), ('h', 'activation'), ('r', 'activation')])
     """
     return gather(survey(model, residual=residual))
 
