@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from onnxslim.recipes.bench import bench as bench
     from onnxslim.recipes.pipeline import Pipeline as Pipeline
     from onnxslim.recipes.pipeline import Result as Result
+    from onnxslim.recipes.pruning.api import prune as prune
     from onnxslim.report.report import Report as Report
 
 __version__ = "0.1.0"
@@ -64,6 +65,7 @@ _HOME = {
     "inspect": "analysis.inspection",
     "load": "model.io",
     "passes": "",
+    "prune": "recipes.pruning.api",
     "quantize": "recipes.api",
     "run_recipe": "recipes.api",
     "save": "model.io",

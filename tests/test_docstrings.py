@@ -32,4 +32,4 @@ def test_public_functions_have_an_example() -> None:
 
 
 # Their examples would need files, and stand in the README.
-NEED_DATA = ("compare", "compress", "load", "quantize", "run_recipe", "save")
+NEED_DATA = ("compare", "compress", "load", "prune", "quantize", "run_recipe", "save")

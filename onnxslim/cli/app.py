@@ -16,6 +16,7 @@ __all__ = ["VERBS", "app"]
 VERBS = {
     "simplify": "Fewer nodes, equal outputs.",
     "quantize": "8-bit integers where they pay, floats where they do not.",
+    "prune": "Fewer channels, heads or weights, with what was lost made good.",
     "compress": "Smaller and faster inside an accuracy budget, measured here.",
     "calibrate": "Measure the ranges of activations and keep them.",
     "bench": "Measure one model, or two against each other.",

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxslim.cli import calibrations, options
+from onnxslim.cli import channels as channel_tables
 from onnxslim.cli.files import model_path
 from onnxslim.cli.screen import Screen
 
 if TYPE_CHECKING:
+    from onnxslim.analysis.channels import Channels
     from onnxslim.analysis.difference import Change, Difference
     from onnxslim.analysis.inspection import Inspection, Interface, Stored
     from onnxslim.model.io import FileInfo
@@ -35,9 +37,22 @@ _TEXT = 200  # characters of a metadata entry: some hold whole files
     metavar="NAME=1",
     help="Size of a symbolic dimension when counting MACs and memory; may be repeated.",
 )
+@click.option(
+    "--channels", is_flag=True, help="Show which channels can be removed together, and which cannot."
+)
+@click.option(
+    "--residual", is_flag=True, help="With --channels: also those that a normalisation takes statistics over."
+)
 @options.common
 def command(
-    model: str, other: str | None, dims: dict[str, int], as_json: bool, verbose: int, quiet: bool
+    model: str,
+    other: str | None,
+    dims: dict[str, int],
+    channels: bool,
+    residual: bool,
+    as_json: bool,
+    verbose: int,
+    quiet: bool,
 ) -> int:
     """Show inputs, outputs, operators, sizes and cost of MODEL without running it.
 
@@ -45,11 +60,20 @@ def command(
     """
     if model == other == "-":
         raise click.UsageError("only one of the two models can come from stdin")
+    if channels and other is not None:
+        raise click.UsageError("--channels shows one model, --diff two")
+    if residual and not channels:
+        raise click.UsageError("--residual belongs to --channels")
     screen = Screen("inspect", as_json, verbose, quiet)
     if calibrations.is_archive(model):
         if other is not None:
             raise click.UsageError("--diff compares two models, and this is a calibration")
         screen.tables(*calibrations.shown(model, verbose))
+        return 0
+    if channels:
+        file, groups = _channels(model, residual)
+        rows, lines = channel_tables.tables(groups, verbose), channel_tables.lines(groups)
+        screen.tables(list(rows), list(lines), {"input": file, "channels": groups.to_dict()})
         return 0
     file, found = _inspected(model, dims)
     body = {"input": file, **found.to_dict()}
@@ -74,6 +98,17 @@ def _inspected(model: str, dims: dict[str, int]) -> tuple[FileInfo, Inspection]:
     with model_path(model) as path:
         loaded = load(path)
         return replace(file_info(path, loaded), path=model), inspect(loaded, dims=dims)
+
+
+def _channels(model: str, residual: bool) -> tuple[FileInfo, Channels]:
+    from dataclasses import replace
+
+    from onnxslim.analysis.channels import find_groups
+    from onnxslim.model.io import file_info, load
+
+    with model_path(model) as path:
+        loaded = load(path)
+        return replace(file_info(path, loaded), path=model), find_groups(loaded, residual=residual)
 
 
 def _tables(found: Inspection) -> Iterator[Table]:

@@ -26,6 +26,7 @@ __all__ = [
     "know_names",
     "remove_node",
     "remove_unread",
+    "replace_constant",
     "replace_initializer",
     "replace_uses",
     "scopes",
@@ -169,6 +170,30 @@ def replace_initializer(value: ir.Value, content: Array | ir.TensorProtocol) -> 
     if value.is_graph_input():
         raise ValueError(f"{value.name!r} is a graph input with a default and cannot be replaced")
     _set_constant(value, tensor_from(content, value.name) if isinstance(content, np.ndarray) else content)
+
+
+def replace_constant(value: ir.Value, content: Array) -> None:
+    """Give a stored value, an initializer or the output of a Constant node, a new content.
+
+    Raises:
+        ValueError: if ``value`` is not stored, or is also a graph input.
+
+    Example:
+        >>> node = ir.node("Constant", [], {"value_ints": [1, 2]})
+        >>> replace_constant(node.outputs[0], np.array([3]))
+        >>> constant_value(node.outputs[0]).tolist()
+        [3]
+    """
+    node = value.producer()
+    if node is None:
+        replace_initializer(value, content)
+        return
+    if constant_value(value) is None:
+        raise ValueError(f"{value.name!r} is not a constant")
+    tensor = tensor_from(content, value.name or "")
+    node.attributes.clear()
+    node.attributes.add(ir.AttrTensor("value", tensor))
+    _set_constant(value, tensor)
 
 
 def add_initializer(graph: ir.Graph, content: Array | ir.TensorProtocol, name_hint: str) -> ir.Value:

@@ -6,6 +6,7 @@ from typing import Any
 
 from onnxslim._ir import ir
 from onnxslim.ops.attributes import has, int_of, opset_of
+from onnxslim.ops.coupling import Axes, same_axes
 from onnxslim.ops.sizes import broadcast_bytes, total_bytes
 from onnxslim.ops.spec import Facts, OpSpec, QuantRole, first_input
 
@@ -17,7 +18,7 @@ def _pointwise(op_type: str, **facts: Any) -> OpSpec:
 
 
 def _along_axis(op_type: str, **facts: Any) -> OpSpec:
-    return OpSpec(op_type=op_type, output_bytes=total_bytes, **facts)
+    return OpSpec(op_type=op_type, output_bytes=total_bytes, couple=_normalised, **facts)
 
 
 def _dropout_is_noop(node: ir.Node, facts: Facts) -> int | None:
@@ -35,6 +36,17 @@ def _dropout_is_noop(node: ir.Node, facts: Facts) -> int | None:
     return 0 if (opset_of(node) or 0) >= 7 else None
 
 
+def _normalised(node: ir.Node, axes: Axes) -> None:
+    """Softmax and its kin: one axis, or all from it on before operator set 13."""
+    data = node.inputs[0]
+    assert data is not None
+    rank, new = len(axes.dims(data)), (opset_of(node) or 13) >= 13
+    axis = int_of(node, "axis", -1 if new else 1) % max(rank, 1)
+    same_axes(node, axes)
+    for each in (axis,) if new else range(axis, rank):
+        axes.pin(axes.of(data, each), f"{node.op_type} normalises along it")
+
+
 SPECS = (
     _pointwise("Relu", homogeneous=first_input, quant=QuantRole()),
     _pointwise("Sigmoid", quant=QuantRole(kernel="QLinearSigmoid")),
@@ -48,5 +60,6 @@ SPECS = (
     _along_axis("Softmax", quant=QuantRole(kernel="QLinearSoftmax")),
     _along_axis("LogSoftmax"),
     _along_axis("Hardmax"),
-    OpSpec(op_type="Dropout", deterministic=False, identity_input=_dropout_is_noop, output_bytes=total_bytes),
+    OpSpec(op_type="Dropout", couple=same_axes, deterministic=False,
+           identity_input=_dropout_is_noop, output_bytes=total_bytes),
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnxslim._ir import ir
+from onnxslim.ops import heads
 from onnxslim.ops.attributes import int_of
 from onnxslim.ops.macs import dims_of, product
 from onnxslim.ops.sizes import total_bytes
@@ -26,18 +27,18 @@ def _attention(node: ir.Node, shape_of: ShapeOf) -> int | None:
         return None
     keys = int(key[-2] or 0) + (int(past[-2] or 0) if past else 0)
     queries = int(query[-2] or 0)
-    heads = int_of(node, "q_num_heads", 0) if len(query) == 3 else int(query[1] or 0)
+    count = int_of(node, "q_num_heads", 0) if len(query) == 3 else int(query[1] or 0)
     shared = int_of(node, "kv_num_heads", 0) if len(key) == 3 else int(key[1] or 0)
-    if heads <= 0 or shared <= 0:
+    if count <= 0 or shared <= 0:
         return None
-    key_size = int(query[-1] or 0) // (heads if len(query) == 3 else 1)
+    key_size = int(query[-1] or 0) // (count if len(query) == 3 else 1)
     value_size = int(value[-1] or 0) // (shared if len(value) == 3 else 1)
-    return int(query[0] or 0) * heads * queries * keys * (key_size + value_size)
+    return int(query[0] or 0) * count * queries * keys * (key_size + value_size)
 
 
 SPECS = (
-    OpSpec(op_type="Attention", macs=_attention, quant=QuantRole(inputs=(0, 1, 2))),
+    OpSpec(op_type="Attention", couple=heads.attention, macs=_attention, quant=QuantRole(inputs=(0, 1, 2))),
     OpSpec(op_type="FlexAttention", domain="ai.onnx.preview", macs=_attention),
     OpSpec(op_type="LinearAttention"),
-    OpSpec(op_type="RotaryEmbedding", output_bytes=total_bytes),
+    OpSpec(op_type="RotaryEmbedding", couple=heads.rotary, output_bytes=total_bytes),
 )

@@ -8,10 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 from onnxslim._ir import ir
-from onnxslim.ops.attributes import int_of
+from onnxslim.ops import heads
+from onnxslim.ops.attributes import has, int_of
+from onnxslim.ops.coupling import Axes
 from onnxslim.ops.macs import dims_of, output_dims, product
-from onnxslim.ops.matmul import matmul_macs
-from onnxslim.ops.spec import OpSpec, QuantRole, ShapeOf
+from onnxslim.ops.matmul import couple_product, matmul_macs
+from onnxslim.ops.normalization import over_last_axes
+from onnxslim.ops.quantization import couple_scales
+from onnxslim.ops.spec import Dims, OpSpec, QuantRole, ShapeOf, like_first
 
 __all__ = ["SPECS"]
 
@@ -51,6 +55,27 @@ def _attention(node: ir.Node, shape_of: ShapeOf) -> int | None:
     return batch * steps * (sizes[1] or 0) + 2 * batch * steps * steps * hidden
 
 
+def _fused_product(node: ir.Node, axes: Axes) -> None:
+    if not has(node, "transBatchA", "transBatchB"):
+        couple_product(
+            node, axes, transposed=(bool(int_of(node, "transA", 0)), bool(int_of(node, "transB", 0)))
+        )
+
+
+def _fused_product_dims(node: ir.Node, shape_of: ShapeOf) -> Dims | None:
+    """Of two matrices, or of a stack of them with one matrix."""
+    a, b = dims_of(node, 0, shape_of), dims_of(node, 1, shape_of)
+    if a is None or b is None or len(a) < 2 or len(b) != 2 or has(node, "transBatchA", "transBatchB"):
+        return None
+    rows, columns = -1 if int_of(node, "transA", 0) else -2, -2 if int_of(node, "transB", 0) else -1
+    return [*a[:-2], a[rows], b[columns]]
+
+
+def _skip_norm(node: ir.Node, axes: Axes) -> None:
+    """A sum, then statistics over its last axis; the sum itself may be an output."""
+    over_last_axes(node, axes)
+
+
 def _op(op_type: str, **facts: Any) -> OpSpec:
     return OpSpec(op_type=op_type, domain="com.microsoft", **facts)
 
@@ -60,7 +85,7 @@ SPECS = (
     _op("NhwcFusedConv", macs=_conv),
     _op("FusedGemm", macs=_gemm),
     _op("GemmFastGelu", macs=matmul_macs),
-    _op("FusedMatMul"),
+    _op("FusedMatMul", couple=_fused_product, dims=_fused_product_dims),
     _op("FusedMatMulActivation"),
     _op("TransposeMatMul"),
     _op("MatMulNBits", macs=_blocked, quant=QuantRole(integer=True, packed=_packed_bits)),
@@ -72,25 +97,32 @@ SPECS = (
     _op("MatMulIntegerToFloat", macs=matmul_macs, quant=_INTEGER),
     _op("DynamicQuantizeMatMul", macs=matmul_macs, quant=_INTEGER),
     _op("DynamicQuantizeLSTM", quant=_INTEGER),
-    _op("Attention", macs=_attention),
+    _op("Attention", macs=_attention, couple=heads.fused_attention, dims=heads.fused_dims),
+    _op("MultiHeadAttention", couple=heads.multi_head, dims=heads.attended_dims),
+    _op("GroupQueryAttention", couple=heads.grouped, dims=heads.attended_dims),
+    _op("RotaryEmbedding", couple=heads.rotary, dims=like_first),
+    _op("SkipLayerNormalization", couple=_skip_norm, dims=like_first),
+    _op("SkipSimplifiedLayerNormalization", couple=_skip_norm, dims=like_first),
     _op("QAttention", macs=_attention, quant=_INTEGER),
     *(_op(name, quant=_INTEGER) for name in (
         "QLinearAdd", "QLinearAveragePool", "QLinearConcat", "QLinearGlobalAveragePool", "QLinearLeakyRelu",
         "QLinearMul", "QLinearReduceMean", "QLinearSigmoid", "QLinearSoftmax", "QLinearWhere",
     )),
-    *(_op(name, elementwise=True) for name in (
-        "BiasGelu", "BiasSplitGelu", "FastGelu", "Gelu", "QuickGelu", "QuantizeLinear", "DequantizeLinear",
+    *(_op(name, elementwise=True, dims=like_first) for name in (
+        "BiasGelu", "FastGelu", "Gelu", "QuickGelu",
     )),
+    _op("BiasSplitGelu"),
+    *(_op(name, elementwise=True, couple=couple_scales, dims=like_first)
+      for name in ("QuantizeLinear", "DequantizeLinear")),
     *(_op(name) for name in (
         "BiasAdd", "BiasSoftmax", "CDist", "ComplexMul", "CropAndResize", "DecoderMaskedMultiHeadAttention",
         "EmbedLayerNormalization", "ExpandDims", "GatherBlockQuantized", "GatherND",
-        "GatedRelativePositionBias", "GridSample", "GroupNorm", "GroupQueryAttention", "Inverse",
-        "Irfft", "MaxpoolWithMask", "MoE", "MultiHeadAttention", "MurmurHash3",
+        "GatedRelativePositionBias", "GridSample", "GroupNorm", "Inverse",
+        "Irfft", "MaxpoolWithMask", "MoE", "MurmurHash3",
         "NGramRepeatBlock", "NhwcMaxPool", "PackedAttention", "PackedMultiHeadAttention", "Pad", "QMoE",
         "QEmbedLayerNormalization",
         "RelativePositionBias",
-        "RemovePadding", "RestorePadding", "Rfft", "RotaryEmbedding", "SampleOp", "SkipGroupNorm",
-        "SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "SparseAttention",
+        "RemovePadding", "RestorePadding", "Rfft", "SampleOp", "SkipGroupNorm", "SparseAttention",
         "Tokenizer", "Trilu", "Unique", "UnfoldTensor", "DynamicTimeWarping",
     )),
     *(_op(name, foldable=False) for name in ("BeamSearch", "GreedySearch", "WhisperBeamSearch")),

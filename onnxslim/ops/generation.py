@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxslim._ir import ir
+from onnxslim.ops.coupling import Axes, same_axes
 from onnxslim.ops.movement import given
 from onnxslim.ops.sizes import elements_bytes, item_bytes
 from onnxslim.ops.spec import Array, Declined, OpSpec
@@ -85,10 +86,24 @@ def _tri_bytes(node: ir.Node, inputs: Inputs) -> int | None:
     return given(inputs, 0).size * item_bytes(given(inputs, 0))
 
 
+def _filled(node: ir.Node, axes: Axes) -> None:
+    """One number everywhere: as long as the shape says."""
+    target, output = node.inputs[0], node.outputs[0]
+    assert target is not None
+    for axis in range(len(axes.dims(output))):
+        axes.holds(0, axis, axes.of(output, axis))
+
+
+def _triangle(node: ir.Node, axes: Axes) -> None:
+    """Positions along the last two axes count."""
+    same_axes(node, axes, but=(-2, -1))
+
+
 SPECS = (
     OpSpec(op_type="Constant", output_bytes=_constant_bytes),
     OpSpec(
         op_type="ConstantOfShape",
+        couple=_filled,
         numpy=_constant_of_shape,
         output_bytes=_constant_of_shape_bytes,
         sized_by=(0,),
@@ -97,7 +112,7 @@ SPECS = (
     OpSpec(op_type="Range", numpy=_range, output_bytes=_range_bytes, sized_by=(0, 1, 2)),
     OpSpec(op_type="EyeLike", output_bytes=_like_bytes),
     OpSpec(op_type="OneHot", output_bytes=_one_hot_bytes, sized_by=(1,)),
-    OpSpec(op_type="Trilu", output_bytes=_tri_bytes),
+    OpSpec(op_type="Trilu", couple=_triangle, output_bytes=_tri_bytes),
     OpSpec(op_type="MelWeightMatrix", output_bytes=_mel_bytes, sized_by=(0, 1)),
     *(
         OpSpec(op_type=f"{name}Window", output_bytes=_window_bytes)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from onnxslim._ir import ir
 from onnxslim.ops.attributes import int_of, ints_of, text_of
+from onnxslim.ops.coupling import Axes
 from onnxslim.ops.movement import given
 from onnxslim.ops.noop import same_dims
 from onnxslim.ops.sizes import elements_bytes, item_bytes, total_bytes
@@ -51,12 +52,59 @@ def _interpolated(node: ir.Node) -> Sequence[int]:
     return () if cut_out else (0,)
 
 
+def _resized(node: ir.Node, axes: Axes) -> None:
+    """An axis that keeps its size is handed on; Spec: https://onnx.ai/onnx/operators/onnx__Resize.html"""
+    data, output = node.inputs[0], node.outputs[0]
+    assert data is not None
+    stretched = text_of(node, "keep_aspect_ratio_policy", "stretch") == "stretch"
+    mode = text_of(node, "coordinate_transformation_mode", "half_pixel")
+    if not stretched or mode == "tf_crop_and_resize":
+        return
+    dims, rank = axes.dims(data), len(axes.dims(output))
+    listed = ints_of(node, "axes")
+    places = {axis % rank: place for place, axis in enumerate(range(rank) if listed is None else listed)}
+    sizes = node.inputs[3] if len(node.inputs) > 3 else None
+    scales = node.inputs[min(2, len(node.inputs) - 1)] if len(node.inputs) > 1 else None
+    content = None if scales is None or sizes is not None else axes.constant(scales)
+    for axis, size in enumerate(dims):
+        if size is None or size != axes.dims(output)[axis]:
+            continue
+        place = places.get(axis)
+        if place is not None and sizes is not None:
+            axes.holds(3, place, axes.of(output, axis))
+        elif place is not None and (content is None or content.reshape(-1)[place] != 1):
+            continue
+        axes.equal(axes.of(data, axis), axes.of(output, axis))
+
+
+def _to_space(node: ir.Node, axes: Axes) -> None:
+    """Channels are blocks times channels, or the other way round."""
+    data, output = node.inputs[0], node.outputs[0]
+    assert data is not None
+    axes.equal(axes.of(data, 0), axes.of(output, 0))
+    block = axes.fixed(int_of(node, "blocksize", 1) ** 2, "it becomes positions")
+    inner = (block, axes.of(output, 1))
+    crd = text_of(node, "mode", "DCR") == "CRD"
+    axes.equal(axes.of(data, 1), axes.times(reversed(inner) if crd else inner))
+
+
+def _to_depth(node: ir.Node, axes: Axes) -> None:
+    """Positions become blocks in front of the channels."""
+    data, output = node.inputs[0], node.outputs[0]
+    assert data is not None
+    axes.equal(axes.of(data, 0), axes.of(output, 0))
+    block = axes.fixed(int_of(node, "blocksize", 1) ** 2, "it was positions")
+    axes.equal(axes.of(output, 1), axes.times((block, axes.of(data, 1))))
+
+
 SPECS = (
-    OpSpec(op_type="Resize", sized_by=(2, 3), output_bytes=_resize_bytes, homogeneous=_interpolated,
-           identity_input=_resize_is_noop, quant=QuantRole()),
-    OpSpec(op_type="Upsample", sized_by=(1,), output_bytes=_resize_bytes, homogeneous=first_input,
-           identity_input=_resize_is_noop, quant=QuantRole()),
-    OpSpec(op_type="DepthToSpace", output_bytes=total_bytes, moves=first_input, identity_input=_one_block),
-    OpSpec(op_type="SpaceToDepth", output_bytes=total_bytes, moves=first_input, identity_input=_one_block),
+    OpSpec(op_type="Resize", couple=_resized, sized_by=(2, 3), output_bytes=_resize_bytes,
+           homogeneous=_interpolated, identity_input=_resize_is_noop, quant=QuantRole()),
+    OpSpec(op_type="Upsample", couple=_resized, sized_by=(1,), output_bytes=_resize_bytes,
+           homogeneous=first_input, identity_input=_resize_is_noop, quant=QuantRole()),
+    OpSpec(op_type="DepthToSpace", couple=_to_space, output_bytes=total_bytes,
+           moves=first_input, identity_input=_one_block),
+    OpSpec(op_type="SpaceToDepth", couple=_to_depth, output_bytes=total_bytes,
+           moves=first_input, identity_input=_one_block),
     *(OpSpec(op_type=name) for name in ("AffineGrid", "Col2Im", "GridSample", "RoiAlign", "ImageDecoder")),
 )  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxslim._ir import ir
+from onnxslim.ops import movement_axes
 from onnxslim.ops.attributes import int_of, ints_of
 from onnxslim.ops.movement import given
 from onnxslim.ops.sizes import array_bytes, elements_bytes, item_bytes, total_bytes
@@ -126,7 +127,8 @@ def _unique_bytes(node: ir.Node, inputs: Inputs) -> int | None:
 _CHAIN = QuantRole()
 
 SPECS = (
-    OpSpec(op_type="Gather", numpy=_gather, output_bytes=_gather_bytes, moves=first_input, quant=_CHAIN),
+    OpSpec(op_type="Gather", couple=movement_axes.gather, numpy=_gather, output_bytes=_gather_bytes,
+           moves=first_input, quant=_CHAIN),
     OpSpec(op_type="GatherElements", numpy=_gather_elements, output_bytes=_gather_elements_bytes,
            moves=first_input),
     OpSpec(op_type="GatherND", numpy=_gather_nd, output_bytes=_gather_nd_bytes, moves=first_input),
@@ -136,7 +138,7 @@ SPECS = (
     OpSpec(op_type="ScatterElements", output_bytes=_first_bytes),
     OpSpec(op_type="ScatterND", output_bytes=_first_bytes),
     OpSpec(op_type="TensorScatter", output_bytes=_first_bytes, moves=lambda node: (0, 1)),
-    OpSpec(op_type="Pad", output_bytes=_pad_bytes, sized_by=(1,),
+    OpSpec(op_type="Pad", couple=movement_axes.pad, output_bytes=_pad_bytes, sized_by=(1,),
            identity_input=_pad_is_noop, quant=QuantRole()),
     OpSpec(op_type="CenterCropPad", output_bytes=_center_bytes, sized_by=(1,)),
     OpSpec(op_type="ReverseSequence", output_bytes=_first_bytes, moves=first_input),

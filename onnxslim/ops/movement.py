@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxslim._ir import ir
+from onnxslim.ops import movement_axes
 from onnxslim.ops.attributes import has, int_of, ints_of
 from onnxslim.ops.noop import one_input, same_shape
 from onnxslim.ops.sizes import array_bytes, broadcast_dims, elements_bytes, item_bytes
@@ -222,44 +223,64 @@ SPECS = (
         identity_input=lambda node, facts: 0, elementwise=True, homogeneous=first_input,
     ),
     OpSpec(
-        op_type="Reshape", sized_by=(1,), dims_input=1, numpy=_reshape,
+        op_type="Reshape",
+        couple=movement_axes.reshape,
+        sized_by=(1,), dims_input=1, numpy=_reshape,
         output_bytes=_moved_bytes, moves=first_input, quant=_CHAIN,
         identity_input=same_shape,
     ),
     OpSpec(
-        op_type="Flatten", numpy=_flatten, output_bytes=_moved_bytes, moves=first_input, quant=_CHAIN,
+        op_type="Flatten",
+        couple=movement_axes.flatten,
+        numpy=_flatten, output_bytes=_moved_bytes, moves=first_input, quant=_CHAIN,
         identity_input=same_shape,
     ),
     OpSpec(
-        op_type="Squeeze", numpy=_squeeze, output_bytes=_moved_bytes, moves=first_input, quant=_CHAIN,
+        op_type="Squeeze",
+        couple=movement_axes.squeeze,
+        numpy=_squeeze, output_bytes=_moved_bytes, moves=first_input, quant=_CHAIN,
         identity_input=same_shape,
     ),
     OpSpec(
-        op_type="Unsqueeze", numpy=_unsqueeze, output_bytes=_moved_bytes, moves=first_input, quant=_CHAIN,
+        op_type="Unsqueeze",
+        couple=movement_axes.unsqueeze,
+        numpy=_unsqueeze, output_bytes=_moved_bytes, moves=first_input, quant=_CHAIN,
         identity_input=same_shape,
     ),
     OpSpec(
-        op_type="Transpose", numpy=_transpose, output_bytes=_moved_bytes, moves=first_input, quant=_CHAIN,
+        op_type="Transpose",
+        couple=movement_axes.transpose,
+        numpy=_transpose, output_bytes=_moved_bytes, moves=first_input, quant=_CHAIN,
         identity_input=_transpose_is_noop,
     ),
     OpSpec(
-        op_type="Concat", numpy=_concat, output_bytes=_moved_bytes, moves=every_input,
+        op_type="Concat",
+        couple=movement_axes.concat,
+        numpy=_concat, output_bytes=_moved_bytes, moves=every_input,
         identity_input=one_input, quant=QuantRole(inputs=None, kernel="QLinearConcat"),
     ),
     OpSpec(
-        op_type="Split", numpy=_split, output_bytes=_moved_bytes, moves=first_input, quant=_CHAIN,
+        op_type="Split",
+        couple=movement_axes.split,
+        numpy=_split, output_bytes=_moved_bytes, moves=first_input, quant=_CHAIN,
         identity_input=lambda node, facts: 0 if len(node.outputs) == 1 else None,
     ),
     OpSpec(
-        op_type="Slice", numpy=_slice, output_bytes=_moved_bytes, moves=first_input, quant=_CHAIN,
+        op_type="Slice",
+        couple=movement_axes.slice_,
+        numpy=_slice, output_bytes=_moved_bytes, moves=first_input, quant=_CHAIN,
         identity_input=_slice_is_noop,
     ),
     OpSpec(
-        op_type="Expand", dims_input=1, numpy=_expand, output_bytes=_expand_bytes, sized_by=(1,),
+        op_type="Expand",
+        couple=movement_axes.expand,
+        dims_input=1, numpy=_expand, output_bytes=_expand_bytes, sized_by=(1,),
         moves=first_input, identity_input=same_shape, quant=_CHAIN,
     ),
     OpSpec(
-        op_type="Tile", numpy=_tile, output_bytes=_tile_bytes, sized_by=(1,), moves=first_input, quant=_CHAIN,
+        op_type="Tile",
+        couple=movement_axes.tile,
+        numpy=_tile, output_bytes=_tile_bytes, sized_by=(1,), moves=first_input, quant=_CHAIN,
         identity_input=_tile_is_noop,
     ),
 )  # fmt: skip

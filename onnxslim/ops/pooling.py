@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from onnxslim._ir import ir
+from onnxslim.ops.coupling import Axes, same_axes
 from onnxslim.ops.sizes import total_bytes
 from onnxslim.ops.spec import OpSpec, QuantRole, first_input
 
 __all__ = ["SPECS"]
 
+
+def _couple(node: ir.Node, axes: Axes) -> None:
+    """Batch and channels are handed on."""
+    data = node.inputs[0]
+    assert data is not None
+    same_axes(node, axes, but=range(2, len(axes.dims(data))))
+
+
 SPECS = (
-    OpSpec(op_type="AveragePool", homogeneous=first_input, quant=QuantRole(kernel="QLinearAveragePool")),
-    OpSpec(op_type="GlobalAveragePool", output_bytes=total_bytes, homogeneous=first_input,
+    OpSpec(op_type="AveragePool", couple=_couple, homogeneous=first_input,
+           quant=QuantRole(kernel="QLinearAveragePool")),
+    OpSpec(op_type="GlobalAveragePool", couple=_couple, homogeneous=first_input, output_bytes=total_bytes,
            quant=QuantRole(kernel="QLinearGlobalAveragePool")),
-    OpSpec(op_type="MaxPool", moves=first_input, homogeneous=first_input, quant=QuantRole()),
-    OpSpec(op_type="GlobalMaxPool", output_bytes=total_bytes, moves=first_input, homogeneous=first_input),
-    OpSpec(op_type="LpPool", homogeneous=first_input),
-    OpSpec(op_type="GlobalLpPool", output_bytes=total_bytes, homogeneous=first_input),
+    OpSpec(op_type="MaxPool", couple=_couple, homogeneous=first_input, moves=first_input, quant=QuantRole()),
+    OpSpec(op_type="GlobalMaxPool", couple=_couple, homogeneous=first_input, output_bytes=total_bytes,
+           moves=first_input),
+    OpSpec(op_type="LpPool", couple=_couple, homogeneous=first_input),
+    OpSpec(op_type="GlobalLpPool", couple=_couple, homogeneous=first_input, output_bytes=total_bytes),
     OpSpec(op_type="MaxRoiPool"),
     OpSpec(op_type="MaxUnpool"),
 )  # fmt: skip

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from onnxslim._ir import ir
 from onnxslim.ops.arithmetic import INTEGERS
-from onnxslim.ops.attributes import int_of
+from onnxslim.ops.attributes import int_of, ints_of
+from onnxslim.ops.coupling import Axes, same_axes
 from onnxslim.ops.movement import axes_of, given
 from onnxslim.ops.sizes import elements_bytes
 from onnxslim.ops.spec import Array, Declined, Facts, OpSpec, QuantRole
@@ -18,6 +20,7 @@ __all__ = ["SPECS"]
 
 Inputs = Sequence[Array | None]
 Evaluator = Callable[[ir.Node, Inputs], Sequence[Array]]
+_SUMS = ("Sum", "L1", "L2", "LogSum", "SumSquare")  # zeros add nothing to them
 
 
 def _reduce(function: Callable[..., Any]) -> Evaluator:
@@ -54,9 +57,58 @@ def _reduces_nothing(node: ir.Node, facts: Facts) -> int | None:
     return 0 if absent and "axes" not in node.attributes and int_of(node, "noop_with_empty_axes", 0) else None
 
 
+def _couple(node: ir.Node, axes: Axes, *, sums: bool = False, averages: bool = False) -> None:
+    """Reduced axes are read along, unless what is absent from them adds nothing."""
+    data = node.inputs[0]
+    assert data is not None
+    rank = len(axes.dims(data))
+    listed = node.inputs[1] if len(node.inputs) > 1 else None
+    along = ints_of(node, "axes")
+    if listed is not None:
+        content = axes.constant(listed)
+        if content is None:
+            return
+        along = [int(axis) for axis in content.reshape(-1)]
+    reduced = {axis % rank for axis in along or ()} if rank else set()
+    if not reduced and not int_of(node, "noop_with_empty_axes", 0):
+        reduced = set(range(rank))
+    _reduced(node, axes, reduced)
+    for axis in reduced:
+        if sums:
+            axes.sums(0, axis)
+        elif averages:
+            axes.averaged(axes.of(data, axis))
+
+
+def _reduced(node: ir.Node, axes: Axes, reduced: set[int]) -> None:
+    """The other axes are handed on."""
+    data, output = node.inputs[0], node.outputs[0]
+    assert data is not None
+    keep = int_of(node, "keepdims", 1)
+    kept = [axis for axis in range(len(axes.dims(data))) if keep or axis not in reduced]
+    for place, axis in enumerate(kept):
+        if axis not in reduced:
+            axes.equal(axes.of(data, axis), axes.of(output, place))
+
+
+def _picked(node: ir.Node, axes: Axes) -> None:
+    """ArgMax and ArgMin: positions along one axis."""
+    data = node.inputs[0]
+    assert data is not None
+    _reduced(node, axes, {int_of(node, "axis", 0) % len(axes.dims(data))})
+
+
+def _running(node: ir.Node, axes: Axes) -> None:
+    """Running sums along one axis."""
+    along = None if node.inputs[1] is None else axes.constant(node.inputs[1])
+    if along is not None:
+        same_axes(node, axes, but=(int(along.item()),))
+
+
 def _reduction(name: str, function: Callable[..., Any] | None = None, **facts: Any) -> OpSpec:
     evaluator = None if function is None else _reduce(function)
-    return OpSpec(op_type=f"Reduce{name}", numpy=evaluator, output_bytes=_bytes, **facts)
+    couple = partial(_couple, sums=name in _SUMS, averages=name == "Mean")
+    return OpSpec(op_type=f"Reduce{name}", numpy=evaluator, output_bytes=_bytes, couple=couple, **facts)
 
 
 SPECS = (
@@ -66,5 +118,6 @@ SPECS = (
     _reduction("Min", np.min, identity_input=_reduces_nothing),
     _reduction("Mean", identity_input=_reduces_nothing, quant=QuantRole()),
     *(_reduction(name) for name in ("L1", "L2", "LogSum", "LogSumExp", "SumSquare")),
-    *(OpSpec(op_type=name, output_bytes=_bytes) for name in ("ArgMax", "ArgMin", "CumSum", "CumProd")),
+    *(OpSpec(op_type=name, output_bytes=_bytes, couple=_picked) for name in ("ArgMax", "ArgMin")),
+    *(OpSpec(op_type=name, output_bytes=_bytes, couple=_running) for name in ("CumSum", "CumProd")),
 )  # fmt: skip

@@ -8,6 +8,7 @@ import numpy as np
 
 from onnxslim._ir import ir
 from onnxslim.ops.attributes import int_of
+from onnxslim.ops.coupling import Axes
 from onnxslim.ops.spec import Array, OpSpec
 
 __all__ = ["SPECS"]
@@ -45,7 +46,17 @@ def _rank_bytes(node: ir.Node, inputs: Inputs) -> int | None:
     return 8 * _dims(inputs[0]).size
 
 
+def _any_axes(node: ir.Node, axes: Axes) -> None:
+    """Its result follows the sizes of the axes by itself."""
+    data = node.inputs[0]
+    assert data is not None
+    for axis in range(len(axes.dims(data))):
+        axes.of(data, axis)
+
+
 SPECS = (
-    OpSpec(op_type="Shape", numpy=_shape, output_bytes=_rank_bytes, from_dims=_shape_of_dims),
+    OpSpec(
+        op_type="Shape", couple=_any_axes, numpy=_shape, output_bytes=_rank_bytes, from_dims=_shape_of_dims
+    ),
     OpSpec(op_type="Size", numpy=_size, output_bytes=lambda node, inputs: 8, from_dims=_size_of_dims),
 )

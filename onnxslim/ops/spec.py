@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy.typing as npt
 
 from onnxslim._ir import ir
+
+if TYPE_CHECKING:
+    from onnxslim.ops.coupling import Axes
+    from onnxslim.ops.linear import Linear
 
 __all__ = [
     "Array",
@@ -25,6 +29,7 @@ __all__ = [
     "every_input",
     "first_input",
     "first_variable",
+    "like_first",
 ]
 
 Array = npt.NDArray[Any]
@@ -52,6 +57,12 @@ class Facts(Protocol):
 def first_input(node: ir.Node) -> Iterable[int]:
     """For :attr:`OpSpec.moves`: the elements of input 0 are moved, the others say where to."""
     return (0,)
+
+
+def like_first(node: ir.Node, shape_of: ShapeOf) -> Dims | None:
+    """For :attr:`OpSpec.dims`: output 0 is as large as input 0, along every axis."""
+    data = node.inputs[0] if node.inputs else None
+    return None if data is None else shape_of(data)
 
 
 def every_input(node: ir.Node) -> Iterable[int]:
@@ -122,6 +133,11 @@ class OpSpec:
         macs: ``(node, shape_of) -> multiply-accumulates`` of one run, None where a shape is not known; a spec
             without it counts none.
         quant: part in integer arithmetic, None where there is none.
+        linear: ``(node, shape of its weight) -> Linear``, for what multiplies rows with a stored weight; None
+            where this node does something else as well.
+        dims: ``(node, shape_of) -> dimensions`` of output 0, for what onnx itself does not infer.
+        couple: ``(node, axes)``, says how axes hang together (:mod:`onnxslim.ops.coupling`); None where
+            nobody knows, unless the operator is elementwise.
         doc: page of the specification.
     """
 
@@ -142,6 +158,9 @@ class OpSpec:
     affine: Callable[[ir.Node], int] | None = None
     macs: Callable[[ir.Node, ShapeOf], int | None] | None = None
     quant: QuantRole | None = None
+    linear: Callable[[ir.Node, Sequence[int]], Linear | None] | None = None
+    dims: Callable[[ir.Node, ShapeOf], Dims | None] | None = None
+    couple: Callable[[ir.Node, Axes], None] | None = None
 
     @property
     def data_movement(self) -> bool:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from onnxslim.passes.pack_integers import PackIntegers as PackIntegers
     from onnxslim.passes.pack_weights import PackWeights as PackWeights
+    from onnxslim.passes.prune_channels import PruneChannels as PruneChannels
     from onnxslim.passes.quantize_blocks import QuantizeBlocks as QuantizeBlocks
     from onnxslim.passes.quantize_dynamic import QuantizeDynamic as QuantizeDynamic
     from onnxslim.passes.quantize_ports import QuantizePorts as QuantizePorts
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from onnxslim.passes.remove_dead_code import RemoveDeadCode as RemoveDeadCode
     from onnxslim.passes.set_input_shapes import SetInputShapes as SetInputShapes
     from onnxslim.passes.simplify_reshapes import SimplifyReshapes as SimplifyReshapes
+    from onnxslim.passes.skip_blocks import SkipBlocks as SkipBlocks
+    from onnxslim.passes.zero_weights import ZeroWeights as ZeroWeights
 
 
 def __getattr__(name: str) -> object:

@@ -12,6 +12,7 @@ __all__ = [
     "BYTE_UNITS",
     "Drop",
     "Target",
+    "parse_count_target",
     "parse_drop",
     "parse_duration",
     "parse_latency_target",
@@ -118,3 +119,15 @@ def parse_duration(text: str | float, option: str = "--time") -> float:
     if seconds <= 0:
         raise OptionError(f"{option} must be above zero, not {text!r}", hint="write it like 30s or 10min")
     return seconds
+
+
+def parse_count_target(text: str | Target, option: str) -> Target:
+    """Read ``--target-macs`` and ``--target-params``: ``0.7x`` is a ratio, ``250M`` absolute.
+
+    Example:
+        >>> parse_count_target("250M", "--target-macs")
+        Target(value=250000000.0, kind='absolute')
+    """
+    if isinstance(text, Target):
+        return text
+    return _parse_target(text, {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}, option, "0.7x or 250M")

@@ -16,10 +16,9 @@ from typing import Any
 
 from onnxslim._ir import ir
 from onnxslim.analysis.cost import summary
-from onnxslim.calibration.data import Feeds, open_feeds
 from onnxslim.calibration.runner import calibrate
 from onnxslim.calibration.store import Calibration
-from onnxslim.errors import BudgetError, CalibrationError
+from onnxslim.errors import BudgetError
 from onnxslim.measure.metrics import resolve
 from onnxslim.measure.verify import verify
 from onnxslim.model.io import ModelLike, load, save
@@ -32,8 +31,9 @@ from onnxslim.recipes.engine import Outcome, run_steps
 from onnxslim.recipes.evidence import encoding_notes, latency_fields
 from onnxslim.recipes.milder import Milder
 from onnxslim.recipes.named import simplify_steps
+from onnxslim.recipes.parts import open_data, split_data
 from onnxslim.recipes.pipeline import Result, path_of, source_file
-from onnxslim.recipes.proof import Prover, running_feeds
+from onnxslim.recipes.proof import Prover
 from onnxslim.recipes.quality import Judge
 from onnxslim.recipes.search import Objective, Progress, Search, Trial
 from onnxslim.report.report import Report
@@ -48,8 +48,6 @@ __all__ = ["Request", "search_best"]
 _HELD_OUT_LIMIT = 64  # feeds that judge a candidate; more would cost more time than they teach
 _LATENCY_FEEDS = 4
 _CHOICE_FEEDS = 16  # held-out feeds that decide details of a candidate
-_RANDOM_SAMPLES = 32
-_RANDOM = "the data were random: ranges and accuracy say little about real inputs"
 _LOOKS = 2  # at a metric that is a function: only it knows its units
 _CLEANER_DB = 10.0  # what the second must have above the first
 _SECOND_LOOK = (
@@ -80,16 +78,6 @@ class Request:
     integer_io: bool = False
 
 
-@dataclass(frozen=True)
-class _Data:
-    """The parts of the data: to fit on, to judge candidates on, to score the winner on."""
-
-    fit: Feeds
-    held_out: Feeds
-    test: Feeds | None
-    notes: tuple[str, ...] = ()
-
-
 def search_best(
     source: ModelLike,
     data: Any,
@@ -114,8 +102,8 @@ def search_best(
         progress("simplifying")
         prover = Prover(worker, limit_bytes=request.verify_limit, seed=request.seed)
         base = run_steps(original, simplify_steps(), prover)
-        opened = _open(data, request, original, dict(data_options or {}), worker)
-        parts = _split(opened, test, request, original)
+        opened = open_data(worker, original, data, seed=request.seed, **(data_options or {}))
+        parts = split_data(opened, test, original, seed=request.seed, own_test=_is_function(request.metric))
         metric = resolve(
             request.metric or "agreement", original=original, feeds=parts.test, output=request.output
         )
@@ -267,27 +255,3 @@ def _about(target: Hardware) -> Iterator[str]:
 
 def _is_function(metric: str | None) -> bool:
     return metric is not None and ":" in metric
-
-
-def _open(data: Any, request: Request, model: ir.Model, options: dict[str, Any], worker: Worker) -> Feeds:
-    if not (isinstance(data, str) and data == "random"):
-        return open_feeds(data, model, seed=request.seed, **options)
-    samples = options.get("samples") or _RANDOM_SAMPLES
-    with worker.load(model, optimize="none") as session:  # free dimensions are sized so that it runs
-        return running_feeds(session, session.inputs, samples, request.seed)
-
-
-def _split(feeds: Feeds, test: Any, request: Request, model: ir.Model) -> _Data:
-    tested: Feeds | None = None
-    if test is not None:
-        tested = open_feeds(test, model, seed=request.seed)
-    elif not _is_function(request.metric):
-        if len(feeds) < 4:
-            raise CalibrationError(
-                f"{len(feeds)} feeds are too few to calibrate, select and test on",
-                hint="give at least 4 feeds, better 32 or more",
-            )
-        feeds, tested = feeds.split(0.7, request.seed)
-    fit, held_out = feeds.split(0.7, request.seed + 1)
-    notes = (*feeds.notes, _RANDOM) if feeds.is_random else feeds.notes
-    return _Data(fit, held_out, tested, notes)

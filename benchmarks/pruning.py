@@ -1,0 +1,129 @@
+"""Accuracy at given multiply-accumulates: ``onnxslim prune`` on real models, each with its task.
+
+    python -m benchmarks.pruning [NAMES...] --zoo ROOT [--macs 0.9,0.75,0.5] [--criteria reconstruction,l1]
+
+Everything goes through the command line, as for a user.  At most 512 calibration inputs without labels are
+ranked on and fitted to, and nothing is chosen by the data that score: the result is scored once, in plain
+onnxruntime.  The noise is that of other inputs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.compress import onnxslim, sqnr_db
+from benchmarks.writing import RESULTS, markdown, write
+from benchmarks.zoo.layout import check_names, model_path, task, use
+
+MODELS = (
+    "mnist_resnet14",
+    "mnist_mobilenetv2",
+    "ppocr_cls",
+    "mnist_vit",
+    "ppocr_rec",
+    "minilm_fp32",
+    "opennsfw",
+)
+SAMPLES = 512
+HEADER = ("model", "criterion", "asked", "MACs", "params", "time", "95 %", "before", "after", "SQNR dB", "s")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One pruned model; ``macs``, ``params`` and ``ratio`` (of times) are relative to the original."""
+
+    model: str
+    criterion: str
+    asked: float
+    macs: float
+    params: float
+    ratio: float
+    interval: tuple[float, float]
+    before: float
+    after: float
+    sqnr_db: float
+    seconds: float
+
+    def cells(self) -> tuple[str, ...]:
+        """The row of the table."""
+        low, high = self.interval
+        shares = f"{self.asked:g}", f"{self.macs:.3f}", f"{self.params:.3f}", f"{self.ratio:.3f}"
+        scores = f"{self.before:.4f}", f"{self.after:.4f}", f"{self.sqnr_db:.1f}", f"{self.seconds:.0f}"
+        return self.model, self.criterion, *shares, f"{low:.3f}-{high:.3f}", *scores
+
+
+def prune(name: str, criterion: str, macs: float, folder: Path, options: Sequence[str] = ()) -> Row:
+    """Prune one model by the command line and judge the result.
+
+    Raises:
+        RuntimeError: the command fails.
+    """
+    original, result, module = model_path(name).resolve(), folder / f"{name}.onnx", task(name)
+    data = folder / f"{name}_feeds.py"
+    data.write_text(f"from {module.__name__} import inputs\n\n\ndef feeds():\n    return inputs({SAMPLES})\n")
+    begun = time.monotonic()
+    report = onnxslim(
+        *("prune", str(original), "-o", str(result), "--force"),
+        *("--data", f"{data}:feeds", "--metric", f"{module.__name__}:metric"),
+        *("--target-macs", f"{macs}x", "--criterion", criterion, *options),
+    )
+    seconds = time.monotonic() - begun
+    before, after, latency = report["before"], report["after"], report["latency"]
+    return Row(
+        name,
+        criterion,
+        macs,
+        after["macs"] / before["macs"],
+        after["params"] / before["params"],
+        latency["ratio"],
+        (latency["interval"][0], latency["interval"][1]),
+        module.score(str(original)).value,
+        module.score(str(result)).value,
+        sqnr_db(original, result, module.held_out()),
+        seconds,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAMES", help=f"default: {', '.join(MODELS)}")
+    parser.add_argument("--zoo", type=Path, required=True, help="the folder that was fetched")
+    parser.add_argument("--macs", default="0.75", help="shares of the multiply-accumulates to reach")
+    parser.add_argument("--criteria", default="reconstruction", help="how channels are ranked")
+    parser.add_argument("--bare", action="store_true", help="leave the weights that stay as they are")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where pruning.md and .json go")
+    given = parser.parse_args(arguments)
+    names = given.names or MODELS
+    check_names(parser, names)
+    use(given.zoo)
+    options = ("--no-reconstruct",) if given.bare else ()
+    rows: list[Row] = []
+    failed = 0
+    shares = [float(share) for share in given.macs.split(",")]
+    with tempfile.TemporaryDirectory() as folder:
+        for name, criterion, macs in itertools.product(names, given.criteria.split(","), shares):
+            try:
+                rows.append(prune(name, criterion, macs, Path(folder), options))
+            except (RuntimeError, FileNotFoundError) as error:
+                failed += 1
+                print(f"{name}: {error}", file=sys.stderr)
+                continue
+            table = markdown(HEADER, [row.cells() for row in rows])
+            write(given.results, "pruning", table, rows)
+            print("  ".join(rows[-1].cells()), file=sys.stderr)
+    if rows:
+        print(table)
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""Remove channels from a model, and let what is left make it good."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxslim._ir import ir
+from onnxslim.analysis.channels import Channels
+from onnxslim.analysis.linears import products_of
+from onnxslim.passes.prune_channels import PruneChannels
+from onnxslim.recipes.engine import Outcome, run_steps
+from onnxslim.recipes.pruning.plan import Removal
+from onnxslim.recipes.pruning.reconstruct import Refitted, reconstruct
+from onnxslim.runtime.client import Worker
+
+__all__ = ["Pruned", "kept_outputs", "pruned"]
+
+
+@dataclass
+class Pruned:
+    """A model with channels removed: what the passes did, and what became of each product."""
+
+    outcome: Outcome
+    removal: Removal
+    refitted: list[Refitted] = field(default_factory=list)
+
+    @property
+    def model(self) -> ir.Model:
+        """The model."""
+        return self.outcome.model
+
+
+def pruned(
+    base: ir.Model,
+    channels: Channels,
+    removal: Removal,
+    *,
+    worker: Worker | None = None,
+    feeds: Any = None,
+    residual: bool = False,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda message: None,
+) -> Pruned:
+    """Remove channels from a copy of ``base``.
+
+    Args:
+        feeds: what to reconstruct on; None leaves the weights as they are.
+    """
+    result = Pruned(run_steps(base, (PruneChannels(dict(removal), residual=residual),)), removal)
+    if feeds is not None and worker is not None and removal:
+        kept = kept_outputs(base, channels, removal)
+        result.refitted = reconstruct(worker, base, result.model, feeds, kept, seed=seed, progress=progress)
+    return result
+
+
+def kept_outputs(
+    base: ir.Model, channels: Channels, removal: Mapping[str, Any]
+) -> dict[str, npt.NDArray[np.int64]]:
+    """The output channels that each product keeps, by its name; products that keep all are left out."""
+    axes = {p.weight.name: (p, 0 if p.linear.outputs_first else 1) for p in products_of(base)}
+    masks: dict[str, npt.NDArray[np.bool_]] = {}
+    for key, atoms in removal.items():
+        for member in channels.by_key[key].members:
+            product, axis = axes.get(member.value, (None, -1))
+            if product is not None and member.axis == axis and member.role == "producer":
+                mask = masks.setdefault(product.name, np.ones(product.shape[axis], np.bool_))
+                mask[member.indices(atoms)] = False
+    return {name: np.flatnonzero(mask) for name, mask in masks.items()}

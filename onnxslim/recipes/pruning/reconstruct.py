@@ -1,0 +1,299 @@
+"""Let the products of a changed model give again what they gave in the original, one level after another.
+
+Each product is fitted on the inputs that it gets in the changed model, with everything before it fitted
+already, against its outputs in the original: what was lost before a product is made good by it, and errors
+do not add up along the way, through residual branches either.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxslim._ir import ir
+from onnxslim.analysis.extract import extract
+from onnxslim.analysis.linears import Product, products_of
+from onnxslim.model import edit
+from onnxslim.ops.linear import Linear
+from onnxslim.recipes.pruning.samples import Samples
+from onnxslim.reconstruct.ridge import Fit, Sums, fit, with_ones
+from onnxslim.runtime.client import Worker
+
+__all__ = ["Refitted", "reconstruct", "row_feed", "sums_of", "wanted_input"]
+
+Array = npt.NDArray[Any]
+Feed = Mapping[str, Any]
+Kept = Mapping[str, npt.NDArray[np.int64]]
+
+_ROWS = (8192, 32768)  # at least and at most, of each product
+_ROWS_PER_COLUMN = 32
+_HELD_OUT = 4  # every so manieth sample chooses the damping
+_TARGET_BYTES = 512 << 20  # of the original's outputs that are held at a time
+_SUMS_BYTES = 1 << 30  # of the sums of one product; it is left alone where they would take more
+_EXACT = 1e-10  # of the energy: an error as small is float rounding
+_CALL_BYTES, _CALL_FEEDS = 8 << 20, 32  # that go to the worker and back at once
+_BLOCK = 2048  # rows that are added up at once
+
+
+@dataclass(frozen=True)
+class Refitted:
+    """What became of one product: the share of the output's energy that is wrong, on held-out rows.
+
+    ``declined`` is why it was left as it is.
+    """
+
+    name: str
+    before: float
+    after: float
+    damping: float | None
+    declined: str = ""
+
+
+def reconstruct(
+    worker: Worker,
+    original: ir.Model,
+    model: ir.Model,
+    feeds: Samples,
+    kept: Kept,
+    *,
+    select: Callable[[Product], bool] = lambda product: True,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda message: None,
+) -> list[Refitted]:
+    """Refit the products of ``model``, in place.
+
+    Args:
+        original: what the model was made from; values of one name are the same but for removed channels.
+        feeds: inputs; no labels are needed.
+        kept: the channels of the original that a value still has, by name; those not named have all.
+        select: which of the products that get other inputs than in the original are fitted.
+        seed: of the positions whose rows are taken.
+    """
+    values = {value.name for node in original.graph for value in node.outputs}
+    products = [p for p in products_of(model) if p.name in values and select(p)]
+    found: list[Refitted] = []
+    for block in _blocks(products, len(feeds)):
+        targets = _targets(worker, original, feeds, block, seed)
+        for level in sorted({product.level for product in block}):
+            now = [product for product in block if product.level == level]
+            progress(f"reconstructing {now[0].name}")
+            for part in _affordable(now, found):
+                sums = sums_of(worker, model, feeds, part, targets, kept, seed)
+                found += [_refit(model, product, *sums[product.name]) for product in part]
+    return found
+
+
+def sums_of(
+    worker: Worker,
+    model: ir.Model,
+    feeds: Samples,
+    products: Sequence[Product],
+    targets: Mapping[str, Sequence[Array]],
+    kept: Kept,
+    seed: int = 0,
+) -> dict[str, tuple[Sums, Sums]]:
+    """Sums over the rows to fit on and over held-out ones, by the name of the product.
+
+    Args:
+        model: what the inputs are taken from.
+        targets: by name of the product, for each feed, rows of the wanted outputs.
+    """
+    wanted = [wanted_input(product, len(feeds), seed) for product in products]
+    adders = {product.name: (_Adder(product), _Adder(product)) for product in products}
+    for number, rows in enumerate(row_feed(worker, model, feeds, wanted)):
+        part = int(number % _HELD_OUT == _HELD_OUT - 1)
+        for product, x in zip(products, rows, strict=True):
+            y = targets[product.name][number]
+            chosen = kept.get(product.name)
+            adders[product.name][part].add(x, y if chosen is None else y[:, chosen])
+    return {name: (pair[0].finish(), pair[1].finish()) for name, pair in adders.items()}
+
+
+class _Adder:
+    """Adds rows up in blocks of a good size."""
+
+    def __init__(self, product: Product) -> None:
+        self._linear = product.linear
+        groups, length, outputs = product.dims
+        self._bias = product.has_bias
+        self._sums = Sums.empty(groups, length + self._bias, outputs)
+        self._waiting: list[tuple[Array, Array]] = []
+        self._rows = 0
+
+    def add(self, x: Array, y: Array) -> None:
+        self._waiting.append((x, y))
+        self._rows += len(x)
+        if self._rows >= _BLOCK:
+            self._flush()
+
+    def finish(self) -> Sums:
+        if self._waiting:
+            self._flush()
+        return self._sums
+
+    def _flush(self) -> None:
+        groups = self._linear.groups
+        x, y = (
+            np.concatenate(each).astype(np.float64).reshape(self._rows, groups, -1).swapaxes(0, 1)
+            for each in zip(*self._waiting, strict=True)
+        )
+        self._sums.add(with_ones(x) if self._bias else x, y)
+        self._waiting.clear()
+        self._rows = 0
+
+
+def _refit(model: ir.Model, product: Product, sums: Sums, held_out: Sums) -> Refitted:
+    tensor = product.weight.const_value
+    assert tensor is not None
+    linear, has_bias = product.linear, product.has_bias
+    weight = linear.matrix(tensor.numpy().astype(np.float64))
+    groups, length, outputs = weight.shape
+    if has_bias:
+        bias = np.zeros(groups * outputs)
+        if product.bias is not None and product.bias.const_value is not None:
+            bias = np.broadcast_to(product.bias.const_value.numpy(), bias.shape)
+        weight = np.concatenate([weight, bias.reshape(groups, 1, outputs)], axis=1)
+    energy = _spread(held_out, has_bias)
+    if held_out.error(weight) < _EXACT * energy:  # nothing before it has changed
+        return Refitted(product.name, 0.0, 0.0, None)
+    found: Fit = fit(sums, held_out, weight, bias=has_bias)
+    before, after = found.before / energy, found.after / energy
+    if found.damping is None:
+        return Refitted(product.name, before, after, None, "nothing is better on held-out samples")
+    edit.replace_initializer(
+        product.weight, linear.weight_of(found.weight[:, :length], tensor.shape.numpy()).astype(np.float32)
+    )
+    if has_bias:
+        _set_bias(model, product, found.weight[:, length].reshape(-1).astype(np.float32))
+    return Refitted(product.name, before, after, found.damping)
+
+
+def _spread(sums: Sums, has_bias: bool) -> float:
+    """The energy of the targets, about their mean where that is known: an offset counts for nothing."""
+    energy = float(sums.energy.sum())
+    if has_bias and sums.count:
+        energy -= float((sums.products[:, -1] ** 2).sum()) / sums.count
+    return max(energy, float(np.finfo(np.float64).tiny))
+
+
+def _set_bias(model: ir.Model, product: Product, bias: Array) -> None:
+    old = product.bias
+    if old is not None and old.is_initializer() and len(old.uses()) == 1 and not old.is_graph_output():
+        edit.replace_initializer(old, bias)
+        return
+    new = edit.add_initializer(model.graph, bias, f"{product.name}_bias")
+    if old is not None and product.linear.bias is None:
+        user = product.output.producer()
+        assert user is not None
+        user.replace_input_with(list(user.inputs).index(old), new)
+        return
+    assert product.linear.bias is not None
+    product.node.resize_inputs(max(len(product.node.inputs), product.linear.bias + 1))
+    product.node.replace_input_with(product.linear.bias, new)
+
+
+def _targets(
+    worker: Worker, original: ir.Model, feeds: Samples, products: Sequence[Product], seed: int
+) -> dict[str, list[Array]]:
+    """Rows of the outputs in the original."""
+    wanted = []
+    for product in products:
+        item = wanted_input(product, len(feeds), seed)
+        del item["window"]
+        wanted.append(item | {"output": product.name, "axis": product.linear.channels})
+    found: dict[str, list[Array]] = {product.name: [] for product in products}
+    for rows in row_feed(worker, original, feeds, wanted):
+        for each, into in zip(rows, found.values(), strict=True):
+            into.append(each)
+    return found
+
+
+def row_feed(
+    worker: Worker,
+    model: ir.Model,
+    feeds: Samples,
+    wanted: Sequence[Mapping[str, Any]],
+) -> Iterator[list[Array]]:
+    """For each feed what :func:`onnxslim.calibration.rows.collect` finds; no more of the model is run."""
+    part, _ = extract(model, [item["output"] for item in wanted])
+    for value in part.graph.outputs:
+        if value.producer() is not None:
+            value.shape = None  # an annotation that does not hold must not become a promise
+    with worker.load(part, optimize="basic") as session:
+        names = {info.name for info in session.inputs}
+        number, together, source = 0, 1, iter(feeds)
+        while chunk := list(itertools.islice(source, together)):
+            fed = [{name: value for name, value in feed.items() if name in names} for feed in chunk]
+            found: list[list[Array]] = worker.call(
+                "onnxslim.calibration.rows:collect", session, fed, list(wanted), number
+            )
+            yield from found
+            number += len(chunk)
+            size = sum(rows.nbytes for rows in found[0]) + sum(np.asarray(v).nbytes for v in fed[0].values())
+            together = min(max(_CALL_BYTES // max(size, 1), 1), _CALL_FEEDS)
+
+
+def wanted_input(product: Product, samples: int, seed: int) -> dict[str, Any]:
+    return {
+        "output": product.input.name,
+        "limit": math.ceil(_rows_of(product) / samples),
+        "seed": [seed, zlib.crc32(product.name.encode())],
+        "window": _window(product.linear),
+    }
+
+
+def _window(linear: Linear) -> dict[str, Any] | None:
+    if linear.kernel is None:
+        return None
+    fields = ("kernel", "strides", "pads", "dilations", "groups", "same")
+    return {name: value for name, value in dataclasses.asdict(linear).items() if name in fields}
+
+
+def _rows_of(product: Product) -> int:
+    _, length, _ = product.dims
+    return min(max(_ROWS_PER_COLUMN * length, _ROWS[0]), _ROWS[1])
+
+
+def _blocks(products: Sequence[Product], samples: int) -> Iterator[list[Product]]:
+    """Consecutive levels whose targets fit into memory together."""
+    block: list[Product] = []
+    size = 0
+    by_level = sorted(products, key=lambda product: product.level)
+    for level in sorted({product.level for product in by_level}):
+        now = [product for product in by_level if product.level == level]
+        own = sum(4 * _rows_of(p) * p.linear.groups * p.dims[2] for p in now)
+        if block and size + own > _TARGET_BYTES:
+            yield block
+            block, size = [], 0
+        block += now
+        size += own
+    if block:
+        yield block
+
+
+def _affordable(products: Sequence[Product], declined: list[Refitted]) -> Iterator[list[Product]]:
+    """Parts whose sums fit into memory together; what is too large by itself is declined."""
+    part: list[Product] = []
+    size = 0
+    for product in products:
+        groups, length, outputs = product.dims
+        own = 16 * groups * (length + 1) * (2 * length + outputs)
+        if own > _SUMS_BYTES:
+            reason = f"its {length} inputs are too many to solve for"
+            declined.append(Refitted(product.name, math.nan, math.nan, None, reason))
+            continue
+        if part and size + own > _SUMS_BYTES:
+            yield part
+            part, size = [], 0
+        part.append(product)
+        size += own
+    if part:
+        yield part

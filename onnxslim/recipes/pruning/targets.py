@@ -1,0 +1,135 @@
+"""Meet a target: by what the costs say, then by what the pruned model really has or takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from onnxslim._ir import ir
+from onnxslim.analysis.cost import summary
+from onnxslim.errors import BudgetError, OptionError
+from onnxslim.model.io import FileInfo, save
+from onnxslim.recipes.budget import Target
+from onnxslim.recipes.pruning.apply import Pruned
+from onnxslim.recipes.pruning.plan import Plan, Removal
+from onnxslim.recipes.pruning.widths import macs_for
+
+__all__ = ["Goal", "meet", "reached"]
+
+_ATTEMPTS = 10
+_MEASUREMENTS = 6
+_NEAR = 0.03  # of a wanted time; what is nearer is good enough
+
+
+@dataclass(frozen=True)
+class Goal:
+    """How much is to go: a ``ratio`` of the channels, what goes for ``free``, or down to a quantity."""
+
+    kind: Literal["ratio", "free", "macs", "params", "bytes", "latency"]
+    target: Target
+
+
+class _Run(Protocol):
+    folder: Path
+    original: ir.Model
+    file: FileInfo
+    notes: list[str]
+
+    def latency(self, file: FileInfo, seconds: float = ...) -> Any: ...
+
+
+Apply = Callable[[Removal, bool], Pruned]
+
+
+def meet(plan: Plan, goal: Goal, apply: Apply, run: _Run) -> Pruned:
+    """Prune to a goal, and reconstruct what came out.
+
+    Args:
+        apply: removes channels; reconstructs where its second argument says so.
+        run: measures time.
+
+    Raises:
+        BudgetError: it is not met even with everything gone that may go.
+    """
+    if goal.kind == "ratio":
+        return apply(plan.share(goal.target.value), True)
+    if goal.kind == "free":
+        return apply(plan.free(), True)
+    if goal.kind == "latency":
+        return _meet_time(plan, goal.target, apply, run)
+    return _meet_size(plan, goal.kind, goal.target, apply, run)
+
+
+def _meet_size(plan: Plan, kind: str, target: Target, apply: Apply, run: _Run) -> Pruned:
+    """The estimate is corrected by what the pruned model has, since rounding and shapes are its own."""
+    counted = "params" if kind == "bytes" else kind
+    feed = plan.widths.feed
+    wanted = target.value * (_amount(run.original, kind, feed) if target.kind == "ratio" else 1)
+    each = 4 if kind == "bytes" else 1  # bytes of a parameter
+    aim = plan.widths.total_at_full(counted) - (_amount(plan.widths.model, kind, feed) - wanted) / each
+    for _ in range(_ATTEMPTS):
+        removal = plan.meet(counted, aim)
+        found = _amount(apply(removal, False).model, kind, feed)
+        if found <= wanted:
+            return apply(removal, True)
+        aim = min(aim - (found - wanted) / each, 0.998 * aim)
+    raise BudgetError(
+        f"with all that may go the model has {found:.4g} {kind}, not {wanted:.4g}",
+        hint="protect less, use a smaller --round, or relax the target",
+    )
+
+
+def reached(goal: Goal, run: _Run, feed: Mapping[str, Any]) -> Callable[[ir.Model], bool]:
+    """Whether a model meets a goal that is an upper bound on a quantity."""
+    target = goal.target
+    if goal.kind == "latency":
+
+        def in_time(model: ir.Model) -> bool:
+            measured = run.latency(save(model, run.folder / "attempt.onnx", force=True))
+            found = measured.ratio if target.kind == "ratio" else measured.seconds_b
+            return bool(found <= target.value)
+
+        return in_time
+    wanted = target.value * (_amount(run.original, goal.kind, feed) if target.kind == "ratio" else 1)
+    return lambda model: _amount(model, goal.kind, feed) <= wanted
+
+
+def _amount(model: ir.Model, kind: str, feed: Mapping[str, Any] | None) -> float:
+    amount = macs_for(model, feed) if kind == "macs" else summary(model, macs=False)[kind]
+    if not amount:
+        raise OptionError(
+            f"the {kind} of the model are not known",
+            hint="fix the shapes of its inputs, or use another target",
+        )
+    return float(amount)
+
+
+def _meet_time(plan: Plan, target: Target, apply: Apply, run: _Run) -> Pruned:
+    """Bisect what the costs say until what is measured is near the target."""
+    total = plan.widths.total_at_full("latency")
+    low, high = 0.0, 1.0  # shares of the estimated time
+    share = target.value if target.kind == "ratio" else 0.5
+    best: tuple[float, Removal] | None = None
+    for attempt in range(_MEASUREMENTS):
+        removal = plan.meet("latency", share * total)
+        file = save(apply(removal, False).model, run.folder / f"attempt{attempt}.onnx")
+        measured = run.latency(file)
+        ratio = measured.ratio if target.kind == "ratio" else measured.seconds_b / target.value
+        wanted = target.value if target.kind == "ratio" else 1.0
+        off = ratio / wanted - 1
+        if best is None or abs(off) < abs(best[0]):
+            best = (off, removal)
+        if -_NEAR <= off <= 0.0:
+            break
+        low, high = (low, share) if off > 0 else (share, high)
+        step = share * wanted / ratio
+        share = step if low < step < high else (low + high) / 2
+    assert best is not None
+    if best[0] > 2 * _NEAR:
+        raise BudgetError(
+            f"the nearest that was reached takes {1 + best[0]:.2f} of the time that was asked for",
+            hint="protect less, use a smaller --round, or relax the target",
+        )
+    return apply(best[1], True)

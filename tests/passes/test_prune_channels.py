@@ -1,0 +1,145 @@
+"""What PruneChannels rewrites, refuses and leaves alone; that it is exact is shown in tests/contract."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxslim._ir import ir
+from onnxslim.analysis.channels import Mask, find_groups, weights_digest
+from onnxslim.cli import main
+from onnxslim.errors import OptionError
+from onnxslim.model import edit, io
+from onnxslim.passes.prune_channels import PruneChannels
+from tests.contract.channels import load
+from tests.contract.channels_cases import CASES
+from tests.models import run
+
+
+def shapes(model: ir.Model) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.const_value.shape) for name, value in model.graph.initializers.items()}
+
+
+def test_attributes_and_weights_shrink_together() -> None:
+    model = load(CASES["Conv depthwise"])
+    [group] = find_groups(model).groups
+    assert group.key == "a:0:0:1" and group.channels == 2  # a filter of each of two convolutions
+    PruneChannels({group.key: [1, 4]})(model)
+    assert shapes(model) == {"a": (4, 3, 3, 3), "b": (4, 4, 1, 1), "d": (4, 1, 3, 3), "e": (4,)}
+    depthwise = next(node for node in model.graph if len(node.inputs) == 3)
+    assert depthwise.attributes.get_int("group") == 4
+
+
+def test_heads_and_their_size_overlap() -> None:
+    model = load(CASES["heads"])
+    heads, size, values = find_groups(model).groups
+    assert [(group.size, group.with_role("producer")[0].inner) for group in (heads, size, values)] == [
+        (3, 4),
+        (4, 1),
+        (4, 1),
+    ]
+    assert [member.start for member in size.with_role("producer") if member.value == "a"] == [0, 4, 8]
+    before = edit.constant_value(model.graph.initializers["a"])
+    assert before is not None
+    PruneChannels({heads.key: [1], size.key: [0]})(model)
+    after = edit.constant_value(model.graph.initializers["a"])
+    assert after is not None and (after == before[:, [1, 2, 3, 9, 10, 11]]).all()
+
+
+def test_gates_have_a_member_each() -> None:
+    [group] = find_groups(load(CASES["LSTM"])).groups
+    gates = [(m.start, m.inner) for m in group.with_role("producer") if m.value == "w"]
+    assert gates == [(0, 1), (6, 1), (12, 1), (18, 1)]
+
+
+def test_the_interface_and_open_axes_stay() -> None:
+    model = load(CASES["computed shapes"])
+    before = ir.to_proto(model)
+    found = find_groups(model)
+    PruneChannels({group.key: [0] for group in found.groups})(model)
+    after = ir.to_proto(model)
+    assert before.graph.input == after.graph.input and before.graph.output == after.graph.output
+    for batch in (1, 3):
+        [y] = run(after, {"x": np.ones((batch, 7, 5), np.float32)})
+        assert y.shape == (batch, 7, 3)
+
+
+def test_shapes_of_values_are_brought_up_to_date() -> None:
+    model = load(CASES["MatMul"])
+    inferred = ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(model)))
+    [group] = find_groups(inferred).groups
+    PruneChannels({group.key: range(5)})(inferred)
+    onnx.checker.check_model(ir.to_proto(inferred), full_check=True)
+
+
+def test_keys_survive_saving(tmp_path: Path) -> None:
+    model = load(CASES["grouped queries"])
+    io.save(model, tmp_path / "m.onnx")
+    again = io.load(tmp_path / "m.onnx")
+    assert [g.key for g in find_groups(again).groups] == [g.key for g in find_groups(model).groups]
+
+
+@pytest.mark.parametrize(
+    ("remove", "what"),
+    [
+        ({"nothing:0:0:1": [0]}, "there is no group"),
+        ({"a:1:0:1": [12]}, "there is no channel 12"),
+        ({"a:1:0:1": [-1]}, "there is no channel -1"),
+        ({"a:1:0:1": range(12)}, "all channels of a group"),
+    ],
+)
+def test_bad_masks_are_refused(remove: dict[str, list[int]], what: str) -> None:
+    model = load(CASES["MatMul"])
+    before = ir.to_proto(model).SerializeToString()
+    with pytest.raises(OptionError, match=what):
+        PruneChannels(remove).call(model)
+    assert ir.to_proto(model).SerializeToString() == before
+
+
+def test_nothing_to_remove_changes_nothing() -> None:
+    assert not PruneChannels({"a:1:0:1": []})(load(CASES["MatMul"])).modified
+
+
+def test_a_normalised_axis_is_opt_in() -> None:
+    model = load(CASES["com.microsoft SkipLayerNormalization"])
+    pinned = find_groups(model)
+    assert all("output" in pin.reason or "input" in pin.reason for pin in pinned.pins)  # they come first
+    assert pinned.coverage == 1.0 and pinned.fixed == 24
+
+
+def test_masks_are_saved_with_the_model_they_are_for(tmp_path: Path) -> None:
+    model, other = load(CASES["MatMul"]), load(CASES["Relu"])
+    edit.replace_initializer(other.graph.initializers["a"], np.ones((5, 12), np.float32))
+    Mask({"a:1:0:1": (1, 2)}, weights_digest(model)).save(tmp_path / "mask.json")
+    mask = Mask.load(tmp_path / "mask.json")
+    mask.check(model)
+    assert mask.remove == {"a:1:0:1": (1, 2)}
+    with pytest.raises(OptionError, match="other weights"):
+        mask.check(other)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"schema": "onnxslim.mask/1", "remove": {"a": [-1]}}', "[" * 100_000, "\\x00"]
+)
+def test_what_is_no_mask_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "mask.json").write_text(text)
+    with pytest.raises(OptionError):
+        Mask.load(tmp_path / "mask.json")
+    with pytest.raises(OptionError, match="cannot be read"):
+        Mask.load(tmp_path / "missing.json")
+
+
+def test_inspect_lists_groups_and_pins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    io.save(load(CASES["heads"]), tmp_path / "m.onnx")
+    assert main(["inspect", str(tmp_path / "m.onnx"), "--channels", "-v"]) == 0
+    shown = capsys.readouterr().out
+    assert "a:1:0:4" in shown and "it is an output of the model" in shown
+    assert main(["inspect", str(tmp_path / "m.onnx"), "--channels", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["channels"]
+    assert found["coverage"] == 1 and [group["size"] for group in found["groups"]] == [3, 4, 4]
+    assert found["pins"][0]["interface"] is True
+    assert main(["inspect", str(tmp_path / "m.onnx"), "--residual"]) == 2

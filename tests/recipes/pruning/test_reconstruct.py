@@ -1,0 +1,85 @@
+"""What can be made good is made good: copies of channels go without a trace."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxslim._ir import ir
+from onnxslim.analysis.channels import find_groups
+from onnxslim.recipes.pruning.apply import kept_outputs, pruned
+from onnxslim.recipes.pruning.reconstruct import reconstruct
+from onnxslim.runtime.client import open_worker
+from tests.models import run
+from tests.recipes.pruning.nets import COPIES, feeds, small_net
+
+
+def error(a: ir.Model, b: ir.Model) -> float:
+    """Noise over signal on inputs that nothing was fitted to."""
+    pairs = [(run(a, feed)[0], run(b, feed)[0]) for feed in feeds(20, seed=99)]
+    return float(sum(((x - y) ** 2).sum() for x, y in pairs) / sum((x**2).sum() for x, _ in pairs))
+
+
+def group_of(model: ir.Model, weight: str) -> str:
+    return next(g.key for g in find_groups(model).groups if any(m.value == weight for m in g.members))
+
+
+def test_copies_are_removed_without_loss() -> None:
+    model = small_net()
+    channels, removal = find_groups(model), {group_of(model, "w1"): COPIES}
+    with open_worker() as worker:
+        fitted = pruned(model, channels, removal, worker=worker, feeds=feeds(64))
+    bare = pruned(model, channels, removal)
+    assert error(model, bare.model) > 0.01
+    assert error(model, fitted.model) < 1e-8
+    names = {each.name for each in fitted.refitted if each.damping is not None}
+    assert "c3" in names  # what reads the channels
+
+
+def test_what_cannot_be_made_good_gets_better() -> None:
+    model = small_net()
+    channels, removal = find_groups(model), {group_of(model, "w1"): tuple(range(5))}
+    with open_worker() as worker:
+        fitted = pruned(model, channels, removal, worker=worker, feeds=feeds(64))
+    assert error(model, fitted.model) < 0.5 * error(model, pruned(model, channels, removal).model)
+    assert all(each.after <= each.before or np.isnan(each.before) for each in fitted.refitted)
+
+
+def test_an_unpruned_model_is_left_alone() -> None:
+    model = small_net()
+    copy = model.clone()
+    with open_worker() as worker:
+        reconstruct(worker, model, copy, feeds(32), {})
+    assert error(model, copy) < 1e-10
+
+
+def test_depthwise_filters_are_fitted_too() -> None:
+    """Halve one: its scale can only be restored in that product or behind it."""
+    model = small_net()
+    copy = model.clone()
+    value = copy.graph.initializers["w2"]
+    from onnxslim.model.edit import constant_value, replace_initializer
+
+    weight = constant_value(value)
+    assert weight is not None
+    replace_initializer(value, (weight * 0.5).astype(np.float32))
+    with open_worker() as worker:
+        found = reconstruct(worker, model, copy, feeds(64), {})
+    assert error(model, copy) < 1e-8
+    assert next(each for each in found if each.name == "c2").after < 1e-8
+
+
+def test_kept_outputs_are_what_stays() -> None:
+    model = small_net()
+    kept = kept_outputs(model, find_groups(model), {group_of(model, "w1"): (0, 3)})
+    expected = [i for i in range(16) if i not in (0, 3)]
+    assert {name: indices.tolist() for name, indices in kept.items()} == {"c1": expected, "c2": expected}
+
+
+@pytest.mark.parametrize("limit", [0, 10**6])
+def test_products_that_are_too_large_are_declined(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    monkeypatch.setattr("onnxslim.recipes.pruning.reconstruct._SUMS_BYTES", limit)
+    model = small_net()
+    with open_worker() as worker:
+        found = reconstruct(worker, model, model.clone(), feeds(8), {})
+    assert all("too many" in each.declined for each in found) == (limit == 0)
