@@ -27,7 +27,7 @@ from onnxslim.passes.pack_weights import PackWeights
 from onnxslim.passes.quantize_blocks import QuantizeBlocks
 from onnxslim.passes.quantize_dynamic import QuantizeDynamic
 from onnxslim.passes.quantize_ports import QuantizePorts
-from onnxslim.passes.quantize_static import QuantizeStatic
+from onnxslim.passes.quantize_static import Activations, QuantizeStatic
 from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.recipes.engine import Step, run_steps
 from onnxslim.recipes.narrow import Narrowing, inputs_of_weights, noise_of_weights, too_noisy
@@ -57,7 +57,7 @@ _METHODS: tuple[Method, ...] = ("minmax", "mse")
 _PREDICTED_DB = 20.0  # of the noise that 4 bits bring in, where weights that bring much keep 8
 _NOISE_FEEDS = 4
 _BLOCK = 32  # weights that share a scale, in 4 bits
-_CODES_OPSET = 11  # several codes to a byte need it, and scales that are found at run time
+_CODES_OPSET = 11  # several codes to a byte need it
 WEIGHTS = ("int8", "int4", "int2")
 UNCALIBRATED = ("dynamic", "weight-only")  # modes that need no calibration
 MODES = ("compress", "auto", "static", *UNCALIBRATED)
@@ -85,6 +85,7 @@ def candidates(
     target: str | None = None,
     mode: str = "compress",
     weights: str = "int4",
+    activations: Activations = "",
     data: DataLike | None = None,
     feeds: Sequence[Mapping[str, Any]] = (),
     integer_io: bool = False,
@@ -97,6 +98,7 @@ def candidates(
         target: what to place integers for; default this machine.
         mode: ``compress`` and ``auto`` try everything, the others one kind.
         weights: the fewest bits that weights are stored in.
+        activations: the type of static activations; default the first of the target's.
         data: what 4-bit weights are fitted on.
         feeds: held-out feeds that decide how static ranges are found, whether biases are corrected, which
             weights keep 8 bits, and how the others are rounded.
@@ -113,7 +115,7 @@ def candidates(
     name = placed_for.name
     found: list[Candidate] = []
     if mode in ("compress", "auto", "static") and calibration is not None:
-        first = QuantizeStatic(calibration, target=name)
+        first = QuantizeStatic(calibration, target=name, activations=activations)
         if placed_for.is_cpu and feeds:
             first = _fastest(model, first, feeds)
         best = _least_noise(model, first, feeds)
@@ -123,7 +125,7 @@ def candidates(
         careful = replace(best, min_sqnr_db=_OUTLIERS_DB)
         if _node_count(model, careful) != _node_count(model, best):
             if mode != "static":
-                found += _dynamic(model, name, (RaiseOpset(), careful))
+                found += _dynamic(model, name, (_raised(careful), careful))
             found.append(static_candidate(careful))
     if mode == "dynamic" or (mode in ("compress", "auto") and placed_for.is_cpu):
         found += _dynamic(model, name, required=mode == "dynamic")
@@ -140,6 +142,10 @@ def candidates(
         ports = (RaiseOpset(), QuantizePorts(calibration))
         found = [replace(each, passes=(*each.passes, *ports)) for each in found]
     return found
+
+
+def _raised(quantize: QuantizeStatic | QuantizeDynamic | QuantizeBlocks) -> RaiseOpset:
+    return RaiseOpset(opset=quantize.min_opset)
 
 
 def _dynamic(
@@ -184,8 +190,7 @@ def _blocked(
         )
         if not blocks.fits(model):
             break
-        raised = RaiseOpset(opset=blocks.min_opset)
-        passes = [(raised, blocks, step) if step is pack else (step,) for step in candidate.passes]
+        passes = [(_raised(blocks), blocks, step) if step is pack else (step,) for step in candidate.passes]
         name = candidate.name.replace("packed weights", "weights in blocks").replace("4 bits", f"{bits} bits")
         found.append(Candidate(name, tuple(itertools.chain(*passes)), essential=blocks.name))
     return found
@@ -205,14 +210,14 @@ def _narrow_static(
     model: ir.Model, quantize: QuantizeStatic, feeds: Sequence[Mapping[str, Any]]
 ) -> list[Candidate]:
     """Integer kernels whose weights are stored in 4 bits where they bring little noise."""
-    outcome = run_steps(model, (RaiseOpset(), quantize)).model
+    outcome = run_steps(model, (_raised(quantize), quantize)).model
     integers, floats = PackIntegers(block=_BLOCK), PackWeights(bits=4, block=_BLOCK)
     wide = _too_noisy(outcome, (integers, floats), feeds)
     integers, floats = replace(integers, wide=wide), replace(floats, wide=wide)
     if not integers.narrow(outcome):
         return []
     name = f"{static_candidate(quantize).name}, stored in 4 bits"
-    return [Candidate(name, (RaiseOpset(), quantize, integers, floats), essential=quantize.name)]
+    return [Candidate(name, (_raised(quantize), quantize, integers, floats), essential=quantize.name)]
 
 
 def _too_noisy(
@@ -240,7 +245,7 @@ def static_candidate(quantize: QuantizeStatic, packing: Sequence[Step] = (PackWe
         name += ", the noisiest parts in float"
     elif quantize.times:
         name += ", placed by times measured here"
-    return Candidate(name, (RaiseOpset(), quantize, *packing), essential=quantize.name)
+    return Candidate(name, (_raised(quantize), quantize, *packing), essential=quantize.name)
 
 
 def dynamic_candidate(
@@ -250,7 +255,7 @@ def dynamic_candidate(
     name = "static int8, products with outliers dynamic" if first else "dynamic int8"
     if quantize.penalties:
         name += ", the noisiest parts in float"
-    passes = (*first, RaiseOpset(opset=_CODES_OPSET), quantize, *packing)
+    passes = (*first, _raised(quantize), quantize, *packing)
     return Candidate(name, passes, essential=quantize.name)
 
 
@@ -270,7 +275,7 @@ def _fastest(model: ir.Model, quantize: QuantizeStatic, feeds: Sequence[Mapping[
     seen: dict[bytes, int] = {}
     for number, form in enumerate(forms):
         try:
-            built = run_steps(model, (RaiseOpset(), form)).model
+            built = run_steps(model, (_raised(form), form)).model
             digest = hashlib.sha256(serialized(built).SerializeToString()).digest()
             if (twin := seen.setdefault(digest, number)) != number:
                 ratios[number] = ratios.get(twin, math.inf)
@@ -284,7 +289,7 @@ def _fastest(model: ir.Model, quantize: QuantizeStatic, feeds: Sequence[Mapping[
 
 def _node_count(model: ir.Model, quantize: QuantizeStatic) -> int:
     """How many nodes there are with it: the fewer, the less is quantized."""
-    return run_steps(model, (RaiseOpset(), replace(quantize, check=False))).model.graph.num_nodes()
+    return run_steps(model, (_raised(quantize), replace(quantize, check=False))).model.graph.num_nodes()
 
 
 def _least_noise(
@@ -299,7 +304,7 @@ def _least_noise(
             def consider(option: QuantizeStatic) -> None:
                 nonlocal best, least
                 try:
-                    outcome = run_steps(model, (RaiseOpset(), option)).model
+                    outcome = run_steps(model, (_raised(option), option)).model
                     noise = noise_to_signal(reference, outputs_of(worker, outcome, feeds))
                 except (ModelError, ResourceError) as error:  # the runtime refuses it: not this one
                     _log.info("%s was not considered: %s", option.method, error.what)

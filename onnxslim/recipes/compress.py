@@ -25,6 +25,7 @@ from onnxslim.measure.verify import verify
 from onnxslim.model.io import ModelLike, load, save
 from onnxslim.passes.base import Promise
 from onnxslim.passes.integer_io import IntegerIo
+from onnxslim.passes.quantize_static import Activations
 from onnxslim.recipes.budget import Drop, Target
 from onnxslim.recipes.candidates import UNCALIBRATED, Candidate, candidates
 from onnxslim.recipes.engine import Outcome, run_steps
@@ -59,6 +60,7 @@ class Request:
     drop: Drop
     mode: str = "compress"
     weights: str = "int8"
+    activations: Activations = ""
     metric: str | None = None
     output: str | None = None
     latency: Target | None = None
@@ -147,6 +149,7 @@ def search_best(
             target=request.target,
             mode=request.mode,
             weights=request.weights,
+            activations=request.activations,
             data=None if parts.fit.is_random else parts.fit,
             feeds=held_out[:_CHOICE_FEEDS],
             integer_io=request.integer_io,
