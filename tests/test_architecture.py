@@ -44,6 +44,7 @@ PATTERNS = (
     "passes/arrange_gelu.py",
     "passes/fold_batch_norm.py",
     "passes/pack_weights.py",
+    "passes/quantize_blocks.py",
     "passes/simplify_reshapes.py",
 )
 HEAVY = ("numpy", "onnx", "onnx_ir", "onnxruntime", "sympy", "rich", "ml_dtypes")

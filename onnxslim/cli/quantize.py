@@ -38,6 +38,11 @@ __all__ = ["command"]
     help="Show of each node of the result whether it computes with integers, why not, and its share of time.",
 )
 @options.weights
+@click.option(
+    "--activations",
+    type=click.Choice(["uint8", "int8", "uint16", "int16"]),
+    help="Type of activations with static scales, if the target takes it; default what suits the target.",
+)
 @options.budget
 @options.overrides
 @options.common
@@ -46,6 +51,7 @@ def command(
     calibration: str | None,
     data: str | None,
     set_options: dict[str, dict[str, str]],
+    activations: str | None,
     explain: bool,
     **given: Any,
 ) -> int:
@@ -61,7 +67,10 @@ def command(
         from onnxslim.recipes.api import quantize
 
         kept = Calibration.load(calibration) if calibration is not None else None
-        return quantize(path, data, calibration=kept, options=set_options, progress=progress, **own)
+        chosen: Any = activations or ""
+        return quantize(
+            path, data, calibration=kept, activations=chosen, options=set_options, progress=progress, **own
+        )
 
     read = tuple(name for name in (data, calibration) if name)
     return Rewrite("quantize", model, also_read=read, explain=explain, **shared).run(work)

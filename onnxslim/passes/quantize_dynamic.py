@@ -78,6 +78,11 @@ class QuantizeDynamic(Pass):
     check: bool = field(default=True, metadata={"help": "look at the graph that the runtime builds"})
 
     @property
+    def min_opset(self) -> int:
+        """The first operator set that finds scales at run time."""
+        return _MIN_OPSET
+
+    @property
     def costs(self) -> Target:
         """The target's products alone, which all become one kernel, behind a quantizer that finds its range."""
         target = load_target(self.target)

@@ -13,7 +13,7 @@ from onnxslim.calibration.store import Calibration
 from onnxslim.model import edit
 from onnxslim.ops.registry import is_dequantize, is_quantize
 from onnxslim.passes.base import Pass, Promise
-from onnxslim.reconstruct.affine import affine_uint8
+from onnxslim.reconstruct.affine import affine
 
 __all__ = ["QuantizePorts"]
 
@@ -91,7 +91,7 @@ class QuantizePorts(Pass):
 
     def _pair(self, graph: ir.Graph, value: ir.Value, calibration: Calibration) -> list[ir.Node]:
         assert value.name is not None
-        scale, zero = affine_uint8(*calibration.range(value.name, self.method))
+        scale, zero = affine(*calibration.range(value.name, self.method))
         numbers = [
             edit.add_initializer(graph, np.array(scale), f"{value.name}_scale"),
             edit.add_initializer(graph, np.array(zero), f"{value.name}_zero_point"),

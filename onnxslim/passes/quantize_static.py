@@ -15,12 +15,13 @@ from onnxslim.analysis.selection import unpicked
 from onnxslim.analysis.shapes import Shapes, infer
 from onnxslim.calibration.calibrators import Method, quantization_error
 from onnxslim.calibration.store import Calibration
+from onnxslim.errors import OptionError
 from onnxslim.model import edit
 from onnxslim.ops.registry import is_dequantize
 from onnxslim.passes._checked import refusals
 from onnxslim.passes._scaling import scale_channels
 from onnxslim.passes.base import Pass, Promise
-from onnxslim.reconstruct.affine import affine_uint8, bias_int32, least_weight_scale, symmetric_int8
+from onnxslim.reconstruct.affine import affine, bias_int32, least_weight_scale, powers_of_two
 from onnxslim.reconstruct.bias import rounding_shift
 from onnxslim.reconstruct.rounding import round_symmetric
 from onnxslim.runtime.errors import RuntimeRefused
@@ -30,11 +31,14 @@ from onnxslim.runtime.targets.placement import Times, place
 from onnxslim.runtime.targets.target import DEFAULT_TARGET, Target
 from onnxslim.runtime.targets.units import Unit, find_units
 
-__all__ = ["QuantizeStatic"]
+__all__ = ["Activations", "QuantizeStatic"]
 
 Array = npt.NDArray[Any]
 
+Activations = Literal["", "uint8", "int8", "uint16", "int16"]
+
 _MIN_OPSET = 13  # scales per channel since then
+_WIDE_OPSET = 21  # 16 bits since then
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,8 @@ class QuantizeStatic(Pass):
     1. Units are nodes of the target's fusion table, with the Relu or Clip that their kernel absorbs.
     2. A minimum cut over the target's costs, or over ``times`` that were measured, chooses those that are
        worth the conversions around them; the rest stays in float, declined with its two times.
-    3. Activations become uint8 (or symmetric int8, where the target takes only that) with one scale per
-       tensor, from the calibration; what only moves values keeps the scale of its input.  Weights become
+    3. Activations become uint8 (or symmetric int8, where the target takes only that; other ``activations`` are
+       for targets that list them) with one scale per tensor, from the calibration; what only moves values keeps the scale of its input.  Weights become
        int8 with a scale per output channel, biases int32 unless the target wants floats.
     4. If the target stands for the CPU, the runtime builds the graph; a node that did not become its integer
        kernel goes back to float, and the rest is planned again.
@@ -93,6 +97,13 @@ class QuantizeStatic(Pass):
         metadata={"help": "leave a node in float when rounding an activation is noisier than this"},
     )
     target: str = field(default=DEFAULT_TARGET, metadata={"help": "what the integers are placed for"})
+    activations: Activations = field(
+        default="", metadata={"help": "type of activations, of those that the target lists; default its first"}
+    )
+    asymmetric: bool = field(default=False, metadata={"help": "signed activations have zero points too"})
+    power_of_two_scales: bool = field(
+        default=False, metadata={"help": "as some targets demand: hardware shifts instead of multiplying"}
+    )
     include: str = field(
         default="", metadata={"help": "quantize only these nodes: globs of names, or op:Conv; default all"}
     )
@@ -115,7 +126,23 @@ class QuantizeStatic(Pass):
         """What the two forms of a unit cost."""
         return load_target(self.target)
 
+    @property
+    def activation(self) -> str:
+        """The type of activations."""
+        return self.activations or self.costs.activation
+
+    @property
+    def min_opset(self) -> int:
+        """The first operator set that has the types."""
+        return _WIDE_OPSET if self.activation.endswith("16") else _MIN_OPSET
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
+        types = {self.costs.activation, *self.costs.activation_types}
+        if self.activation not in types:
+            raise OptionError(
+                f"{self.target} is not known to take activations of type {self.activation}",
+                hint="it takes: " + ", ".join(sorted(types)),
+            )
         reason = self._refuses(model)
         if reason is not None:
             self.decline(model.graph.name or "graph", reason)
@@ -139,8 +166,8 @@ class QuantizeStatic(Pass):
         if self.calibration is None:
             return "static quantization needs a calibration"
         opset = model.opset_imports.get("", 0)
-        if opset < _MIN_OPSET:
-            return f"scales per channel need opset {_MIN_OPSET}, the model has {opset}"
+        if opset < self.min_opset:
+            return f"its types and scales need opset {self.min_opset}, the model has {opset}"
         if any(is_dequantize(node) for node in model.graph.all_nodes()):
             return "the model is quantized already"
         return None
@@ -169,6 +196,16 @@ class QuantizeStatic(Pass):
         placement = place(units, target, shapes, self.times, self.penalties)
         return list(placement.units), {**unfit, **placement.reasons}, shapes
 
+    @property
+    def shifts(self) -> bool:
+        """Whether scales are powers of two."""
+        return self.power_of_two_scales or self.costs.power_of_two_scales
+
+    def encoding(self, low: float, high: float) -> tuple[np.float32, np.integer[Any]]:
+        """Scale and zero point of activations over a range."""
+        symmetric = self.activation.startswith("int") and not self.asymmetric
+        return affine(low, high, self.activation, symmetric=symmetric, power_of_two=self.shifts)
+
     def range_of(self, name: str) -> tuple[float, float]:
         """The range of an activation that was calibrated."""
         assert self.calibration is not None
@@ -176,11 +213,11 @@ class QuantizeStatic(Pass):
 
     def _sqnr_db(self, name: str) -> float:
         """Signal against rounding noise of one activation, as it was calibrated."""
-        if not self.min_sqnr_db or self.calibration is None:
+        if not self.min_sqnr_db or self.calibration is None or self.activation.endswith("16"):
             return math.inf
         histogram = self.calibration.histogram(name)
         low, high = self.range_of(name)
-        if load_target(self.target).activation == "int8":
+        if self.activation == "int8" and not self.asymmetric:
             high = max(abs(low), abs(high))
             low = -high
         if not histogram.total:
@@ -213,7 +250,7 @@ class _Quantizer:
     ) -> None:
         self._graph, self._shapes = graph, shapes
         self._calibration, self._settings = calibration, settings
-        self._target = load_target(settings.target)
+        self._target = settings.costs
         self._scales: dict[ir.Value, _Scale] = {}
         self._names: dict[ir.Value, str] = {}
         self._zero_points: dict[int, ir.Value] = {}
@@ -243,8 +280,7 @@ class _Quantizer:
                 self._scales[value] = self._scale(unit.activations[0], produced)
             else:
                 assert value.name is not None
-                affine = affine_uint8 if self._target.activation == "uint8" else symmetric_int8
-                scale, zero = affine(*self._settings.range_of(value.name))
+                scale, zero = self._settings.encoding(*self._settings.range_of(value.name))
                 self._scales[value] = _Scale(
                     float(scale),
                     edit.add_initializer(self._graph, np.array(scale), f"{value.name}_scale"),
@@ -316,11 +352,12 @@ class _Quantizer:
         rounded = round_symmetric(weight, (axis,))
         least = np.zeros(weight.shape[axis]) if bias is None else least_weight_scale(bias, activation)
         shared = bool((rounded.scale.ravel() >= least).all())
+        if self._settings.shifts:
+            least = powers_of_two(np.maximum(rounded.scale.ravel(), least))
         if shared and (source, axis) in self._weights:
             return self._weights[source, axis]
-        if not shared:
-            across = tuple(-1 if i == axis else 1 for i in range(weight.ndim))
-            rounded = round_symmetric(weight, (axis,), least.reshape(across))
+        if self._settings.shifts or not shared:
+            rounded = round_symmetric(weight, (axis,), least.reshape(rounded.scale.shape))
         numbers = rounded.scale.ravel()
         stored = (
             edit.add_initializer(self._graph, rounded.q, f"{source.name}_quantized"),

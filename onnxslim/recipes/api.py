@@ -161,6 +161,7 @@ def quantize(
     calibration: Calibration | None = None,
     mode: Literal["auto", "static", "dynamic", "weight-only"] = "auto",
     weights: Literal["int8", "int4", "int2"] = "int8",
+    activations: Literal["", "uint8", "int8", "uint16", "int16"] = "",
     metric: str | None = None,
     metric_output: str | None = None,
     max_drop: str | float | Drop = "1%",
@@ -185,6 +186,7 @@ def quantize(
         integer_io: let inputs and outputs be integers of the same name and shape; the metadata say what they
             stand for, see :mod:`onnxslim.model.encoding`.
         weights: the fewest bits that weights may be stored in.
+        activations: the type of static activations, of those that the target lists; default its first.
         options: ``{pass name: {option: value}}``.
 
     The other arguments are those of :func:`compress`.
@@ -209,6 +211,7 @@ def quantize(
         drop=parse_drop(max_drop),
         mode=mode,
         weights=weights,
+        activations=activations,
         metric=metric,
         output=metric_output,
         threads=threads,

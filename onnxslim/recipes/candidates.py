@@ -21,7 +21,7 @@ from onnxslim.model.build import serialized
 from onnxslim.passes.pack_weights import PackWeights
 from onnxslim.passes.quantize_dynamic import QuantizeDynamic
 from onnxslim.passes.quantize_ports import QuantizePorts
-from onnxslim.passes.quantize_static import QuantizeStatic
+from onnxslim.passes.quantize_static import Activations, QuantizeStatic
 from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.recipes.candidate import Candidate
 from onnxslim.recipes.engine import Step, run_steps
@@ -53,6 +53,7 @@ def candidates(
     target: str | None = None,
     mode: str = "compress",
     weights: str = "int4",
+    activations: Activations = "",
     data: DataLike | None = None,
     feeds: Sequence[Mapping[str, Any]] = (),
     integer_io: bool = False,
@@ -65,6 +66,7 @@ def candidates(
         target: what to place integers for; default this machine.
         mode: ``compress`` and ``auto`` try everything, the others one kind.
         weights: the fewest bits that weights are stored in.
+        activations: the type of static activations; default the first of the target's.
         data: what 4-bit weights are fitted on, and equalized channels calibrated on.
         feeds: held-out feeds that decide how static ranges are found, whether biases are corrected, which
             weights keep 8 bits, and how the others are rounded.
@@ -82,7 +84,7 @@ def candidates(
     found: list[Candidate] = []
     packed = packed_candidate(model, feeds)
     if mode in ("compress", "auto", "static") and calibration is not None:
-        first = QuantizeStatic(calibration, target=name)
+        first = QuantizeStatic(calibration, target=name, activations=activations)
         if placed_for.is_cpu and feeds:
             first = _fastest(model, first, feeds)
         best = least_noise(model, first, feeds, data)
@@ -93,7 +95,7 @@ def candidates(
         careful = replace(best, min_sqnr_db=_OUTLIERS_DB)
         if _node_count(model, careful) != _node_count(model, best):
             if mode != "static":
-                found += _dynamic(model, name, packed.packing, (RaiseOpset(), careful))
+                found += _dynamic(model, name, packed.packing, (_raised(careful), careful))
             found.append(static_candidate(careful, packed.packing))
     if mode == "dynamic" or (mode in ("compress", "auto") and placed_for.is_cpu):
         found += _dynamic(model, name, packed.packing, required=mode == "dynamic")
@@ -109,6 +111,10 @@ def candidates(
     if integer_io:
         found = [replace(each, ports=(RaiseOpset(), QuantizePorts(calibration))) for each in found]
     return found
+
+
+def _raised(quantize: QuantizeStatic | QuantizeDynamic) -> RaiseOpset:
+    return RaiseOpset(opset=quantize.min_opset)
 
 
 def _dynamic(
@@ -151,7 +157,7 @@ def static_candidate(quantize: QuantizeStatic, packing: Sequence[Step] = REST) -
         name += ", the noisiest parts in float"
     elif quantize.times:
         name += ", placed by times measured here"
-    return Candidate(name, (RaiseOpset(), quantize), packing, essential=quantize.name)
+    return Candidate(name, (_raised(quantize), quantize), packing, essential=quantize.name)
 
 
 def dynamic_candidate(
@@ -161,7 +167,7 @@ def dynamic_candidate(
     name = "static int8, products with outliers dynamic" if first else "dynamic int8"
     if quantize.penalties:
         name += ", the noisiest parts in float"
-    head = (*first, RaiseOpset(opset=CODES_OPSET), quantize)
+    head = (*first, _raised(quantize), quantize)
     return Candidate(name, head, packing, essential=quantize.name)
 
 
@@ -181,7 +187,7 @@ def _fastest(model: ir.Model, quantize: QuantizeStatic, feeds: Sequence[Mapping[
     seen: dict[bytes, int] = {}
     for number, form in enumerate(forms):
         try:
-            built = run_steps(model, (RaiseOpset(), form)).model
+            built = run_steps(model, (_raised(form), form)).model
             digest = hashlib.sha256(serialized(built).SerializeToString()).digest()
             if (twin := seen.setdefault(digest, number)) != number:
                 ratios[number] = ratios.get(twin, math.inf)
@@ -195,4 +201,4 @@ def _fastest(model: ir.Model, quantize: QuantizeStatic, feeds: Sequence[Mapping[
 
 def _node_count(model: ir.Model, quantize: QuantizeStatic) -> int:
     """How many nodes there are with it: the fewer, the less is quantized."""
-    return run_steps(model, (RaiseOpset(), replace(quantize, check=False))).model.graph.num_nodes()
+    return run_steps(model, (_raised(quantize), replace(quantize, check=False))).model.graph.num_nodes()

@@ -24,6 +24,7 @@ from onnxslim.measure.verify import verify
 from onnxslim.model.io import ModelLike, load, save
 from onnxslim.passes.base import Promise
 from onnxslim.passes.integer_io import IntegerIo
+from onnxslim.passes.quantize_static import Activations
 from onnxslim.recipes.budget import Drop, Target
 from onnxslim.recipes.candidate import Candidate
 from onnxslim.recipes.candidates import UNCALIBRATED, candidates
@@ -64,6 +65,7 @@ class Request:
     drop: Drop
     mode: str = "compress"
     weights: str = "int8"
+    activations: Activations = ""
     metric: str | None = None
     output: str | None = None
     latency: Target | None = None
@@ -136,6 +138,7 @@ def search_best(
             target=request.target,
             mode=request.mode,
             weights=request.weights,
+            activations=request.activations,
             data=None if parts.fit.is_random else parts.fit,
             feeds=held_out[:_CHOICE_FEEDS],
             integer_io=request.integer_io,

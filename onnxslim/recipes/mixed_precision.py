@@ -108,7 +108,7 @@ def most_precise(
         quantize: a form that was not accepted.
         accepts: whether a model is inside the budget.
     """
-    raised = run_steps(model, (RaiseOpset(),)).model
+    raised = run_steps(model, (RaiseOpset(opset=quantize.min_opset),)).model
     noise = unit_noise(raised, quantize, feeds)
     best: _Form | None = None
     low, high = 0, len(_LEVELS)  # of the levels below ``low`` none is accepted, that at ``high`` is

@@ -7,38 +7,50 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["affine_uint8", "bias_int32", "least_weight_scale", "symmetric_int8"]
+__all__ = ["affine", "bias_int32", "least_weight_scale", "powers_of_two"]
 
 Array = npt.NDArray[Any]
 
 
-def affine_uint8(low: float, high: float) -> tuple[np.float32, np.uint8]:
-    """Scale and zero point of uint8 over ``[low, high]`` widened to hold 0, which is exactly represented.
+def affine(
+    low: float, high: float, dtype: str = "uint8", *, symmetric: bool = False, power_of_two: bool = False
+) -> tuple[np.float32, np.integer[Any]]:
+    """Scale and zero point of integers over ``[low, high]`` widened to hold 0, which is exactly represented.
+
+    Args:
+        dtype: of the integers, 8 or 16 bits.
+        symmetric: the zero point is 0, and the least integer is not used.
+        power_of_two: the scale is the next larger power of two, for hardware that shifts numbers.
 
     Example:
-        >>> scale, zero = affine_uint8(-1.0, 1.55)
+        >>> scale, zero = affine(-1.0, 1.55)
         >>> round(float(scale), 6), int(zero)
         (0.01, 100)
-    """
-    low, high = min(low, 0.0), max(high, 0.0)
-    scale = np.float32((high - low) / 255)
-    if not scale > np.finfo(np.float32).tiny or not np.isfinite(scale):
-        return np.float32(1), np.uint8(0)
-    return scale, np.uint8(np.clip(np.rint(-low / float(scale)), 0, 255))
-
-
-def symmetric_int8(low: float, high: float) -> tuple[np.float32, np.int8]:
-    """Scale of int8 over ``[low, high]``, and its zero point, which is 0.
-
-    Example:
-        >>> scale, zero = symmetric_int8(-1.27, 0.5)
+        >>> scale, zero = affine(-1.27, 0.5, "int8", symmetric=True)
         >>> round(float(scale), 6), int(zero)
         (0.01, 0)
     """
-    scale = np.float32(max(abs(low), abs(high)) / 127)
+    kind, limits = np.dtype(dtype).type, np.iinfo(dtype)
+    low, high = min(low, 0.0), max(high, 0.0)
+    span = max(-low, high) / limits.max if symmetric else (high - low) / (int(limits.max) - int(limits.min))
+    scale = np.float32(span)
     if not scale > np.finfo(np.float32).tiny or not np.isfinite(scale):
-        return np.float32(1), np.int8(0)
-    return scale, np.int8(0)
+        return np.float32(1), kind(0 if symmetric else limits.min)
+    if power_of_two:
+        scale = np.float32(powers_of_two(scale))
+    if symmetric:
+        return scale, kind(0)
+    return scale, kind(np.clip(np.rint(-low / float(scale)) + limits.min, limits.min, limits.max))
+
+
+def powers_of_two(scale: Array | np.float32) -> Array:
+    """The next larger powers of two.
+
+    Example:
+        >>> powers_of_two(np.float32([0.3, 0.5])).tolist()
+        [0.5, 0.5]
+    """
+    return np.asarray(np.exp2(np.ceil(np.log2(scale))), np.float32)
 
 
 def bias_int32(

@@ -111,3 +111,12 @@ def test_modes_that_need_no_data(folder: Path, capsys: pytest.CaptureFixture[str
     [trial] = found["tried"]
     assert trial["name"] == "dynamic int8" and any("random" in note for note in found["notes"])
     assert trial["bytes_ratio"] < 0.3
+
+
+def test_a_type_of_activations_that_the_target_does_not_take(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["quantize", "dense.onnx", "-o", "out.onnx", "--data", "feeds.npz", "--mode", "static"]
+    assert main([*command, "--activations", "int16", "--json"]) == 2
+    assert "int8, uint8" in result(capsys)["error"]["hint"]
+    assert not Path("out.onnx").exists()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import onnx
 import pytest
 
 from onnxslim._ir import ir
 from onnxslim.calibration.runner import calibrate
+from onnxslim.errors import OptionError
 from onnxslim.model import edit
 from onnxslim.ops.registry import is_dequantize, is_quantize
 from onnxslim.passes.quantize_static import QuantizeStatic
@@ -106,3 +110,51 @@ def test_other_machines_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(map(is_quantize, quantized(model, "tensorrt").graph)) == 3
     with pytest.raises(AssertionError, match="was asked"):
         quantized(model, "cpu-x86-vnni")
+
+
+SIXTEEN = "runtime='r'\nmachine='m'\nprovider='OtherExecutionProvider'\nactivation='uint8'\nweight='int8'\n"
+CONV = "[[fusion]]\nop='Conv'\nkernel='Conv2d'\noutput='quantized'\nactivations=['Relu']\n"
+
+
+def constants(model: ir.Model, op_type: str, index: int) -> list[np.ndarray]:
+    """What the nodes of a type have as an input, where it is constant."""
+    found = (edit.constant_value(n.inputs[index]) for n in model.graph if n.op_type == op_type)
+    return [array for array in found if array is not None]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16"])
+@pytest.mark.parametrize("asymmetric", [False, True])
+def test_types_of_activations_that_the_target_lists(dtype: str, asymmetric: bool, tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(f"{SIXTEEN}activation_types=['int8', 'uint16', 'int16']\n{CONV}", encoding="utf-8")
+    model = built(NET, opset=21, **WEIGHTS)
+    result = quantized(model, str(file), activations=dtype, asymmetric=asymmetric)
+    zeros = constants(result, "QuantizeLinear", 2)
+    assert len(zeros) == 5 and {zero.dtype for zero in zeros} == {np.dtype(dtype)}
+    low = np.iinfo(dtype).min
+    after_relu = [zero for zero in zeros if zero == (0 if dtype[0] == "i" and not asymmetric else low)]
+    assert len(after_relu) == (5 if dtype[0] == "i" and not asymmetric else 2), "a Relu's least value is 0"
+    onnx.checker.check_model(ir.to_proto(result), full_check=True)
+    assert quality(model, result) > 30  # the weights have 8 bits
+
+
+def test_what_the_target_does_not_take_is_refused() -> None:
+    model = built(NET, opset=21, **WEIGHTS)
+    with pytest.raises(OptionError, match="int16") as error:
+        quantized(model, "cpu-x86-vnni", activations="int16")
+    assert "int8, uint8" in str(error.value.hint)
+    old = built(NET, **WEIGHTS)
+    assert not QuantizeStatic(calibrate(old, feeds(old)), target="qnn", activations="uint16")(old).modified
+
+
+@pytest.mark.parametrize("by", ["target", "option"])
+def test_scales_are_powers_of_two(by: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(f"{SIXTEEN}power_of_two_scales={str(by == 'target').lower()}\n{CONV}", encoding="utf-8")
+    model = built(NET, **WEIGHTS)
+    result = quantized(model, str(file), power_of_two_scales=by == "option")
+    scales = [*constants(result, "QuantizeLinear", 1), *constants(result, "DequantizeLinear", 1)]
+    assert len(scales) > 8
+    for scale in scales:
+        assert (np.frexp(scale)[0] == 0.5).all()
+    assert quality(model, result) > 25

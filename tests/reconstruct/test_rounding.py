@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from onnxslim.reconstruct.affine import affine_uint8, bias_int32, least_weight_scale
+from onnxslim.reconstruct.affine import affine, bias_int32, least_weight_scale
 from onnxslim.reconstruct.bias import rounding_shift
 from onnxslim.reconstruct.rounding import round_best, round_symmetric, sqnr_db
 
@@ -43,7 +43,7 @@ def test_least_scale_is_respected() -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(-1, 3), (0, 6), (2, 5), (-7, -2), (-1e-3, 4e5), (0, 1e-30)])
 def test_affine_holds_zero_and_the_range(low: float, high: float) -> None:
-    scale, zero = affine_uint8(low, high)
+    scale, zero = affine(low, high)
     values = np.linspace(min(low, 0), max(high, 0), 1000)
     levels = np.clip(np.rint(values / np.float64(scale)) + int(zero), 0, 255)
     assert np.abs((levels - int(zero)) * np.float64(scale) - values).max() <= 1.001 * scale
@@ -52,7 +52,7 @@ def test_affine_holds_zero_and_the_range(low: float, high: float) -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(0, 0), (0, 1e-44), (-math.inf, math.inf), (math.nan, math.nan)])
 def test_a_range_without_use_gives_a_valid_scale(low: float, high: float) -> None:
-    scale, zero = affine_uint8(low, high)
+    scale, zero = affine(low, high)
     assert (float(scale), int(zero)) == (1.0, 0)
 
 

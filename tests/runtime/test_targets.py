@@ -138,3 +138,14 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     ]:
         with pytest.raises(OptionError, match=what):
             load_target(str(path))
+
+
+def test_types_and_powers_of_two_are_written_as_they_were_read() -> None:
+    text = MINIMAL.replace(
+        "activation =", 'activation_types = ["uint8", "int16"]\npower_of_two_scales = true\nactivation =', 1
+    )
+    target = parse_target(text, "mine")
+    assert target.activation_types == ("uint8", "int16") and target.power_of_two_scales
+    assert parse_target(to_toml(target), "mine") == target
+    with pytest.raises(OptionError, match="activation_types"):
+        parse_target(text.replace('"int16"', '"int4"'), "mine")

@@ -111,7 +111,9 @@ class Target:
         runtime, machine: in words.
         provider: the execution provider of onnxruntime that it stands for.
         fusions: at most one per operator, or one for each of its forms.
-        activation, weight: the integer types that the kernels take; int8 activations are symmetric.
+        activation, weight: the integer types that the kernels take; signed activations are symmetric.
+        activation_types: all that they take, where it is several.
+        power_of_two_scales: scales have to be powers of two.
         integer_bias: biases are int32, else they stay floats.
         block: output channels that a kernel computes at once.
         quantize, dequantize: the cost of the conversions at the borders of integer islands.
@@ -127,6 +129,8 @@ class Target:
     fusions: tuple[Fusion, ...]
     activation: Literal["uint8", "int8"] = "uint8"
     weight: Literal["int8"] = "int8"
+    activation_types: tuple[str, ...] = ()
+    power_of_two_scales: bool = False
     integer_bias: bool = True
     block: int = 1
     quantize: Cost = Cost()

@@ -35,6 +35,10 @@ def _lines(target: Target) -> Iterator[str]:
         yield f"source = {_value(target.source)}"
     for key in ("runtime", "machine", "provider", "activation", "weight", "integer_bias", "block"):
         yield f"{key} = {_value(getattr(target, key))}"
+    if target.activation_types:
+        yield f"activation_types = {_value(target.activation_types)}"
+    if target.power_of_two_scales:
+        yield "power_of_two_scales = true"
     if not target.fusions:
         yield "fusion = []"
     for key in _CONVERSIONS if target.measured else ():
