@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -39,6 +40,7 @@ _RANGES: tuple[Method, ...] = ("minmax", "mse", "percentile")
 _BALANCES = (1.0, 0.5)
 _GROUPS = 12  # of activations in the order of the graph; each takes the best of the methods
 _FEEDS = 8  # that these are chosen on
+_SECONDS = 60.0  # after which the groups that are left keep what they have
 
 Feeds = Sequence[Mapping[str, Any]]
 Array = npt.NDArray[Any]
@@ -151,12 +153,18 @@ def _grouped(worker: Worker, model: ir.Model, form: QuantizeStatic, feeds: Feeds
 
         least = noise({})
         size = max(1, math.ceil(len(scales) / _GROUPS))
+        begun = time.monotonic()
         for start in range(0, len(scales), size):
+            if time.monotonic() - begun > _SECONDS:
+                _log.info("%d activations keep their ranges: there was no time", len(scales) - start)
+                break
             group, best = scales[start : start + size], dict[str, tuple[float, float]]()
             for method in _RANGES:
                 tried = {
                     each.activation: replace(form, method=method).range_of(each.activation) for each in group
                 }
+                if all(form.range_of(name) == found for name, found in tried.items()):
+                    continue
                 inputs = {k: v for each in group for k, v in each.over(*tried[each.activation]).items()}
                 if (found := noise({**given, **inputs})) < least:
                     least, best, kept = found, tried, inputs

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from onnxslim._ir import ir
 from onnxslim.analysis.extract import extract, named_values
-from onnxslim.analysis.shapes import infer
+from onnxslim.analysis.shapes import Shapes, infer
 from onnxslim.analysis.streams import find_streams
 from onnxslim.measure.differences import Difference
 from onnxslim.model.edit import constant_value
@@ -19,6 +19,7 @@ __all__ = ["Rows", "noise_to_signal", "observed_at", "outputs_of", "telling_valu
 
 Rows: TypeAlias = Sequence[Sequence[Any]]  # per feed, the outputs in the model's order
 
+_FLOATS = (None, ir.DataType.FLOAT)  # or not known
 _MANY = 512  # elements of one feed that tell enough together
 
 
@@ -85,11 +86,11 @@ def telling_values(model: ir.Model) -> tuple[str, ...]:
     scaled = {value for stream in find_streams(model.graph, shapes) for value, _ in stream.values}
 
     def tells(value: ir.Value) -> bool:
-        return value not in scaled and shapes.dtype(value) in (None, ir.DataType.FLOAT)
+        return value not in scaled and shapes.dtype(value) in _FLOATS
 
     found: dict[str, None] = {}
     for output in model.graph.outputs:
-        last = next((value for value in _single_file(output) if tells(value)), output)
+        last = next((value for value in _single_file(output, shapes) if tells(value)), output)
         found[last.name or ""] = None
         waiting, visited = [last] if elements(last, shapes) < _MANY else [], set[ir.Value]()
         while waiting:
@@ -105,14 +106,17 @@ def telling_values(model: ir.Model) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _single_file(output: ir.Value) -> list[ir.Value]:
+def _single_file(output: ir.Value, shapes: Shapes) -> list[ir.Value]:
     """The values from the last product, normalization or meeting of two values to the output, in order."""
     values = [output]
     while (node := values[-1].producer()) is not None:
         spec = spec_of(node)
         role = None if spec is None else spec.quant
         product, normal = role is not None and role.weight is not None, spec is not None and spec.affine
-        sources = [value for value in node.inputs if value is not None and constant_value(value) is None]
+        given = [value for value in node.inputs if value is not None and constant_value(value) is None]
+        sources = [
+            value for value in given if shapes.dtype(value) in _FLOATS
+        ]  # a Reshape may compute its sizes
         if product or normal or len(sources) != 1 or sources[0].producer() is None:
             break
         values.append(sources[0])

@@ -89,6 +89,8 @@ def test_without_held_out_data_nothing_is_chosen() -> None:
 def test_noise_is_measured_in_front_of_what_saturates() -> None:
     assert telling_values(network("s = Softmax(c)  y = Identity(s)")) == ("c", "f")
     assert telling_values(network()) == ("c", "f")
+    computed = network("n = Shape(c)  s = Softmax(c)  y = Reshape(s, n)")
+    assert telling_values(computed) == ("c", "f")
 
 
 def test_large_outputs_tell_themselves() -> None:
