@@ -27,8 +27,7 @@ from onnxslim.passes.equalize_channels import EqualizeChannels
 from onnxslim.passes.quantize_static import QuantizeStatic
 from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.recipes.engine import run_steps
-from onnxslim.recipes.noise import Rows, observed_at, outputs_of, telling_values, total_noise
-from onnxslim.reconstruct.affine import affine_uint8, symmetric_int8
+from onnxslim.recipes.noise import Rows, noise_to_signal, observed_at, outputs_of, telling_values, total_noise
 from onnxslim.runtime.client import Worker, open_worker
 
 __all__ = ["least_noise"]
@@ -62,7 +61,7 @@ def least_noise(
     """
     if not feeds:
         return first
-    raised = run_steps(model, (RaiseOpset(),)).model
+    raised = run_steps(model, (RaiseOpset(opset=first.min_opset),)).model
     with open_worker() as worker:
         search = _Search(worker, raised, feeds, first)
         for method in _METHODS:
@@ -78,27 +77,37 @@ def least_noise(
 
 
 class _Search:
-    """Keeps the least noisy form that it has seen."""
+    """Keeps the least noisy form that it has seen: less where it tells, and not more at the outputs."""
 
     def __init__(self, worker: Worker, model: ir.Model, feeds: Feeds, first: QuantizeStatic) -> None:
         self._worker, self._model, self._feeds = worker, model, feeds
         self._names = telling_values(model)
-        self._reference = outputs_of(worker, observed_at(model, self._names), feeds)
-        self.best, self._least = first, math.inf
+        self._reference = self._run(model)
+        self.best, self._least, self._outputs = first, math.inf, math.inf
+
+    def _run(self, model: ir.Model) -> tuple[Rows, Rows]:
+        """What tells, and the outputs."""
+        outputs = [output.name or "" for output in self._model.graph.outputs]
+        names = list(dict.fromkeys((*self._names, *outputs)))
+        rows = outputs_of(self._worker, observed_at(model, names), self._feeds)
+        places = [[names.index(name) for name in which] for which in (self._names, outputs)]
+        telling, last = ([[row[place] for place in where] for row in rows] for where in places)
+        return telling, last
 
     def consider(self, form: QuantizeStatic, what: str) -> bool:
         """Whether the form is better than all before it."""
         try:
             built = run_steps(self._model, (form,)).model
-            found = outputs_of(self._worker, observed_at(built, self._names), self._feeds)
+            telling, outputs = self._run(built)
         except OnnxSlimError as error:  # the runtime refuses it: not this one
             _log.info("%s was not considered: %s", what, error.what)
             return False
-        noise = total_noise(self._reference, found)
-        _log.info("%s: noise %.3g of the signal", what, noise)
-        if not noise < self._least:
+        noise = total_noise(self._reference[0], telling)
+        at_outputs = noise_to_signal(self._reference[1], outputs)
+        _log.info("%s: noise %.3g of the signal, %.3g at the outputs", what, noise, at_outputs)
+        if not (noise < self._least and at_outputs <= self._outputs):
             return False
-        self.best, self._least = form, noise
+        self.best, self._least, self._outputs = form, noise, at_outputs
         return True
 
 
@@ -123,11 +132,10 @@ class _Scale:
     activation: str
     scale: str
     zero_point: str
-    signed: bool
 
-    def over(self, low: float, high: float) -> dict[str, Array]:
+    def over(self, form: QuantizeStatic, low: float, high: float) -> dict[str, Array]:
         """Both for a range, as inputs of the model."""
-        scale, zero = (symmetric_int8 if self.signed else affine_uint8)(low, high)
+        scale, zero = form.encoding(low, high)
         return {self.scale: np.array(scale), self.zero_point: np.array(zero)}
 
 
@@ -165,7 +173,7 @@ def _grouped(worker: Worker, model: ir.Model, form: QuantizeStatic, feeds: Feeds
                 }
                 if all(form.range_of(name) == found for name, found in tried.items()):
                     continue
-                inputs = {k: v for each in group for k, v in each.over(*tried[each.activation]).items()}
+                inputs = {k: v for each in group for k, v in each.over(form, *tried[each.activation]).items()}
                 if (found := noise({**given, **inputs})) < least:
                     least, best, kept = found, tried, inputs
             if best:
@@ -183,7 +191,5 @@ def _scales(model: ir.Model) -> list[_Scale]:
             if value is None or scale is None or zero is None or not scale.is_initializer():
                 continue
             name = str(scale.name)
-            found.setdefault(
-                name, _Scale(str(value.name), name, str(zero.name), zero.dtype == ir.DataType.INT8)
-            )
+            found.setdefault(name, _Scale(str(value.name), name, str(zero.name)))
     return list(found.values())
