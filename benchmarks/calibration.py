@@ -28,6 +28,7 @@ import numpy as np
 
 from benchmarks.writing import RESULTS, markdown, write
 from benchmarks.zoo.layout import model_path
+from onnxslim.calibration.joined import joined
 from onnxslim.calibration.store import Calibration
 
 DISTINCT = (
@@ -116,10 +117,8 @@ def kill(command: Sequence[str], after_s: float) -> bool:
 
 def same_bits(one: Path, other: Path) -> bool:
     """Whether two calibrations hold the same."""
-    a, b = ({n: s.to_arrays() for n, s in Calibration.load(path).states.items()} for path in (one, other))
-    return a.keys() == b.keys() and all(
-        a[n].keys() == b[n].keys() and all(a[n][k].tobytes() == b[n][k].tobytes() for k in a[n]) for n in a
-    )
+    a, b = (joined(Calibration.load(path).states) for path in (one, other))
+    return all(a[key].tobytes() == b[key].tobytes() for key in a)
 
 
 def per_sample(runs: Sequence[Run]) -> float:

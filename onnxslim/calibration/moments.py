@@ -145,7 +145,7 @@ def _channel_sums(cube: np.ndarray) -> np.ndarray:
     """Sums over the first and last axis, in float64 over short float32 runs: fast, and as good as float64."""
     outer, channels, inner = cube.shape
     if inner > 1:
-        rows=np.einsum("ncl->nc",cube)
+        rows = np.einsum("ncl->nc", cube)
         return np.asarray(rows.sum(axis=0, dtype=np.float64))
     flat = cube.reshape(outer, channels)
     run = 64

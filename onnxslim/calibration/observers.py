@@ -10,9 +10,8 @@ Runs in the worker process: imports numpy only.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -199,36 +198,6 @@ class TensorState:
             _merged(self.moments, other.moments),
             _merged(self.products, other.products),
         )
-
-    def to_arrays(self) -> dict[str, Any]:
-        """As plain arrays, for a pipe or a file."""
-        h, m = self.histogram, self.moments
-        arrays: dict[str, Any] = {
-            "range": np.array([h.low, h.high, self.extremes.low, self.extremes.high]),
-            "bins": np.array([h.exponent, h.first, self.extremes.feeds], np.int64),
-            "counts": h.counts,
-        }
-        if m is not None:
-            arrays["moments"] = np.stack([m.mean, m.m2, m.mean_abs])
-            arrays["channels"] = np.array([m.axis, m.count], np.int64)
-        if self.products is not None:
-            arrays["products"] = self.products.matrix
-            arrays["rows"] = np.array([self.products.count], np.int64)
-        return arrays
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Any]) -> TensorState:
-        """The inverse of :meth:`to_arrays`."""
-        low, high, mean_low, mean_high = map(float, arrays["range"])
-        exponent, first, feeds = map(int, arrays["bins"])
-        moments = products = None
-        if "moments" in arrays:
-            axis, count = map(int, arrays["channels"])
-            moments = Moments(axis, count, *arrays["moments"])
-        if "products" in arrays:
-            products = Products(int(arrays["rows"][0]), np.asarray(arrays["products"]))
-        histogram = Histogram(low, high, exponent, first, np.asarray(arrays["counts"]))
-        return cls(histogram, Extremes(feeds, mean_low, mean_high), moments, products)
 
 
 _Sums = TypeVar("_Sums", Moments, Products)

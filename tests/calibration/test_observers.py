@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxslim.calibration.joined import joined, separated
 from onnxslim.calibration.moments import Moments, Products
 from onnxslim.calibration.observers import BINS, Histogram, TensorState
 
@@ -151,7 +152,14 @@ def test_products_are_dropped_where_channels_differ() -> None:
 def test_states_survive_as_arrays() -> None:
     values = RNG.standard_normal((2, 3, 4)).astype(np.float32)
     state = TensorState.of(values, 1, products=True)
-    again = TensorState.from_arrays(state.to_arrays())
+    whole = {
+        "none": TensorState.of(values[:0], 1),
+        "some": state,
+        "no channels": TensorState.of(values, None),
+    }
+    apart = separated(joined(whole))
+    assert list(apart) == list(whole) and apart["no channels"].moments is None
+    again = apart["some"]
     assert identical(again.histogram, state.histogram) and again.extremes == state.extremes
     assert again.moments is not None and state.moments is not None
     assert again.moments.m2.tobytes() == state.moments.m2.tobytes()
