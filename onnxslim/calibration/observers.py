@@ -20,7 +20,7 @@ from onnxslim.calibration.moments import Bounds, Moments, Products, bounds_of
 __all__ = ["BINS", "Extremes", "Histogram", "TensorState"]
 
 BINS = 4096
-_BLOCK = 1 << 16  # values per step: the scratch arrays stay in the cache
+_BLOCK = 1 << 15  # values per step: the scratch arrays stay in the cache
 _FINEST = 40  # bins are never narrower than 2**-40 of the largest value: a constant needs no more
 _LOWEST_EXPONENT = -960  # nor than this, whose inverse is still a float64
 
