@@ -47,6 +47,11 @@ def test_histogram_counts_every_value_in_its_bin(name: str, dtype: type) -> None
     assert histogram.edges[0] <= histogram.low and histogram.high < histogram.edges[-1]
 
 
+def test_the_largest_negative_number_is_in_the_last_bin() -> None:
+    histogram = Histogram.of(np.array([-1e6, -5e-324]))  # scaled down it becomes -0.0
+    assert histogram.counts[0] == histogram.counts[-1] == 1 and histogram.total == 2
+
+
 def identical(a: Histogram, b: Histogram) -> bool:
     same = (a.low, a.high, a.exponent, a.first) == (b.low, b.high, b.exponent, b.first)
     return same and np.array_equal(a.counts, b.counts)
