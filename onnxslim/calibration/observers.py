@@ -76,8 +76,6 @@ class Histogram:
             if low < 0:  # else the cast to integers rounds down by itself
                 np.floor(index, out=index)
             index -= offset  # exact: less than BINS is left of what both have in their last places
-            if high < 0:  # -5e-324 times a factor below 1 is -0.0
-                np.minimum(index, counts.size - 1, out=index)
             # a cast to 32 bits has a vector instruction; np.bincount would read the indices twice
             np.add.at(counts, index.astype(np.int32).astype(np.intp), 1)
         return cls(low, high, exponent, first, counts)
