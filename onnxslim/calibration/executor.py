@@ -84,8 +84,8 @@ class Executor(Protocol):
 
     To run on other machines: send the job there once (:func:`onnxslim.runtime.sources.payload_of` makes bytes
     of its model), load it in a session without optimizations and with one intra-op thread, and call
-    ``observe`` on it with the feeds of each chunk, as :class:`LocalExecutor` does; ``separated`` makes states of
-    what it answers.
+    ``observe`` on it with the feeds of each chunk, as :class:`LocalExecutor` does; ``separated`` makes states
+    of what it answers.
     """
 
     def run(self, job: Job, chunks: Iterable[Chunk], told: Callable[[int], object]) -> Outcomes:

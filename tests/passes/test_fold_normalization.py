@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from onnxslim._ir import ir
+from onnxslim.calibration.runner import calibrate
 from onnxslim.passes.base import collect_declines
 from onnxslim.passes.fold_normalization import FoldNormalization
+from onnxslim.passes.integer_io import IntegerIo
+from onnxslim.passes.quantize_static import QuantizeStatic
 from tests.models import model, run, with_weights
 
 IMAGE = "g (float[1,4,6,6] x) => (float[1,6,m,n] y) <float[6,4,3,3] w, float[6] c, float[4,1,1] s, float[1,4,1,1] t>"
@@ -125,3 +128,17 @@ def test_what_enters_a_branch_is_not_an_input_of_the_model() -> None:
         y = If(c) <then_branch = t () => (float[1,1,4] a) { a = Conv(h, w) },
                    else_branch = e () => (float[1,1,4] b) { b = Neg(x) }> }"""
     assert not FoldNormalization()(model(text)).modified
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_an_input_with_a_mean_per_channel_can_become_an_input_of_integers(folded: bool) -> None:
+    m = with_weights(
+        "g (float[1,3,8,8] x) => (float[1,4,4,4] y)"
+        "<float[4,3,2,2] w, float[4] c, float[3,1,1] t, float[3,1,1] s, float[4,4,1,1] v>"
+        "{ h = Sub(x, t)  i = Div(h, s)  k = Conv<strides=[2,2]>(i, w, c)  y = Conv(k, v) }"
+    )
+    assert not folded or FoldNormalization()(m).modified
+    data = np.random.default_rng(0).uniform(0, 1, (4, 3, 8, 8)).astype(np.float32)
+    assert QuantizeStatic(calibrate(m, {"x": data}), placement="all")(m).modified
+    IntegerIo(outputs=False)(m)
+    assert m.graph.inputs[0].dtype == (ir.DataType.UINT8 if folded else ir.DataType.FLOAT)
