@@ -65,7 +65,9 @@ def observe(
                 bad[name] = problem
             elif name not in rejected:
                 axis = channel_axis(tap, value.ndim)
-                state = TensorState.of(value, axis, products=tap["products"], bounds=bounds)
+                state = TensorState.of(
+                    value, axis, moments=tap["moments"], products=tap["products"], bounds=bounds
+                )
                 merged[name] = merged[name].merge(state) if name in merged else state
         ruined = next((name for name in required if bad.get(name) == "NaN"), None)
         if ruined is not None:

@@ -160,8 +160,8 @@ class Extremes:
 class TensorState:
     """All that is kept of one tensor.
 
-    ``moments`` is None where the channels differ between samples; so is ``products``, which is also None
-    where nobody asked for it.
+    ``moments`` and ``products`` are None where nobody asked for them, and where the channels differ between
+    samples.
     """
 
     histogram: Histogram
@@ -171,12 +171,19 @@ class TensorState:
 
     @classmethod
     def of(
-        cls, values: np.ndarray, axis: int | None, *, products: bool = False, bounds: Bounds | None = None
+        cls,
+        values: np.ndarray,
+        axis: int | None,
+        *,
+        moments: bool = True,
+        products: bool = False,
+        bounds: Bounds | None = None,
     ) -> TensorState:
         """Of the values of one feed.
 
         Args:
             axis: of the channels; None for a tensor without.
+            moments: whether to keep the moments of the channels.
             products: whether to keep the products of all pairs of channels.
             bounds: what ``bounds_of`` gives, where it is known.
         """
@@ -185,7 +192,7 @@ class TensorState:
         return cls(
             histogram,
             Extremes(1, histogram.low, histogram.high) if values.size else Extremes(0, 0.0, 0.0),
-            None if axis is None else Moments.of(values, axis, bounds),
+            Moments.of(values, axis, bounds) if moments and axis is not None else None,
             Products.of(values, axis) if products and axis is not None else None,
         )
 
