@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import onnxruntime as ort
 
 from onnxslim._ir import ir
 
-__all__ = ["model", "proto", "run"]
+__all__ = ["model", "proto", "run", "with_weights"]
 
 
 def proto(text: str, *, ir_version: int = 10, opset: int = 17, **opsets: int) -> onnx.ModelProto:
@@ -65,3 +66,20 @@ def bit_equal(a: Any, b: Any) -> bool:
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
     return bool(np.array_equal(a, b)) if a.dtype == object else a.tobytes() == b.tobytes()
+
+
+def with_weights(text: str) -> ir.Model:
+    """The text's initializers without a value get random ones, positive since some are variances."""
+    random = np.random.default_rng(0)
+
+    def fill(match: re.Match[str]) -> str:
+        kind, dims, name = match.groups()
+        count = int(np.prod([int(d) for d in dims.split(",")]))
+        values = ", ".join(f"{v:.4f}" for v in random.uniform(0.5, 1.5, count))
+        return f"{kind}[{dims}] {name} = {{{values}}}"
+
+    start = text.index("<", text.index("=>"))
+    head, tail = text[:start], text[start:]
+    end = tail.index(">")
+    filled = re.sub(r"(float)\[([\d,]+)\] (\w+)(?= *[,>]|$)", fill, tail[:end])
+    return model(head + filled + tail[end:])

@@ -41,8 +41,10 @@ BASE = "passes/base.py"  # what a pass is; knows nothing above onnx_ir, so every
 PATTERNS = (
     "model/edit.py",
     "passes/_decoding.py",
+    "passes/_linear.py",
     "passes/arrange_gelu.py",
     "passes/fold_batch_norm.py",
+    "passes/fold_normalization.py",
     "passes/pack_weights.py",
     "passes/quantize_blocks.py",
     "passes/simplify_reshapes.py",

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from onnxslim.calibration.joined import separated
 from onnxslim.calibration.observers import TensorState
 from onnxslim.calibration.sources.base import Sample
 from onnxslim.errors import CalibrationError, OptionError, ResourceError
@@ -83,7 +84,8 @@ class Executor(Protocol):
 
     To run on other machines: send the job there once (:func:`onnxslim.runtime.sources.payload_of` makes bytes
     of its model), load it in a session without optimizations and with one intra-op thread, and call
-    ``observe`` on it with the feeds of each chunk, as :class:`LocalExecutor` does.
+    ``observe`` on it with the feeds of each chunk, as :class:`LocalExecutor` does; ``separated`` makes states
+    of what it answers.
     """
 
     def run(self, job: Job, chunks: Iterable[Chunk], told: Callable[[int], object]) -> Outcomes:
@@ -204,8 +206,9 @@ class _Observer:
             part, rest = self._next_message(rest)
             states = self._send(part, states, rejected)
             self._told(len(part))
-        found = {name: TensorState.from_arrays(arrays) for name, arrays in states.items()}
-        return Outcome(chunk.index, len(chunk.samples), found, rejected)
+        found = separated(states) if states else {}
+        kept = {name: state for name, state in found.items() if name not in rejected}
+        return Outcome(chunk.index, len(chunk.samples), kept, rejected)
 
     def _next_message(self, samples: Sequence[Sample]) -> tuple[Sequence[Sample], Sequence[Sample]]:
         """The samples that travel together: few enough for the progress bar, small enough for memory."""
@@ -222,7 +225,7 @@ class _Observer:
         self, part: Sequence[Sample], states: dict[str, Any], rejected: dict[str, tuple[str, str]]
     ) -> dict[str, Any]:
         begun = time.monotonic()
-        answer = self._call(part, {name: kept for name, kept in states.items() if name not in rejected})
+        answer = self._call(part, states)
         self._seconds = (time.monotonic() - begun) / len(part)
         if answer["failed"]:
             position, reason = answer["failed"]
@@ -233,8 +236,8 @@ class _Observer:
             )
         for name, (position, what) in answer["rejected"].items():
             rejected.setdefault(name, (part[position].origin, what))
-        found: dict[str, Any] = answer["states"]
-        return {name: kept for name, kept in found.items() if name not in rejected}
+        kept: dict[str, Any] = answer["states"]
+        return kept
 
     def _call(self, part: Sequence[Sample], states: dict[str, Any]) -> dict[str, Any]:
         if self._stopping.is_set():

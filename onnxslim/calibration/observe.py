@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from onnxslim.calibration.joined import joined, separated
 from onnxslim.calibration.moments import bounds_of
 from onnxslim.calibration.observers import TensorState
 
@@ -17,7 +18,7 @@ __all__ = ["channel_axis", "observe"]
 
 def observe(
     feeds: Sequence[Mapping[str, Any]],
-    states: Mapping[str, Mapping[str, Any]],
+    states: Mapping[str, Any],
     *,
     session: Any,
     inputs: Sequence[Mapping[str, Any]],
@@ -27,7 +28,7 @@ def observe(
     """Run ``session`` on each feed and add what its tensors hold to ``states``.
 
     Args:
-        states: what the feeds before these left (``TensorState.to_arrays`` by name), or nothing.
+        states: what the feeds before these left, as ``joined`` makes it of their states, or nothing.
         session: an onnxruntime session.
         inputs: the fields of a ``Tap`` for each input of the model to observe.
         fetches: the same for outputs of the session, in topological order.
@@ -37,7 +38,7 @@ def observe(
         ``states``; ``rejected``, by name: position of the feed and what it holds ("NaN", "Inf"); and where a
         feed could not be used, ``failed``: its position and the reason, and nothing after it was run.
     """
-    merged = {name: TensorState.from_arrays(arrays) for name, arrays in states.items()}
+    merged = separated(states) if states else {}
     rejected: dict[str, tuple[int, str]] = {}
     failed: tuple[int, str] | None = None
     outputs = [tap["source"] for tap in fetches]
@@ -64,7 +65,9 @@ def observe(
                 bad[name] = problem
             elif name not in rejected:
                 axis = channel_axis(tap, value.ndim)
-                state = TensorState.of(value, axis, products=tap["products"], bounds=bounds)
+                state = TensorState.of(
+                    value, axis, moments=tap["moments"], products=tap["products"], bounds=bounds
+                )
                 merged[name] = merged[name].merge(state) if name in merged else state
         ruined = next((name for name in required if bad.get(name) == "NaN"), None)
         if ruined is not None:
@@ -75,7 +78,7 @@ def observe(
             rejected.setdefault(name, (position, problem))
             merged.pop(name, None)
     return {
-        "states": {name: state.to_arrays() for name, state in merged.items()},
+        "states": joined(merged),
         "rejected": {name: list(found) for name, found in rejected.items()},
         "failed": list(failed) if failed else None,
     }

@@ -27,6 +27,7 @@ class Tap:
         axis: of its channels, where the weights that it meets tell it.
         leading: axes of the source in front of the tensor's own.
         optional: an empty source means that the tensor was not computed.
+        moments: whether the moments of its channels are kept.
         products: whether the products of all pairs of channels are kept.
     """
 
@@ -35,6 +36,7 @@ class Tap:
     axis: int | None = None
     leading: int = 0
     optional: bool = False
+    moments: bool = True
     products: bool = False
 
 
@@ -60,6 +62,9 @@ def make_plan(
     model: ir.Model, tensors: Collection[str] | None = None, products: Collection[str] = ()
 ) -> Plan:
     """Plan to observe ``tensors``, by default every float tensor that depends on the inputs.
+
+    Moments are for what constant weights are multiplied with: they are kept of such tensors, of the inputs,
+    and of what is named.
 
     Args:
         model: tensors inside bodies become outputs of the nodes that hold them.
@@ -92,6 +97,7 @@ def make_plan(
             raise CalibrationError(
                 f"the second moments of '{name}' are wanted, but not the tensor", hint="name it in both"
             )
+    multiplied = _multiplied(graph, depends) if tensors is None else set()
     if tensors is not None:
         observed = [value for value in observed if names[value] in tensors]
         inputs = [value for value in inputs if names[value] in tensors]
@@ -101,12 +107,14 @@ def make_plan(
     def tap(value: ir.Value) -> Tap:
         name = names[value]
         inside = promoted.get(value)
+        named = tensors is not None or name in products or value in fed
         return Tap(
             name,
             str(value.name),
             axes.get(name),
             inside.leading if inside else 0,
             inside.optional if inside else False,
+            named or (inside.inner if inside else value) in multiplied,
             name in products,
         )
 
@@ -116,6 +124,23 @@ def make_plan(
         tuple(str(value.name) for value in graph.outputs if value in set(observed)),
         skipped,
     )
+
+
+def _multiplied(graph: ir.Graph, depends: Collection[ir.Value]) -> set[ir.Value]:
+    """What operators multiply with constant weights, also where others move it first: those may go later."""
+    found: set[ir.Value] = set()
+    for node in reversed(tuple(graph.all_nodes())):
+        spec = spec_of(node)
+        if spec is None:
+            continue
+        taken = list(spec.moved_inputs(node)) if not found.isdisjoint(node.outputs) else []
+        role = spec.quant
+        if role is not None and role.weight is not None and role.weight < len(node.inputs):
+            weight = node.inputs[role.weight]
+            if weight is not None and weight not in depends:
+                taken += [index for index in role.indices(node) if index != role.weight]
+        found.update(value for index in taken if (value := node.inputs[index]) is not None)
+    return found
 
 
 def _inner(values: Iterable[ir.Value], promoted: Mapping[ir.Value, Promoted]) -> list[ir.Value]:

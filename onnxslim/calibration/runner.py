@@ -70,7 +70,8 @@ def calibrate(
         source: path, ``ModelProto`` or ``ir.Model``; never changed.
         data: see :func:`onnxslim.calibration.data.open_feeds`, as are ``samples``, ``batch``, ``images``.
         tensors: what to observe; default: every float tensor that depends on the inputs, in the bodies of
-            If, Loop and Scan too.
+            If, Loop and Scan too.  Moments of channels are kept of what is named here; by default of the
+            inputs and of what constant weights are multiplied with, for which bias correction needs them.
         second_moments: tensors of which ``X^T X`` over their channels is kept as well: 8 bytes for each pair.
         seed: of random data.
         workers: processes of this machine; their number changes no bit of the result.
@@ -126,6 +127,7 @@ def calibrate(
                 "model": identity,
                 "tensors": [tap.name for tap in (*plan.inputs, *plan.fetches)],
                 "second moments": sorted(second_moments),
+                "moments": [tap.name for tap in (*plan.inputs, *plan.fetches) if tap.moments],
                 "memory limit": max_memory,
                 "providers": list(names),
                 "onnxruntime": worker.call("onnxslim.runtime.probe:version"),

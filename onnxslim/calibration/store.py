@@ -69,7 +69,8 @@ class Calibration:
         return self._state(name).histogram
 
     def moments(self, name: str) -> Moments | None:
-        """Mean, variance and mean magnitude per channel; None where the channels differ between samples."""
+        """Mean, variance and mean magnitude per channel; None where they were not kept, as nobody multiplies
+        the tensor with weights or named it, and where the channels differ between samples."""
         return self._state(name).moments
 
     def second_moments(self, name: str) -> np.ndarray:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from onnxslim.passes.equalize_channels import EqualizeChannels as EqualizeChannels
     from onnxslim.passes.fold_batch_norm import FoldBatchNorm as FoldBatchNorm
     from onnxslim.passes.fold_constants import FoldConstants as FoldConstants
+    from onnxslim.passes.fold_normalization import FoldNormalization as FoldNormalization
     from onnxslim.passes.halve_weights import HalveWeights as HalveWeights
     from onnxslim.passes.inline_branches import InlineBranches as InlineBranches
     from onnxslim.passes.integer_io import IntegerIo as IntegerIo

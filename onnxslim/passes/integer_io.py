@@ -68,7 +68,8 @@ class IntegerIo(Pass):
     of them may go to the other one where a normalisation was folded (at most half a step further).
 
     Declined: whatever is also read or computed in float, normalisation that differs by channel (scales of
-    integer weights would have to be rounded again), scales per channel, and types other than 8 and 16 bits.
+    integer weights would have to be rounded again; fold-normalization comes before they are integers), scales
+    per channel, and types other than 8 and 16 bits.
 
     Example:
         >>> import onnx.parser

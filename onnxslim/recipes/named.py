@@ -10,6 +10,7 @@ from onnxslim.passes.deduplicate_initializers import DeduplicateInitializers
 from onnxslim.passes.eliminate_noops import EliminateNoops
 from onnxslim.passes.fold_batch_norm import FoldBatchNorm
 from onnxslim.passes.fold_constants import FoldConstants
+from onnxslim.passes.fold_normalization import FoldNormalization
 from onnxslim.passes.inline_branches import InlineBranches
 from onnxslim.passes.merge_common_subexpressions import MergeCommonSubexpressions
 from onnxslim.passes.remove_dead_code import RemoveDeadCode
@@ -33,6 +34,7 @@ def simplify_steps() -> tuple[Step, ...]:
                 DeduplicateInitializers(),
                 MergeCommonSubexpressions(),
                 FoldBatchNorm(),
+                FoldNormalization(),
                 ArrangeGelu(),
             )
         ),

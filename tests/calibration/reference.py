@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxslim.calibration.joined import joined
 from onnxslim.calibration.store import Calibration
 from tests.models import run
 
@@ -71,11 +72,5 @@ def assert_matches(calibration: Calibration, parsed: onnx.ModelProto, feeds: lis
 
 
 def same_bits(a: Calibration, b: Calibration) -> bool:
-    def arrays(calibration: Calibration) -> dict[str, bytes]:
-        return {
-            f"{name}.{key}": value.tobytes()
-            for name, state in calibration.states.items()
-            for key, value in state.to_arrays().items()
-        }
-
-    return arrays(a) == arrays(b)
+    one, other = ({k: v.tobytes() for k, v in joined(c.states).items()} for c in (a, b))
+    return one == other

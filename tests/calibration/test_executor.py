@@ -11,8 +11,8 @@ import pytest
 
 from onnxslim.calibration import executor
 from onnxslim.calibration.executor import Chunk, Job, LocalExecutor, Outcome, Outcomes
+from onnxslim.calibration.joined import separated
 from onnxslim.calibration.observe import observe
-from onnxslim.calibration.observers import TensorState
 from onnxslim.calibration.runner import calibrate
 from onnxslim.errors import CalibrationError, OptionError, ResourceError
 from onnxslim.runtime.client import Worker
@@ -93,8 +93,7 @@ class Elsewhere:
         done = {}
         for chunk in reversed(list(chunks)):
             answer = observe([s.feed for s in chunk.samples], {}, session=session, **job.request)
-            states = {name: TensorState.from_arrays(arrays) for name, arrays in answer["states"].items()}
-            done[chunk.index] = Outcome(chunk.index, len(chunk.samples), states)
+            done[chunk.index] = Outcome(chunk.index, len(chunk.samples), separated(answer["states"]))
             told(len(chunk.samples))
         yield from (done[index] for index in sorted(done))
 

@@ -58,7 +58,7 @@ def test_branches(opset: int) -> None:
     xs = [RNG.standard_normal((n, 3)).astype(np.float32) for n in (1, 2, 4, 2)]
     flags = [True, False, True, False]
     feeds = [{"x": x, "flag": np.array(flag)} for x, flag in zip(xs, flags, strict=True)]
-    calibration = calibrate(proto(BRANCH, opset=opset), feeds)
+    calibration = calibrate(proto(BRANCH, opset=opset), feeds, second_moments=["inner", "t", "e"])
     assert set(calibration.states) == {"x", "a", "b", "y", "inner", "t", "e"} and not calibration.skipped
     taken = [x for x, flag in zip(xs, flags, strict=True) if flag]
     assert_holds(calibration, "inner", [np.exp(-x) for x in taken], 1)
@@ -103,7 +103,7 @@ def test_scans() -> None:
         }
         for _ in range(3)
     ]
-    calibration = calibrate(proto(SCAN), feeds)
+    calibration = calibrate(proto(SCAN), feeds, second_moments=["h", "y"])
     assert not calibration.skipped
     h = [np.tanh(feed["xs"]) for feed in feeds]
     sums = [feed["start"] + np.cumsum(part, axis=0) for feed, part in zip(feeds, h, strict=True)]
@@ -129,7 +129,8 @@ net (int64 trips, float[2, 3] start) => (float[2, 3] end)
 
 def test_loops_give_what_keeps_its_shape_and_name_the_rest() -> None:
     start = RNG.standard_normal((2, 3)).astype(np.float32)
-    calibration = calibrate(proto(LOOP), [{"trips": np.array(n), "start": start} for n in (3, 0, 2)])
+    feeds = [{"trips": np.array(n), "start": start} for n in (3, 0, 2)]
+    calibration = calibrate(proto(LOOP), feeds, second_moments=["base"])
     base = 1 / (1 + np.exp(-start.astype(np.float64)))
     assert_holds(calibration, "base", [np.stack([base] * n) for n in (3, 2)], 2)
     assert set(calibration.skipped) == {"grown", "next"}
@@ -159,7 +160,7 @@ def test_bodies_within_repeating_bodies(inside: str, why: dict[str, str]) -> Non
     }}
     """
     xs = RNG.standard_normal((4, 2)).astype(np.float32)
-    calibration = calibrate(proto(text), [{"c": np.array(True), "xs": xs}])
+    calibration = calibrate(proto(text), [{"c": np.array(True), "xs": xs}], second_moments=["z"])
     for name, reason in why.items():
         assert (name in calibration) == (not reason)
         assert reason in calibration.skipped.get(name, "")
@@ -188,7 +189,7 @@ def test_loops_and_branches_within_branches() -> None:
     feeds: list[dict[str, Any]] = [
         {"c": np.array(c), "d": np.array(d), "xs": x} for (c, d), x in zip(flags, xs, strict=True)
     ]
-    calibration = calibrate(proto(text), feeds)
+    calibration = calibrate(proto(text), feeds, second_moments=list("eprsq"))
     assert not calibration.skipped
     assert_holds(calibration, "e", [np.exp(xs[0])], 1)
     assert_holds(calibration, "p", [-np.exp(xs[0])], 1)

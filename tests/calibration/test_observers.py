@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxslim.calibration.joined import joined, separated
 from onnxslim.calibration.moments import Moments, Products
 from onnxslim.calibration.observers import BINS, Histogram, TensorState
 
@@ -44,6 +45,11 @@ def test_histogram_counts_every_value_in_its_bin(name: str, dtype: type) -> None
     expected = np.bincount(index, minlength=len(histogram.counts))
     np.testing.assert_array_equal(histogram.counts, expected)
     assert histogram.edges[0] <= histogram.low and histogram.high < histogram.edges[-1]
+
+
+def test_the_largest_negative_number_is_in_the_last_bin() -> None:
+    histogram = Histogram.of(np.array([-1e6, -5e-324]))  # scaled down it becomes -0.0
+    assert histogram.counts[0] == histogram.counts[-1] == 1 and histogram.total == 2
 
 
 def identical(a: Histogram, b: Histogram) -> bool:
@@ -151,7 +157,14 @@ def test_products_are_dropped_where_channels_differ() -> None:
 def test_states_survive_as_arrays() -> None:
     values = RNG.standard_normal((2, 3, 4)).astype(np.float32)
     state = TensorState.of(values, 1, products=True)
-    again = TensorState.from_arrays(state.to_arrays())
+    whole = {
+        "none": TensorState.of(values[:0], 1),
+        "some": state,
+        "no channels": TensorState.of(values, None),
+    }
+    apart = separated(joined(whole))
+    assert list(apart) == list(whole) and apart["no channels"].moments is None
+    again = apart["some"]
     assert identical(again.histogram, state.histogram) and again.extremes == state.extremes
     assert again.moments is not None and state.moments is not None
     assert again.moments.m2.tobytes() == state.moments.m2.tobytes()

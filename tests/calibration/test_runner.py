@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -24,14 +26,14 @@ def test_states_match_the_values_that_onnxruntime_computes(batch: int | None) ->
     assert list(calibration.states) == ["x", "c", "r", "s", "y"]  # no constants, no shapes
     step = batch or 1
     assert_matches(calibration, proto(CONV), [{"x": data[i : i + step]} for i in range(0, 37, step)])
-    moments = calibration.moments("c")
-    assert moments is not None and len(moments.mean) == 3
+    moments = calibration.moments("x")
+    assert moments is not None and len(moments.mean) == 2
     assert calibration.samples == -(-37 // step) and not calibration.is_random
 
 
 def test_ragged_feeds() -> None:
     feeds = [{"x": images(1, height)} for height in (2, 5, 3)]
-    calibration = calibrate(model(CONV), feeds)
+    calibration = calibrate(model(CONV), feeds, tensors=["x", "c", "r", "s", "y"])
     assert_matches(calibration, proto(CONV), feeds)
     assert calibration.moments("y") is None  # flattened: the number of channels differs
     assert calibration.moments("r") is not None
@@ -73,6 +75,31 @@ def test_chosen_tensors() -> None:
     ):
         with pytest.raises(CalibrationError, match=why):
             calibrate(proto(CONV), {"x": images(3)}, tensors=[name])
+
+
+def test_moments_are_kept_of_what_weights_are_multiplied_with() -> None:
+    text = """
+    net (float[2, 3, 4] a, float[2, 3, 3] b) => (float[2, 4, 2] y, float[2, 3, 4] z)
+    <float[3, 2] w = {1, 2, 3, 4, 5, 6}, float[3] half = {0.5, 0.5, 0.5}>
+    {
+       e = Exp (a)
+       t = Transpose <perm = [0, 2, 1]> (e)
+       v = Transpose <perm = [1, 0]> (w)
+       k = Transpose <perm = [1, 0]> (v)
+       y = MatMul (t, k)
+       l = Exp (b)
+       z = MatMul (l, e)
+    }
+    """
+    feeds = [{"a": np.ones((2, 3, 4), np.float32), "b": np.ones((2, 3, 3), np.float32)}]
+
+    def kept(**options: Any) -> list[str]:
+        calibration = calibrate(proto(text), feeds, **options)
+        return [name for name in calibration.states if calibration.moments(name) is not None]
+
+    assert kept() == ["a", "b", "e", "t"]  # l is only multiplied with what is computed
+    assert kept(second_moments=["l"]) == ["a", "b", "e", "t", "l"]
+    assert kept(tensors=["z", "b"]) == ["b", "z"]
 
 
 def test_sequences_and_other_types_are_left_out() -> None:
@@ -207,6 +234,7 @@ def test_channels_lie_where_the_weight_says() -> None:
     { y = MatMul (x, w)  z = Conv (x, k)  u = Relu (z) }
     """
     )
-    calibration = calibrate(proto(text), [{"x": RNG.standard_normal((1, 4, 6)).astype(np.float32)}])
+    feeds = [{"x": RNG.standard_normal((1, 4, 6)).astype(np.float32)}]
+    calibration = calibrate(proto(text), feeds, tensors=["x", "y", "z", "u"])
     widths = {name: len(state.moments.mean) for name, state in calibration.states.items() if state.moments}
     assert widths == {"x": 6, "y": 3, "z": 5, "u": 5}

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import pytest
 
 from onnxslim._ir import ir
 from onnxslim.passes.base import collect_declines
 from onnxslim.passes.fold_batch_norm import FoldBatchNorm
-from tests.models import model, proto, run
+from tests.models import model, proto, run, with_weights
 
 CASES = {
     "conv + bn": (
@@ -106,23 +104,6 @@ DECLINED = {
     "<float[2,2,1] w, float[2] s, float[2] b, float[2] m, float[2] v = {0, 0}>"
     "{ h = Conv(x, w)  y = BatchNormalization<epsilon=0.0>(h, s, b, m, v) }",
 }
-
-
-def with_weights(text: str) -> ir.Model:
-    """The text's initializers without a value get random ones, positive since some are variances."""
-    random = np.random.default_rng(0)
-
-    def fill(match: re.Match[str]) -> str:
-        kind, dims, name = match.groups()
-        count = int(np.prod([int(d) for d in dims.split(",")]))
-        values = ", ".join(f"{v:.4f}" for v in random.uniform(0.5, 1.5, count))
-        return f"{kind}[{dims}] {name} = {{{values}}}"
-
-    start = text.index("<", text.index("=>"))
-    head, tail = text[:start], text[start:]
-    end = tail.index(">")
-    filled = re.sub(r"(float)\[([\d,]+)\] (\w+)(?= *[,>]|$)", fill, tail[:end])
-    return model(head + filled + tail[end:])
 
 
 def feed(m: ir.Model) -> dict[str, np.ndarray]:
