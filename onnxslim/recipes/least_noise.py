@@ -72,7 +72,10 @@ def least_noise(
                 search.consider(form, f"equalizing channels, balance {balance:g}")
         if data is not None:
             chosen = list(open_feeds(data, model).spread(_FEEDS))
-            search.consider(_grouped(worker, raised, search.best, chosen), "a method for each group")
+            try:
+                search.consider(_grouped(worker, raised, search.best, chosen), "a method for each group")
+            except OnnxSlimError as error:
+                _log.info("there is one method for all ranges: %s", error.what)
         return search.best
 
 

@@ -124,9 +124,16 @@ def _single_file(output: ir.Value, shapes: Shapes) -> list[ir.Value]:
 
 
 def observed_at(model: ir.Model, names: Sequence[str]) -> ir.Model:
-    """A copy that gives these values as they are read: where they are quantized, what comes back."""
+    """A copy that gives these values as they are read: where they are quantized, what comes back.
+
+    It takes all inputs of the model, needed or not.
+    """
     values = named_values(model.graph)
-    return extract(model, [_as_read(values[name]) for name in names])[0]
+    part = extract(model, [_as_read(values[name]) for name in names])[0]
+    known = {value.name for value in part.graph.inputs}
+    idle = [value for value in model.graph.inputs if value.name not in known and not value.is_initializer()]
+    part.graph.inputs.extend(ir.Value(name=v.name, shape=v.shape, type=v.type) for v in idle)
+    return part
 
 
 def _as_read(value: ir.Value) -> str:

@@ -11,6 +11,7 @@ leaves is then measured too.
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import time
 from collections import defaultdict
@@ -28,6 +29,7 @@ from onnxslim.calibration.data import DataLike
 from onnxslim.calibration.plan import make_plan
 from onnxslim.calibration.runner import calibrate
 from onnxslim.calibration.store import Calibration
+from onnxslim.errors import OnnxSlimError
 from onnxslim.passes.base import Pass
 from onnxslim.passes.halve_weights import HalveWeights
 from onnxslim.passes.pack_weights import PackWeights
@@ -45,6 +47,8 @@ __all__ = [
     "allocate",
     "inputs_of_weights",
 ]
+
+_log = logging.getLogger(__name__)
 
 Feed = Mapping[str, Any]
 
@@ -127,6 +131,13 @@ class Storage:
 
     @cached_property
     def _plans(self) -> list[_Plan]:
+        try:
+            return self._measured()
+        except OnnxSlimError as error:
+            _log.info("the noise of weights could not be measured: %s", error.what)
+            return [_Plan(math.inf, 0.0, ())]
+
+    def _measured(self) -> list[_Plan]:
         """Choices of a form for each weight, from few bytes to many, with the noise of all together.
 
         It is not always the sum: a saturated output hides single noises and shows them together.

@@ -12,7 +12,7 @@ from onnxslim.passes.quantize_static import QuantizeStatic
 from onnxslim.recipes import least_noise as module
 from onnxslim.recipes.engine import run_steps
 from onnxslim.recipes.least_noise import least_noise
-from onnxslim.recipes.noise import noise_to_signal, observed_at, telling_values, total_noise
+from onnxslim.recipes.noise import noise_to_signal, observed_at, outputs_of, telling_values, total_noise
 from onnxslim.runtime.client import open_worker
 from tests.models import proto, run
 
@@ -113,3 +113,17 @@ def test_noises_of_several_outputs_add_up() -> None:
     reference = [[np.array([1.0, 1.0]), np.array([2.0])], [np.array([1.0, 1.0]), np.array([2.0])]]
     found = [[np.array([1.0, 1.0]), np.array([2.2])], [np.array([1.4, 1.0]), np.array([2.0])]]
     assert total_noise(reference, found) == pytest.approx(0.16 / 4 + 0.04 / 8)
+
+
+def test_an_input_that_tells_nothing_may_be_fed() -> None:
+    """What sizes the outputs stands behind the last value that tells."""
+    source = proto("""g (float[1,900] x, float[900,2] w, int64[n] size) => (float[a,b] y) {
+        t = Tanh(x)  m = MatMul(t, w)  s = Softmax(m)  y = Reshape(s, size) }""")
+    model = ir.from_proto(source)
+    names = telling_values(model)
+    assert "y" not in names
+    rng = np.random.default_rng(0)
+    feed = {"x": rng.normal(size=(1, 900)).astype("f"), "w": rng.normal(size=(900, 2)).astype("f")}
+    with open_worker() as worker:
+        [[found, *_]] = outputs_of(worker, observed_at(model, names), [feed | {"size": np.array([2, 1])}])
+    np.testing.assert_allclose(found, np.tanh(feed["x"]) @ feed["w"], rtol=1e-5)
