@@ -3,7 +3,7 @@
 k-means in one dimension (Lloyd, "Least squares quantization in PCM", 1982), as in Han et al., "Deep
 Compression", 2016, for many tables at once.  On a line, clusters are intervals, so values are sorted once and
 a step moves the bounds alone.  Every search is deterministic.  It starts from the uniform grid, so the result
-is never worse than rounding to as many even levels, and from the density that is best in the limit of many
+is no worse than rounding to as many even levels, and from the density that is best in the limit of many
 levels: the cube root of that of the values (Panter and Dite, "Quantization distortion in pulse-count
 modulation", 1951).  Numbers in, numbers out: nothing here knows of graphs.
 """
@@ -68,9 +68,9 @@ def share(weight: Array, view: View, entries: int, *, importance: Array | None =
     ``entries`` values keeps every bit but the sign of zero.
 
     Example:
-        >>> book = share(np.array([[1, 1, 2, 9]], dtype="f"), View(1, 4, 1), 2)
-        >>> book.decode().round(1).tolist(), book.nbytes
-        ([[1.2999999523162842, 1.2999999523162842, 1.2999999523162842, 9.0]], 5)
+        >>> book = share(np.array([[1, 8, 2, 9]], dtype="f"), View(1, 4, 1), 2)
+        >>> book.decode().tolist(), book.nbytes
+        ([[1.5, 8.5, 1.5, 8.5]], 5)
     """
     outer, blocks, block, inner = view.shape
     rows = _rows(weight.reshape(view.shape))
@@ -123,9 +123,7 @@ def share_rows(rows: Array, entries: int, importance: Array | None = None) -> tu
 def _candidates(values: Array, mass: Array, entries: int) -> Iterator[Array]:
     """Sorted entries to try, ``[n, entries]``."""
     yield _distinct(values, entries)
-    grid = _grid(values, entries)
-    yield grid
-    yield _lloyd(values, mass, grid)
+    yield _lloyd(values, mass, _grid(values, entries))
     gaps = np.diff(values, axis=1, prepend=values[:, :1])
     yield _lloyd(values, mass, _even_shares(values, np.cbrt(mass * gaps**2), entries))
     yield _lloyd(values, mass, _even_shares(values, mass, entries))  # outliers do not spread these
