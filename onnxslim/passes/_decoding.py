@@ -138,8 +138,8 @@ class SharedTable:
         if self.table.shape is not None and self.table.shape.rank() == 1:
             value = nodes.add("Gather", nodes.cast(self.table, self.table), codes, axis=0)
         else:
-            shape = nodes.add("Shape", indices)
             if blocks > 1:
+                shape = nodes.add("Shape", indices)
                 codes = nodes.add("Reshape", codes, nodes.extended(shape, (blocks, block)))
             table = nodes.cast(nodes.add("Gather", self.table, indices, axis=0), self.table)
             value = nodes.add("GatherElements", table, codes, axis=-1)

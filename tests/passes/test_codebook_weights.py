@@ -166,6 +166,7 @@ def test_rows_of_a_large_table_are_gathered_packed(entries: int, per: str, indic
     result = shared(model, entries=entries, per=per, block=512)
     reads = [kernel for kernel in executed(result).kernels if kernel.op_type == "Gather"]
     assert any("w_q" in kernel.inputs for kernel in reads)
+    assert all(value.uses() or value.is_graph_output() for node in result.graph for value in node.outputs)
     book = CodebookWeights(entries=entries, per=per, block=512, min_sqnr_db=0).stored(model)["w"]  # type: ignore[arg-type]
     [found] = run(result, {"i": indices})
     np.testing.assert_array_equal(found, book.decode()[indices])
