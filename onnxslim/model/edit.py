@@ -7,7 +7,7 @@ scope.  These functions keep a model valid; a test bans the assignment elsewhere
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ __all__ = [
     "copy_of",
     "graphs",
     "know_names",
+    "new_node",
     "remove_node",
     "remove_unread",
     "replace_constant",
@@ -107,6 +108,24 @@ def unique_name(owner: ir.Model | Scope, hint: str) -> str:
     """
     names = (owner.graph if isinstance(owner, ir.Model) else owner).meta.get(_NAMES) or know_names(owner)
     return names.invent(hint)
+
+
+def new_node(
+    op_type: str,
+    inputs: Sequence[ir.Value | None],
+    attributes: Mapping[str, Any] | None = None,
+    *,
+    name: str | None = "",
+    num_outputs: int = 1,
+) -> ir.Node:
+    """A node without a name, unless one is given: the graph would invent one, and the file would keep it.
+
+    Example:
+        >>> graph = ir.Graph([], [], nodes=[new_node("Relu", [ir.Value(name="x")])])
+        >>> graph[0].op_type, graph[0].name
+        ('Relu', '')
+    """
+    return ir.node(op_type, inputs, attributes, name=name or "", num_outputs=num_outputs)
 
 
 def copy_of(model: ir.Model) -> ir.Model:

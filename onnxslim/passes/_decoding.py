@@ -165,7 +165,7 @@ class _Chain:
 
     def add(self, op_type: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
         owner = self.owner if self.owner is not None else self.decoder.scope
-        node = ir.node(op_type, list(inputs), attributes)
+        node = edit.new_node(op_type, list(inputs), attributes)
         node.outputs[0].name = edit.unique_name(owner, "u")
         owner.insert_before(self.first, [node])
         return node.outputs[0]

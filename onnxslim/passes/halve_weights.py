@@ -116,7 +116,7 @@ class HalveWeights(Pass):
         if half is None:
             return False
         stored = edit.add_initializer(graph, half, f"{name}_h")
-        cast = ir.node("Cast", [stored], {"to": ir.DataType.FLOAT})
+        cast = edit.new_node("Cast", [stored], {"to": ir.DataType.FLOAT})
         wide = cast.outputs[0]
         wide.name = edit.unique_name(graph, f"{name}_w")
         wide.shape, wide.type = ir.Shape(half.shape), ir.TensorType(ir.DataType.FLOAT)

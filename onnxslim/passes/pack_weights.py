@@ -208,10 +208,10 @@ def _decode_whole(scope: edit.Scope, value: ir.Value, rounded: Rounded) -> None:
     if not _per_output(value, rounded):
         # OpenVINO 2026.4 takes Cast and Mul before a product for scales per output channel, wherever they lie,
         # and computes something else; it does not look through a second Cast
-        nodes.append(ir.node("Cast", [q], {"to": ir.DataType.INT32}))
+        nodes.append(edit.new_node("Cast", [q], {"to": ir.DataType.INT32}))
         q = nodes[0].outputs[0]
-    cast = ir.node("Cast", [q], {"to": ir.DataType.FLOAT})
-    mul = ir.node("Mul", [cast.outputs[0], scale])
+    cast = edit.new_node("Cast", [q], {"to": ir.DataType.FLOAT})
+    mul = edit.new_node("Mul", [cast.outputs[0], scale])
     _insert(scope, first, [*nodes, cast, mul], rounded.q.shape, value)
     edit.replace_uses(value, mul.outputs[0])
 
@@ -241,15 +241,15 @@ def _decode_rows(scope: edit.Scope, value: ir.Value, rounded: Rounded) -> None:
         owner = gather.graph
         assert owner is not None
         old, indices = gather.outputs[0], gather.inputs[1]
-        looked_up = ir.node("Gather", [q, indices], {"axis": 0})
+        looked_up = edit.new_node("Gather", [q, indices], {"axis": 0})
         new = [looked_up]
         factor = scale
         if per_row:
-            factors = ir.node("Gather", [scale, indices], {"axis": 0})
+            factors = edit.new_node("Gather", [scale, indices], {"axis": 0})
             new.append(factors)
             factor = factors.outputs[0]
-        cast = ir.node("Cast", [looked_up.outputs[0]], {"to": ir.DataType.FLOAT})
-        mul = ir.node("Mul", [cast.outputs[0], factor])
+        cast = edit.new_node("Cast", [looked_up.outputs[0]], {"to": ir.DataType.FLOAT})
+        mul = edit.new_node("Mul", [cast.outputs[0], factor])
         new += [cast, mul]
         for node in new:
             _name(owner, node.outputs[0], f"{old.name}_{node.op_type.lower()}")
@@ -264,7 +264,7 @@ def _store(scope: edit.Scope, array: Array, name: str, first: ir.Node) -> ir.Val
     if isinstance(scope, ir.Graph):
         return edit.add_initializer(scope, array, name)
     tensor = edit.tensor_from(array, name)  # functions have no initializers
-    node = ir.node("Constant", [], {"value": tensor})
+    node = edit.new_node("Constant", [], {"value": tensor})
     _name(scope, node.outputs[0], name)
     node.outputs[0].shape, node.outputs[0].type = ir.Shape(array.shape), ir.TensorType(tensor.dtype)
     scope.insert_before(first, [node])

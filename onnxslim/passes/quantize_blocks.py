@@ -278,7 +278,7 @@ def _dequantized(before: ir.Node, stored: Sequence[ir.Value], name: str) -> ir.V
     q, scale = stored[:2]
     assert before.graph is not None and q.shape is not None and scale.shape is not None
     block = q.shape.numpy()[0] // scale.shape.numpy()[0]
-    node = ir.node("DequantizeLinear", stored, {"axis": 0, "block_size": block})
+    node = edit.new_node("DequantizeLinear", stored, {"axis": 0, "block_size": block})
     value = node.outputs[0]
     value.name = edit.unique_name(before.graph, name)
     value.shape, value.type = q.shape, ir.TensorType(ir.DataType.FLOAT)
@@ -294,10 +294,10 @@ def _multiply(unit: Unit, weight: ir.Value) -> ir.Value:
         return old
     graph = node.graph
     assert graph is not None
-    new = [ir.node("MatMul", [node.inputs[0], weight], name=node.name)]
+    new = [edit.new_node("MatMul", [node.inputs[0], weight], name=node.name)]
     new[0].metadata_props.update(node.metadata_props)
     if len(node.inputs) > 2 and node.inputs[2] is not None:
-        new.append(ir.node("Add", [new[0].outputs[0], node.inputs[2]]))
+        new.append(edit.new_node("Add", [new[0].outputs[0], node.inputs[2]]))
     for each in new:
         each.outputs[0].name = edit.unique_name(graph, f"{old.name}_{each.op_type.lower()}")
         each.outputs[0].shape, each.outputs[0].type = old.shape, old.type
@@ -321,7 +321,7 @@ def _as_max(main: ir.Graph, relu: ir.Node) -> None:
     """Write ``Relu(x)`` as ``Max(x, 0)``: onnxruntime 1.32 looks behind a Relu for a quantizer, and where there
     is none makes no kernel of the product in front."""
     zero = edit.add_initializer(main, np.array(0, np.float32), "zero")
-    node = ir.node("Max", [relu.inputs[0], zero], name=relu.name)
+    node = edit.new_node("Max", [relu.inputs[0], zero], name=relu.name)
     node.metadata_props.update(relu.metadata_props)
     assert relu.graph is not None
     node.outputs[0].name = edit.unique_name(relu.graph, f"{relu.outputs[0].name}_max")

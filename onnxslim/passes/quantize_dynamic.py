@@ -180,7 +180,7 @@ class _Writer:
         """The integers of a value, their scale and zero point, in front of the first product that reads it."""
         graph = before.graph
         assert isinstance(graph, ir.Graph)
-        node = ir.node("DynamicQuantizeLinear", [value], num_outputs=3)
+        node = edit.new_node("DynamicQuantizeLinear", [value], num_outputs=3)
         types = (ir.DataType.UINT8, ir.DataType.FLOAT, ir.DataType.UINT8)
         for output, what, dtype in zip(node.outputs, ("quantized", "scale", "zero_point"), types, strict=True):
             output.name = edit.unique_name(graph, f"{value.name}_{what}")
@@ -194,13 +194,13 @@ class _Writer:
         graph, source = node.graph, unit.weight
         assert isinstance(graph, ir.Graph) and source is not None
         weight, factors = self._weight(source, unit.weight_axis)
-        product = ir.node("MatMulInteger", [integers, weight, zero], name=node.name)
+        product = edit.new_node("MatMulInteger", [integers, weight, zero], name=node.name)
         product.metadata_props.update(node.metadata_props)
-        cast = ir.node("Cast", [product.outputs[0]], {"to": ir.DataType.FLOAT})
-        steps = ir.node("Mul", [scale, factors])
-        nodes = [product, cast, steps, ir.node("Mul", [cast.outputs[0], steps.outputs[0]])]
+        cast = edit.new_node("Cast", [product.outputs[0]], {"to": ir.DataType.FLOAT})
+        steps = edit.new_node("Mul", [scale, factors])
+        nodes = [product, cast, steps, edit.new_node("Mul", [cast.outputs[0], steps.outputs[0]])]
         if (use := unit.role.bias) is not None and len(node.inputs) > use and node.inputs[use] is not None:
-            nodes.append(ir.node("Add", [nodes[-1].outputs[0], node.inputs[use]]))
+            nodes.append(edit.new_node("Add", [nodes[-1].outputs[0], node.inputs[use]]))
         for new in nodes:
             value = new.outputs[0]
             value.name = edit.unique_name(graph, f"{old.name}_{new.op_type.lower()}")

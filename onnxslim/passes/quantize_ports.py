@@ -61,7 +61,7 @@ class QuantizePorts(Pass):
         quantizer = next((node for node, index in value.uses() if is_quantize(node) and index == 0), None)
         if quantizer is not None:
             pair = [
-                ir.node("DequantizeLinear", [quantizer.outputs[0], *quantizer.inputs[1:]])
+                edit.new_node("DequantizeLinear", [quantizer.outputs[0], *quantizer.inputs[1:]])
             ]
             graph.insert_after(quantizer, pair)
         elif value.name in calibration:
@@ -96,8 +96,8 @@ class QuantizePorts(Pass):
             edit.add_initializer(graph, np.array(scale), f"{value.name}_scale"),
             edit.add_initializer(graph, np.array(zero), f"{value.name}_zero_point"),
         ]
-        quantize = ir.node("QuantizeLinear", [value, *numbers])
-        return [quantize, ir.node("DequantizeLinear", [quantize.outputs[0], *numbers])]
+        quantize = edit.new_node("QuantizeLinear", [value, *numbers])
+        return [quantize, edit.new_node("DequantizeLinear", [quantize.outputs[0], *numbers])]
 
     @staticmethod
     def _named(graph: ir.Graph, pair: list[ir.Node], value: ir.Value) -> ir.Value:

@@ -291,8 +291,8 @@ class _Quantizer:
     def _convert(self, value: ir.Value, uses: Sequence[tuple[ir.Node, int]] | None) -> None:
         """Let ``uses`` (None: whatever reads it) read ``value`` through a quantizer and back."""
         scale = self._scales[value]
-        quantize = ir.node("QuantizeLinear", [value, scale.scale, scale.zero_point])
-        dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], scale.scale, scale.zero_point])
+        quantize = edit.new_node("QuantizeLinear", [value, scale.scale, scale.zero_point])
+        dequantize = edit.new_node("DequantizeLinear", [quantize.outputs[0], scale.scale, scale.zero_point])
         quantized, restored = quantize.outputs[0], dequantize.outputs[0]
         quantized.name = edit.unique_name(self._graph, f"{value.name}_quantized")
         restored.name = edit.unique_name(self._graph, f"{value.name}_dequantized")
@@ -391,7 +391,7 @@ class _Quantizer:
         inputs = [q, scale]
         if q.dtype == ir.DataType.INT8:  # Gemm is not recognized without
             inputs.append(self._zeros(scale))
-        node = ir.node("DequantizeLinear", inputs, {"axis": axis})
+        node = edit.new_node("DequantizeLinear", inputs, {"axis": axis})
         restored = node.outputs[0]
         restored.name = edit.unique_name(self._graph, name)
         restored.shape, restored.type = q.shape, ir.TensorType(ir.DataType.FLOAT)

@@ -15,7 +15,7 @@ from typing import Any
 
 from onnxslim._ir import ir
 from onnxslim.analysis.channels import Channels, Group, Mask, find_groups, weights_digest
-from onnxslim.analysis.cost import summary
+from onnxslim.analysis.cost import cost, summary
 from onnxslim.analysis.selection import Selection
 from onnxslim.calibration.data import DataLike
 from onnxslim.errors import BudgetError
@@ -39,7 +39,7 @@ from onnxslim.recipes.pruning.request import PruneRequest
 from onnxslim.recipes.pruning.samples import Samples, held
 from onnxslim.recipes.pruning.targets import meet, reached
 from onnxslim.recipes.pruning.timing import timed
-from onnxslim.recipes.pruning.widths import macs_for
+from onnxslim.recipes.pruning.widths import macs_for, shapes_for
 from onnxslim.recipes.pruning.zeroing import zeroed
 from onnxslim.report.report import Report
 from onnxslim.runtime.client import Worker, open_worker
@@ -151,6 +151,8 @@ class _Work:
             found = self._apply(channels, request.mask.remove)
         else:
             assert request.goal is not None
+            if request.goal.kind == "macs":
+                self.notes += self._uncounted()
             plan = self._plan(channels, list(self._free(channels)))
             found = meet(
                 plan, request.goal, lambda removal, final: self._apply(channels, removal, final), self
@@ -164,6 +166,13 @@ class _Work:
         if not found.removal:
             self.notes.append("no channels were removed: none may go, or none that are worth so little")
         return found
+
+    def _uncounted(self) -> Iterator[str]:
+        """What is not in the multiply-accumulates."""
+        shapes = shapes_for(self.base.model, next(iter(self.parts.held_out)))
+        if unknown := cost(self.base.model, shapes).unknown_macs:
+            more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+            yield f"the products of {unknown[0]}{more} are not counted: their sizes come out of a run only"
 
     def skip(self) -> Pruned:
         """Leave out residual blocks."""

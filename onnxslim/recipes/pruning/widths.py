@@ -42,9 +42,8 @@ def shapes_for(model: ir.Model, feed: Mapping[str, Any] | None) -> Shapes:
 
 
 def macs_for(model: ir.Model, feed: Mapping[str, Any] | None) -> int | None:
-    """Multiply-accumulates on a feed; None where they are not known."""
-    found = cost(model, shapes_for(model, feed))
-    return None if found.unknown_macs else found.macs
+    """Multiply-accumulates on a feed, of all nodes whose sizes are known; None where there are none."""
+    return cost(model, shapes_for(model, feed)).macs or None
 
 
 @dataclass
