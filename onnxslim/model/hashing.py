@@ -9,10 +9,21 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
+import numpy.typing as npt
 
 from onnxslim._ir import ir
 
-__all__ = ["CHUNK", "content_chunks", "file_digest", "is_external", "tensor_digest"]
+__all__ = [
+    "CHUNK",
+    "array_of",
+    "content_chunks",
+    "file_digest",
+    "is_external",
+    "number_chunks",
+    "tensor_digest",
+]
+
+Array = npt.NDArray[Any]
 
 CHUNK = 1 << 22  # 4 MiB: large enough for full disk speed, small enough to vanish in the process
 
@@ -57,6 +68,34 @@ def content_chunks(tensor: ir.TensorProtocol) -> Iterator[bytes | memoryview]:
         content = _content(tensor)
         for start in range(0, len(content), CHUNK):
             yield content[start : start + CHUNK]
+
+
+def number_chunks(tensor: ir.TensorProtocol, count: int = 1 << 18) -> Iterator[Array]:
+    """The elements of a tensor of whole bytes, row by row: ``count`` at a time, fewer at the end.
+
+    Example:
+        >>> [chunk.tolist() for chunk in number_chunks(ir.tensor(np.int8([[1, 2], [3, 4], [5, 6]])), 4)]
+        [[1, 2, 3, 4], [5, 6]]
+    """
+    dtype = tensor.dtype.numpy()
+    held = bytearray()
+    for piece in content_chunks(tensor):
+        held += piece
+        whole = len(held) // (count * dtype.itemsize) * count
+        if whole:
+            numbers = np.frombuffer(bytes(held[: whole * dtype.itemsize]), dtype)
+            del held[: whole * dtype.itemsize]
+            yield from (numbers[start : start + count] for start in range(0, whole, count))
+    if held:
+        yield np.frombuffer(bytes(held), dtype)
+
+
+def array_of(tensor: ir.TensorProtocol) -> Array:
+    """The content to read, mapped for as long as the array lives; the tensor itself would stay mapped."""
+    if is_external(tensor) and tensor.raw is None and tensor.nbytes and tensor.dtype.bitwidth >= 8:
+        shape = tuple(tensor.shape.numpy())
+        return np.memmap(tensor.path, tensor.dtype.numpy(), "r", tensor.offset or 0, shape)
+    return tensor.numpy()
 
 
 def _content(tensor: ir.TensorProtocol) -> memoryview:
