@@ -232,14 +232,13 @@ def _widened(base: _Weight, target: _Weight) -> View | None:
 def _slices(weights: Sequence[_Weight], sees: Callable[[ir.Value, ir.Value], bool]) -> Iterator[View]:
     for group in _groups(weights, lambda weight: (weight.type, weight.shape[1:]) if weight.shape else None):
         lengths = [weight.shape[0] for weight in group]
+        shortest, longest = min(lengths), max(lengths)
         wanted = _Starts(
-            weight
-            for weight in group
-            if weight.shape[0] < max(lengths) and not weight.value.is_graph_output()
+            weight for weight in group if weight.shape[0] < longest and not weight.value.is_graph_output()
         )
         for base in sorted(group, key=lambda weight: -weight.shape[0]):
             # what a slice holds itself was looked for in the longer one
-            if base.shape[0] == min(lengths) or base in wanted.found:
+            if base.shape[0] == shortest or base in wanted.found:
                 continue
             for target, start in wanted.within(base, sees):
                 limits = (("start", start), ("end", start + target.shape[0]), ("axis", 0))
