@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,7 +93,7 @@ def number_chunks(tensor: ir.TensorProtocol, count: int = 1 << 18) -> Iterator[A
 
 def array_of(tensor: ir.TensorProtocol) -> Array:
     """The content to read, mapped for as long as the array lives; the tensor itself would stay mapped."""
-    if is_external(tensor) and tensor.raw is None and tensor.nbytes and tensor.dtype.bitwidth >= 8:
+    if is_external(tensor) and tensor.nbytes and tensor.dtype.bitwidth >= 8 and _left_map(tensor) is None:
         shape = tuple(tensor.shape.numpy())
         return np.memmap(tensor.path, tensor.dtype.numpy(), "r", tensor.offset or 0, shape)
     return tensor.numpy()
@@ -107,10 +108,10 @@ def _content(tensor: ir.TensorProtocol) -> memoryview:
 
 
 def _file_chunks(tensor: ir.ExternalTensor) -> Iterator[bytes]:
-    if tensor.raw is not None and not Path(tensor.path).exists():  # replaced by a later save: the map is left
+    if (left := _left_map(tensor)) is not None:
         start = tensor.offset or 0
         for position in range(start, start + tensor.nbytes, CHUNK):
-            yield tensor.raw[position : min(position + CHUNK, start + tensor.nbytes)]
+            yield left[position : min(position + CHUNK, start + tensor.nbytes)]
         return
     remaining = tensor.nbytes
     with Path(tensor.path).open("rb", buffering=0) as file:
@@ -121,6 +122,11 @@ def _file_chunks(tensor: ir.ExternalTensor) -> Iterator[bytes]:
                 raise OSError(f"{tensor.path} ends before tensor {tensor.name!r} does")
             remaining -= len(chunk)
             yield chunk
+
+
+def _left_map(tensor: ir.ExternalTensor) -> mmap.mmap | None:
+    """The map of a tensor whose file a later save has replaced."""
+    return None if tensor.raw is None or Path(tensor.path).exists() else tensor.raw
 
 
 def file_digest(*paths: str | os.PathLike[str]) -> str:

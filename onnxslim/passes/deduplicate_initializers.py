@@ -11,7 +11,7 @@ from onnxslim._ir import ir
 from onnxslim.analysis.constants import tensor_of
 from onnxslim.analysis.weights import as_initializer, nearest, parents, weights
 from onnxslim.model import edit
-from onnxslim.model.hashing import tensor_digest
+from onnxslim.model.hashing import array_of, tensor_digest
 from onnxslim.passes.base import Pass
 
 __all__ = ["DeduplicateInitializers"]
@@ -99,4 +99,4 @@ def _prefix(tensor: ir.TensorProtocol) -> Hashable:
     shape = tuple(tensor.shape.numpy())
     if tensor.dtype == ir.DataType.STRING or tensor.dtype.bitwidth < 8:  # reading a part reads them whole
         return tensor.dtype, shape
-    return tensor.dtype, shape, tensor.numpy().reshape(-1)[:_PREFIX].tobytes()
+    return tensor.dtype, shape, array_of(tensor).reshape(-1)[:_PREFIX].tobytes()

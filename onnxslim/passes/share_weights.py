@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import numpy as np
+
 from onnxslim._ir import ir
 from onnxslim.analysis.constants import tensor_of
 from onnxslim.analysis.views import View, find_views
@@ -16,6 +18,8 @@ __all__ = ["ShareWeights"]
 
 _SLICE = 10  # the operator set since which the limits of Slice are inputs
 _BFLOAT16 = 13  # and that which moves bfloat16
+_HALF = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+_CAST = "an equal weight in half precision is this view already; shared ones are cast in each run by onnxruntime"
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,8 @@ class ShareWeights(Pass):
     ``min_bytes`` stay, since a node costs bytes too, and so do graph inputs and outputs, and weights inside
     functions.  Equal weights are the business of ``deduplicate-initializers``, which should run first.
 
-    Declined: models of an operator set before 10 (before 13 for bfloat16).
+    Declined: models of an operator set before 10 (before 13 for bfloat16), and equal views in half precision,
+    of which onnxruntime would make one that it casts in each run (see ``deduplicate-initializers``).
 
     Example:
         >>> import numpy as np
@@ -72,28 +77,40 @@ class ShareWeights(Pass):
                 and nearest(target.graph, {base.graph: base}, around) is base
             )
 
-        # a node of a long name may cost more than its weight
-        views = [
-            view
-            for view in find_views(candidates, sees, self.min_bytes)
-            if _size(view.target) > 8 * len(view.target.name or "")
-        ]
+        modified = False
         lifted: dict[ir.Value, ir.Value] = {}
-        for view in views:
-            if view.base not in lifted:
-                lifted[view.base] = as_initializer(view.base)
-            _apply(view, lifted[view.base], lifted.get(view.target, view.target))
-        return ir.passes.PassResult(model, modified=bool(views))
+        for view in list(find_views(candidates, sees, self.min_bytes)):
+            base, target = (lifted.get(value, value) for value in (view.base, view.target))
+            tensor, name = tensor_of(target), target.name or ""
+            if tensor is None or tensor.nbytes < 8 * len(name):  # the node might cost more
+                continue
+            if tensor.dtype in _HALF and any(_makes(use.node, view) for use in base.uses()):
+                self.decline(name, _CAST)
+                continue
+            base = lifted[view.base] = as_initializer(base)
+            _apply(view, base, target, tensor)
+            modified = True
+        return ir.passes.PassResult(model, modified)
 
 
-def _size(value: ir.Value) -> int:
-    tensor = tensor_of(value)
-    return 0 if tensor is None else tensor.nbytes
+def _makes(node: ir.Node, view: View) -> bool:
+    """Whether a node that reads the base of a view makes the same of it."""
+    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+    contents = [edit.constant_value(value) for value in node.inputs[1:]]
+    return (
+        node.op_type == view.op_type
+        and attributes == dict(view.attributes)
+        and len(contents) == len(view.constants)
+        and all(
+            content is not None and np.array_equal(content, wanted)
+            for content, (_, wanted) in zip(contents, view.constants, strict=True)
+        )
+    )
 
 
-def _apply(view: View, base: ir.Value, target: ir.Value) -> None:
-    graph, name, tensor = target.graph, target.name, tensor_of(target)
-    assert isinstance(graph, ir.Graph) and name is not None and tensor is not None
+def _apply(view: View, base: ir.Value, target: ir.Value, tensor: ir.TensorProtocol) -> None:
+    graph, name = target.graph, target.name
+    assert isinstance(graph, ir.Graph) and name is not None
     constants = [
         edit.add_initializer(graph, content, f"{name}_{hint}") for hint, content in view.constants
     ]

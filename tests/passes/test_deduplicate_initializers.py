@@ -10,9 +10,11 @@ import onnx.helper as oh
 import pytest
 
 import onnxslim
+from onnxslim._ir import ir
 from onnxslim.passes import DeduplicateInitializers
 from onnxslim.recipes.pipeline import Pipeline
 from onnxslim.runtime.kernels import executed
+from tests.models import bit_equal, proto, run
 
 
 def twins(dtype: Any) -> onnx.ModelProto:
@@ -40,3 +42,20 @@ def test_sharing_adds_no_work_at_run_time(dtype: Any) -> None:
 def test_half_precision_is_shared_where_bytes_matter_more() -> None:
     result = Pipeline((DeduplicateInitializers(half=True),)).run(twins(np.float16))
     assert len(result.model.graph.initializers) == 1 and result.report.verification["ok"]
+
+
+def test_constant_nodes_become_one_initializer_that_all_graphs_see() -> None:
+    source = proto("""g (bool c, float[3] x) => (float[3] y, float[3] z) {
+        z = If(c) <
+            then_branch = t () => (float[3] a) { k = Constant<value = float[3] {1, 2, -0.0}>() a = Add(x, k) },
+            else_branch = f () => (float[3] b) { m = Constant<value = float[3] {1, 2, 0}>() b = Add(x, m) }>
+        n = Constant<value = float[3] {1, 2, 0}>()
+        y = Mul(x, n) }""")
+    after = ir.from_proto(source)
+    assert DeduplicateInitializers()(after).modified and not DeduplicateInitializers()(after).modified
+    assert list(after.graph.initializers) == ["n"], "what comes later in the graph is seen all the same"
+    onnx.checker.check_model(ir.to_proto(after), full_check=True)
+    assert [len(inner) for inner in after.graph.subgraphs()] == [2, 1], "0.0 and -0.0 are two constants"
+    for way in (True, False):
+        feed = {"c": np.array(way), "x": np.float32([1, -0.0, -0.0])}
+        assert all(map(bit_equal, run(source, feed), run(after, feed)))

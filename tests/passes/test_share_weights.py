@@ -242,3 +242,35 @@ def test_generated_families_keep_every_bit(weights: dict[str, Array], constants:
     for p in (DeduplicateInitializers(), ShareWeights()):
         p(small)
         assert serialized_size(small) <= serialized_size(original) + 2  # the estimate is good to a few bytes
+
+
+def test_equal_views_in_half_precision_stay_apart() -> None:
+    """onnxruntime would make one of them, and cast it in each run."""
+    weight = normal(40, 40, dtype=np.float16)
+    contents = {"w": weight, "v": weight.T, "u": weight.T}
+    nodes = [oh.make_node("MatMul", [f"x{i}", name], [f"x{i + 1}"]) for i, name in enumerate(contents)]
+    ends = [oh.make_tensor_value_info(name, onnx.TensorProto.FLOAT16, [4, 40]) for name in ("x0", "x3")]
+    stored = [onnx.numpy_helper.from_array(np.ascontiguousarray(c), name) for name, c in contents.items()]
+    graph = oh.make_graph(nodes, "g", ends[:1], ends[1:], stored)
+    before = oh.make_model(graph, opset_imports=[oh.make_opsetid("", 17)], ir_version=9)
+    model = ir.from_proto(before)
+    with collect_declines() as log:
+        assert ShareWeights()(model).modified and not ShareWeights()(model).modified
+    assert [entry.node for entry in log.entries] == ["u"] and list(model.graph.initializers) == ["w", "u"]
+    assert executed(ir.to_proto(model)).histogram == executed(before).histogram
+
+
+def test_integer_kernels_take_views_of_their_weights() -> None:
+    text = """g (float[4,64] x) => (float[4,64] y) <float s = {0.02}, uint8 z = {128}, float t = {0.01}, int8 o = {0}> {
+        q = QuantizeLinear(x, s, z)  a = DequantizeLinear(q, s, z)
+        b = DequantizeLinear(w, t, o)  c = MatMul(a, b)
+        d = QuantizeLinear(c, s, z)  e = DequantizeLinear(d, s, z)
+        f = DequantizeLinear(v, t, o)  h = MatMul(e, f)
+        i = QuantizeLinear(h, s, z)  y = DequantizeLinear(i, s, z) }"""
+    before = proto(text)
+    weight = np.random.default_rng(0).integers(-127, 127, (64, 64), dtype=np.int8)
+    for name, content in {"w": weight, "v": np.ascontiguousarray(weight.T)}.items():
+        before.graph.initializer.append(onnx.numpy_helper.from_array(content, name))
+    model = ir.from_proto(before)
+    assert ShareWeights()(model).modified
+    assert executed(ir.to_proto(model)).histogram == executed(before).histogram
