@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from onnxslim._ir import ir
@@ -121,11 +120,9 @@ def share(
         >>> list(result.model.graph.initializers), result.report.notes[-1]
         (['a'], 'b is stored as a')
     """
-    model = load(source)
     steps = apply_overrides(share_steps(), options or {})
-    result = Pipeline(steps, verify, feeds, verify_limit, seed, never_grow=True).run(source)
-    notes = (*result.report.notes, *sharing_notes(model, result.model))
-    return replace(result, report=replace(result.report, notes=notes))
+    pipeline = Pipeline(steps, verify, feeds, verify_limit, seed, never_grow=True, explain=sharing_notes)
+    return pipeline.run(source)
 
 
 def compress(

@@ -228,7 +228,7 @@ def families(draw: st.DrawFn) -> dict[str, Array]:
 
 
 @given(families(), st.booleans())
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None, derandomize=True)
 def test_generated_families_keep_every_bit(weights: dict[str, Array], constants: bool) -> None:
     original = held(weights, constants=constants)
     model, expected = original.clone(), run(original, {})
