@@ -15,6 +15,7 @@ from onnxslim.model.tensors import shown
 __all__ = ["Shared", "shared_weights", "sharing_notes"]
 
 _NAMED = 10  # weights of which a report says what became of them
+_NOTED = 1024  # bytes of them at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +87,11 @@ def sharing_notes(before: ir.Model, after: ir.Model) -> Iterator[str]:
                 else:
                     continue
                 sizes[old.name] = _bytes(old)
-    for name, _ in sizes.most_common(_NAMED):
+    named = [name for name, size in sizes.most_common(_NAMED) if size >= _NOTED]
+    for name in named:
         yield f"{_plain(name)} is stored as {stored_as[name]}"
-    if len(sizes) > _NAMED:
-        yield f"{len(sizes) - _NAMED} smaller weights are stored as others, too"
+    if len(sizes) > len(named):
+        yield f"smaller tensors that are stored as others: {len(sizes) - len(named)}"
 
 
 def _plain(name: str | None) -> str:

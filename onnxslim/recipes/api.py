@@ -118,7 +118,7 @@ def share(
         ...     <float[2] a = {1, 2}, float[2] b = {1, 2}> { h = Add(x, a)  y = Mul(h, b) }''')
         >>> result = share(proto)
         >>> list(result.model.graph.initializers), result.report.notes[-1]
-        (['a'], 'b is stored as a')
+        (['a'], 'smaller tensors that are stored as others: 1')
     """
     steps = apply_overrides(share_steps(), options or {})
     pipeline = Pipeline(steps, verify, feeds, verify_limit, seed, never_grow=True, explain=sharing_notes)

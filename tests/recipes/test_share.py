@@ -115,7 +115,8 @@ def test_a_tied_embedding_is_stored_once() -> None:
 def test_copies_of_layers_are_stored_once() -> None:
     result = shared(layers())
     assert stored(result.to_proto()) == ["b0", "w0"]
-    assert "w3 is stored as w0" in result.report.notes and len(result.model.graph) == 8
+    assert {"w3 is stored as w0", "smaller tensors that are stored as others: 3"} < set(result.report.notes)
+    assert len(result.model.graph) == 8
 
 
 @pytest.mark.parametrize(
