@@ -29,6 +29,8 @@ Array = npt.NDArray[Any]
 
 _HEAD = 64  # elements that are compared before whole tensors are read
 _RANK = 5  # of tensors whose permutations are tried
+_ROW = 16  # bytes of a row by which a slice can be looked for, at least
+_HITS = 1 << 12  # rows of one weight that start like some other weight, and are looked at
 _TRIES = 8  # weights that one is compared with element by element, and places that a slice is looked for at
 _INTEGERS = [ir.DataType[f"{sign}INT{bits}"] for sign in ("", "U") for bits in (8, 16, 32, 64)]
 _FLOATS = [ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE]
@@ -82,7 +84,7 @@ def find_views(
     2. Transpose: the axes in another order.
     3. Neg, Mul: float32 or float64 times minus one or another power of two, without NaN.
     4. Cast: the same numbers in a wider type that holds all of the narrower, without NaN.
-    5. Slice: rows of a larger tensor, one after the other.
+    5. Slice: rows of a larger tensor, one after the other, of 16 bytes each or more.
 
     Args:
         sees: whether the first value can be read in the graph of the second.
@@ -230,7 +232,7 @@ def _widened(base: _Weight, target: _Weight) -> View | None:
 
 
 def _slices(weights: Sequence[_Weight], sees: Callable[[ir.Value, ir.Value], bool]) -> Iterator[View]:
-    for group in _groups(weights, lambda weight: (weight.type, weight.shape[1:]) if weight.shape else None):
+    for group in _groups(weights, _width):
         lengths = [weight.shape[0] for weight in group]
         shortest, longest = min(lengths), max(lengths)
         wanted = _Starts(
@@ -244,6 +246,11 @@ def _slices(weights: Sequence[_Weight], sees: Callable[[ir.Value, ir.Value], boo
                 limits = (("start", start), ("end", start + target.shape[0]), ("axis", 0))
                 constants = tuple((name, np.array([limit], np.int64)) for name, limit in limits)
                 yield View(target.value, base.value, "Slice", constants)
+
+
+def _width(weight: _Weight) -> Hashable | None:
+    wide = bool(weight.shape) and weight.tensor.nbytes >= _ROW * weight.shape[0]
+    return (weight.type, weight.shape[1:]) if wide else None
 
 
 class _Starts:
@@ -263,17 +270,22 @@ class _Starts:
     ) -> Iterator[tuple[_Weight, int]]:
         """Each weight that a longer one holds, with its first row there."""
         rows = array_of(base.tensor).reshape(base.shape[0], -1)
-        step = max(1, CHUNK * len(rows) // rows.nbytes)
+        step, left = max(1, CHUNK * len(rows) // rows.nbytes), _HITS
         for begin in range(0, len(rows), step):
             starts = np.ascontiguousarray(rows[begin : begin + step, : _known(base)])
-            for hit in np.flatnonzero(np.isin(_bits(starts[:, 0]), self._firsts)).tolist():
+            hits = np.flatnonzero(np.isin(_bits(starts[:, 0]), self._firsts))[:left]
+            left -= len(hits)
+            for hit in hits.tolist():
                 targets = self._by_start.get(starts[hit].tobytes(), [])
                 for target in tuple(targets):
                     count, start = target.shape[0], begin + hit
-                    if start + count > len(rows) or count == len(rows) or not sees(base.value, target.value):
-                        continue
                     self._tries[target] -= 1
-                    same = _equal(rows[start : start + count], array_of(target.tensor).reshape(count, -1))
+                    same = (
+                        start + count <= len(rows)
+                        and count < len(rows)
+                        and sees(base.value, target.value)
+                        and _equal(rows[start : start + count], array_of(target.tensor).reshape(count, -1))
+                    )
                     if same:
                         self.found.add(target)
                         yield target, start
