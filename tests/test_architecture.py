@@ -42,6 +42,7 @@ PATTERNS = (
     "model/edit.py",
     "passes/_decoding.py",
     "passes/_linear.py",
+    "passes/_weights.py",
     "passes/arrange_gelu.py",
     "passes/fold_batch_norm.py",
     "passes/fold_normalization.py",

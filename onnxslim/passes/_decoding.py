@@ -17,6 +17,7 @@ from onnxslim._ir import ir
 from onnxslim.model import edit
 from onnxslim.ops.registry import is_quantizing
 from onnxslim.reconstruct.blocks import Coded
+from onnxslim.reconstruct.codebook import Codebook
 
 __all__ = ["CODED_BYTES", "MIN_OPSET", "Decoder", "is_decoding"]
 
@@ -36,27 +37,30 @@ class Decoder:
 
     def whole(self, coded: Coded, name: str) -> ir.Value:
         """The weight as it is decoded from packed codes."""
-        view = coded.codes.shape
         nodes = _Chain(self, next(iter(self.scope)), name)
-        if coded.bits == 8:
-            value = nodes.store(coded.codes, "q")
-        else:
-            fields = 8 // coded.bits
-            packed = _pack(coded.codes.reshape(1, -1), coded.bits)
-            shifts = (coded.bits * np.arange(fields, dtype=np.uint8)).reshape(fields, 1)
-            value = nodes.add("BitShift", nodes.store(packed, "q"), nodes.small(shifts), direction="RIGHT")
-            value = nodes.add("Mod", value, nodes.small(np.array(1 << coded.bits, np.uint8)))
-            value = nodes.add("Reshape", value, nodes.small(np.array(view, np.int64)))
-        value = nodes.add("Cast", value, to=ir.DataType.FLOAT)
+        value = nodes.add("Cast", nodes.codes(coded.codes, coded.bits), to=ir.DataType.FLOAT)
         value = nodes.add("Sub", value, nodes.floats(coded.zero, "z"))
         value = nodes.add("Mul", value, nodes.floats(coded.scale, "s"))
-        if view != coded.shape:
+        if coded.codes.shape != coded.shape:
             value = nodes.add("Reshape", value, nodes.small(np.array(coded.shape, np.int64)))
-        kind = ir.DataType.INT8 if coded.is_integer else ir.DataType.FLOAT
         if coded.is_integer:
-            value = nodes.add("Cast", value, to=kind)
+            value = nodes.add("Cast", value, to=ir.DataType.INT8)
+        return self._finished(value, name, coded)
+
+    def shared(self, book: Codebook, name: str) -> ir.Value:
+        """The weight as it is looked up in tables by packed codes."""
+        nodes = _Chain(self, next(iter(self.scope)), name)
+        codes = nodes.add("Cast", nodes.codes(book.codes, book.bits), to=ir.DataType.INT32)
+        value = nodes.add("GatherElements", nodes.floats(book.table, "t"), codes, axis=2)
+        if book.codes.shape != book.shape:
+            value = nodes.add("Reshape", value, nodes.small(np.array(book.shape, np.int64)))
+        return self._finished(value, name, book)
+
+    def _finished(self, value: ir.Value, name: str, form: Coded | Codebook) -> ir.Value:
+        integer = isinstance(form, Coded) and form.is_integer
         value.name = edit.unique_name(self.scope, f"{name}_w")
-        value.shape, value.type = ir.Shape(coded.shape), ir.TensorType(kind)
+        value.shape = ir.Shape(form.shape)
+        value.type = ir.TensorType(ir.DataType.INT8 if integer else ir.DataType.FLOAT)
         return value
 
     def table(self, coded: Coded, name: str) -> Table:
@@ -68,6 +72,16 @@ class Decoder:
         scale = nodes.store(coded.scale[..., 0], "s")
         zero = nodes.store(coded.zero[..., 0], "z") if coded.zero.size > 1 else None
         return Table(self, coded, nodes.store(packed, "q"), scale, zero)
+
+    def shared_table(self, book: Codebook, name: str) -> SharedTable:
+        """The same of codes whose tables of values belong to whole rows, to blocks of them, or to all rows."""
+        nodes = _Chain(self, next(iter(self.scope)), name)
+        rows = book.codes.reshape(book.shape[0], -1)
+        codes = nodes.store(rows if book.bits == 8 else _pack(rows, book.bits), "q")
+        _, blocks, entries, _ = book.table.shape
+        shape = (-1, blocks, entries) if blocks > 1 else (-1, entries)
+        table = book.table.reshape(-1 if book.table.size == entries else shape)
+        return SharedTable(self, book, codes, nodes.store(table, "t"))
 
 
 @dataclass(frozen=True)
@@ -85,14 +99,7 @@ class Table:
         old, indices = gather.outputs[0], gather.inputs[1]
         assert gather.graph is not None and indices is not None
         nodes = _Chain(self.decoder, gather, old.name or "rows", gather.graph)
-        value = nodes.add("Gather", self.codes, indices, axis=0)
-        bits = self.coded.bits
-        if bits < 8:
-            levels = nodes.small(np.array(1 << bits, np.uint8))
-            shifts = [nodes.small(np.array(bits * at, np.uint8)) for at in range(8 // bits)]
-            parts = [nodes.add("BitShift", value, shift, direction="RIGHT") for shift in shifts]
-            value = nodes.add("Mod", nodes.add("Concat", *parts, axis=-1), levels)
-        value = nodes.add("Cast", value, to=ir.DataType.FLOAT)
+        value = nodes.add("Cast", nodes.rows(self.codes, indices, self.coded.bits), to=ir.DataType.FLOAT)
         _, blocks, block, _ = self.coded.codes.shape
         shape = nodes.add("Shape", indices)
         if blocks > 1:
@@ -109,9 +116,42 @@ class Table:
             value = nodes.add(op, value, operand)
         if blocks > 1:
             value = nodes.add("Reshape", value, nodes.extended(shape, (blocks * block,)))
-        value.name = edit.unique_name(gather.graph, f"{old.name}_decoded")
-        value.shape, value.type = old.shape, old.type
-        return value
+        return _in_place_of(old, value, gather.graph)
+
+
+@dataclass(frozen=True)
+class SharedTable:
+    """The stored parts of a table whose values are looked up once more."""
+
+    decoder: Decoder
+    book: Codebook
+    codes: ir.Value
+    table: ir.Value
+
+    def rows(self, gather: ir.Node) -> ir.Value:
+        """What ``gather`` looks up, in float, from nodes in front of it."""
+        old, indices = gather.outputs[0], gather.inputs[1]
+        assert gather.graph is not None and indices is not None
+        nodes = _Chain(self.decoder, gather, old.name or "rows", gather.graph)
+        codes = nodes.add("Cast", nodes.rows(self.codes, indices, self.book.bits), to=ir.DataType.INT32)
+        _, blocks, block, _ = self.book.codes.shape
+        if self.table.shape is not None and self.table.shape.rank() == 1:
+            value = nodes.add("Gather", nodes.cast(self.table, self.table), codes, axis=0)
+        else:
+            if blocks > 1:
+                shape = nodes.add("Shape", indices)
+                codes = nodes.add("Reshape", codes, nodes.extended(shape, (blocks, block)))
+            table = nodes.cast(nodes.add("Gather", self.table, indices, axis=0), self.table)
+            value = nodes.add("GatherElements", table, codes, axis=-1)
+            if blocks > 1:
+                value = nodes.add("Reshape", value, nodes.extended(shape, (blocks * block,)))
+        return _in_place_of(old, value, gather.graph)
+
+
+def _in_place_of(old: ir.Value, value: ir.Value, owner: edit.Scope) -> ir.Value:
+    value.name = edit.unique_name(owner, f"{old.name}_decoded")
+    value.shape, value.type = old.shape, old.type
+    return value
 
 
 @dataclass
@@ -143,6 +183,32 @@ class _Chain:
             self.decoder._shared[key] = value
         return self.decoder._shared[key]
 
+    def codes(self, codes: npt.NDArray[np.uint8], bits: int) -> ir.Value:
+        """Codes of a whole weight, out of packed bytes."""
+        if bits == 8:
+            return self.store(codes, "q")
+        fields = 8 // bits
+        filler = -codes.size % fields
+        packed = _pack(np.pad(codes.reshape(1, -1), ((0, 0), (0, filler))), bits)
+        shifts = (bits * np.arange(fields, dtype=np.uint8)).reshape(fields, 1)
+        value = self.add("BitShift", self.store(packed, "q"), self.small(shifts), direction="RIGHT")
+        value = self.add("Mod", value, self.small(np.array(1 << bits, np.uint8)))
+        if filler:
+            value = self.add("Reshape", value, self.small(np.array([-1], np.int64)))
+            ends = (self.small(np.array([end], np.int64)) for end in (0, codes.size))
+            value = self.add("Slice", value, *ends)
+        return self.add("Reshape", value, self.small(np.array(codes.shape, np.int64)))
+
+    def rows(self, stored: ir.Value, indices: ir.Value, bits: int) -> ir.Value:
+        """Codes of the rows that are looked up, out of packed bytes."""
+        value = self.add("Gather", stored, indices, axis=0)
+        if bits == 8:
+            return value
+        shifts = [self.small(np.array(bits * at, np.uint8)) for at in range(8 // bits)]
+        parts = [self.add("BitShift", value, shift, direction="RIGHT") for shift in shifts]
+        levels = self.small(np.array(1 << bits, np.uint8))
+        return self.add("Mod", self.add("Concat", *parts, axis=-1), levels)
+
     def floats(self, array: Array, suffix: str) -> ir.Value:
         if array.size == 1:
             return self.small(array.astype(np.float32).reshape(()))
@@ -166,7 +232,10 @@ def _pack(rows: Array, bits: int) -> npt.NDArray[np.uint8]:
 
 
 def is_decoding(user: ir.Node, index: int) -> bool:
-    """Whether input ``index`` is a scale or zero point of a decoding, or goes with a scale found at run time."""
+    """Whether input ``index`` is a scale, zero point or table of values of a decoding, or goes with a scale
+    found at run time."""
+    if user.op_type in ("Gather", "GatherElements") and index == 0 and _is_decoded(user.inputs[-1]):
+        return True
     if user.op_type in ("Gather", "Cast", "Reshape") and index == 0:
         return any(is_decoding(reader, slot) for reader, slot in user.outputs[0].uses())
     if user.op_type not in ("Mul", "Sub") or len(user.inputs) != 2:
@@ -175,6 +244,11 @@ def is_decoding(user: ir.Node, index: int) -> bool:
     maker = value.producer() if value is not None else None
     if maker is not None and is_quantizing(maker.op_type):
         return True
+    return _is_decoded(value)
+
+
+def _is_decoded(value: ir.Value | None) -> bool:
+    """Whether a value is made, node by node, of stored codes."""
     for _ in range(_DEPTH):
         producer = value.producer() if value is not None else None
         if producer is None or not producer.inputs:

@@ -11,12 +11,15 @@ import numpy.typing as npt
 from onnxslim.analysis.products import Product
 from onnxslim.calibration.store import Calibration
 from onnxslim.reconstruct.blocks import Coded, View, round_blocks
+from onnxslim.reconstruct.codebook import Codebook, share
 from onnxslim.reconstruct.gptq import output_error, round_by_outputs
 from onnxslim.reconstruct.rounding import sqnr_db
 
-__all__ = ["coded"]
+__all__ = ["coded", "shared"]
 
 Array = npt.NDArray[Any]
+
+_DAMPING = 0.01  # of the mean importance: what inputs did not show is not for free
 
 
 def coded(
@@ -49,7 +52,33 @@ def coded(
     decoded = codes.decode()
     if not np.isfinite(decoded).all():
         return codes, -math.inf
-    return codes, sqnr_db(weight, decoded) if judge is None else _output_sqnr_db(weight, codes, judge)
+    return codes, _quality_db(weight, decoded, product, judge)
+
+
+def shared(
+    weight: Array, product: Product, view: View, entries: int, *, inputs: Calibration | None = None
+) -> tuple[Codebook, float]:
+    """The weight as tables of ``entries`` values, and the signal to noise ratio that is left, in dB.
+
+    Args:
+        weight: finite floats.
+        product: what it is multiplied with.
+        view: the weight in blocks that have a table each.
+        inputs: second moments of that; the better of tables with and without them is kept, by the error of
+            the output, and the ratio is that of the output.
+    """
+    moments = _moments(inputs, product)
+    best = share(weight, view, entries)
+    if moments is not None:
+        diagonal = np.diag(moments)
+        damped = (diagonal + _DAMPING * diagonal.mean())[:, None]
+        importance = np.broadcast_to(damped, (product.outer, product.length, product.inner))
+        best = max(
+            best,
+            share(weight, view, entries, importance=importance),
+            key=lambda book: _quality_db(weight, book.decode(), product, moments),
+        )
+    return best, _quality_db(weight, best.decode(), product, moments)
 
 
 def _moments(calibration: Calibration | None, product: Product) -> Array | None:
@@ -63,8 +92,11 @@ def _moments(calibration: Calibration | None, product: Product) -> Array | None:
     return total if total is not None and total.any() else None
 
 
-def _output_sqnr_db(weight: Array, codes: Coded, moments: Array) -> float:
-    """Signal to noise of the product's output."""
-    nothing = Coded(np.zeros_like(codes.codes), codes.scale, np.zeros((1,) * 4, np.uint8), 8, codes.shape)
-    signal, noise = output_error(weight, nothing, moments), output_error(weight, codes, moments)
+def _quality_db(weight: Array, decoded: Array, product: Product, moments: Array | None) -> float:
+    """Signal to noise of the product's output where the inputs are known, else of the weight."""
+    if moments is None:
+        return sqnr_db(weight, decoded)
+    view = View(product.outer, product.length, product.inner)
+    signal = output_error(weight, np.zeros_like(weight), view, moments)
+    noise = output_error(weight, decoded, view, moments)
     return 10 * math.log10(signal / noise) if signal > 0 and noise > 0 else math.inf

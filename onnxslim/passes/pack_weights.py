@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -12,13 +11,13 @@ import numpy.typing as npt
 
 from onnxslim._ir import ir
 from onnxslim.analysis.products import product_of
-from onnxslim.analysis.selection import Selection
 from onnxslim.calibration.store import Calibration
 from onnxslim.errors import OptionError
 from onnxslim.model import edit
-from onnxslim.ops.registry import is_constant, is_dequantize, is_quantize, spec_of
-from onnxslim.passes._decoding import CODED_BYTES, MIN_OPSET, Decoder, is_decoding
+from onnxslim.ops.registry import spec_of
+from onnxslim.passes._decoding import CODED_BYTES, MIN_OPSET, Decoder
 from onnxslim.passes._rounding import coded
+from onnxslim.passes._weights import constants, float_weight, is_excluded, is_table, look_up, remove
 from onnxslim.passes.base import Pass, Promise
 from onnxslim.reconstruct.blocks import Coded, View
 from onnxslim.reconstruct.rounding import Rounded, round_best, round_symmetric, sqnr_db
@@ -28,9 +27,7 @@ __all__ = ["PackWeights"]
 Array = npt.NDArray[Any]
 
 _MIN_OPSET = 7  # arithmetic broadcasts since then
-_NODE_BYTES = 250  # what the decoding nodes and the second tensor cost in the file, names aside
 _CLEARLY_DB = 6.0
-_LOOKUP_BYTES = 1 << 20  # tables of this size and above are looked up before they are decoded
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,7 @@ class PackWeights(Pass):
             coding = False
         for scope in edit.scopes(model):
             decoder = Decoder(scope) if coding else None
-            for value in list(_constants(scope)):
+            for value in list(constants(scope)):
                 modified |= self._pack(scope, value, decoder)
         return ir.passes.PassResult(model, modified)
 
@@ -118,42 +115,19 @@ class PackWeights(Pass):
         """The initializers of the main graph as they would be stored; the model stays as it is."""
         found: dict[str, Coded | Rounded] = {}
         for name, value in model.graph.initializers.items():
-            weight = self._weight(value)
-            if weight is not None and not self._excludes(value):
+            weight = float_weight(value, self.only)
+            if weight is not None and not is_excluded(value, self.exclude):
                 form = self._form(value, weight, coding=model.opset_imports.get("", 0) >= MIN_OPSET)
                 if form is not None:
                     found[name] = form
         return found
 
-    def _weight(self, value: ir.Value) -> Array | None:
-        """The content of a float constant whose packing could pay."""
-        users = value.uses()
-        if not users or value.is_graph_output() or value.is_graph_input():
-            return None
-        if self.only and value.name not in self.only:
-            return None
-        if any(_is_scale(user, index) for user, index in users):
-            return None
-        tensor = value.const_value if value.is_initializer() else None
-        if tensor is not None and (tensor.dtype != ir.DataType.FLOAT or not self._saves(value, tensor.shape)):
-            return None  # told without reading the content
-        weight = edit.constant_value(value)
-        if weight is None or weight.dtype != np.float32 or not self._saves(value, weight.shape):
-            return None
-        return weight
-
-    def _excludes(self, value: ir.Value) -> bool:
-        excluded, name = Selection.parse(self.exclude), value.name or ""
-        return excluded.has_name(name) or any(
-            excluded.has_operator(user.op_type) for user, _ in value.uses()
-        )
-
     def _pack(self, scope: edit.Scope, value: ir.Value, decoder: Decoder | None) -> bool:
-        weight = self._weight(value)
+        weight = float_weight(value, self.only)
         if weight is None:
             return False
         name = value.name or ""
-        if self._excludes(value):
+        if is_excluded(value, self.exclude):
             self.decline(name, "excluded by the user")
             return False
         form = self._form(value, weight, coding=decoder is not None)
@@ -161,20 +135,20 @@ class PackWeights(Pass):
             return False
         if isinstance(form, Coded):
             assert decoder is not None
-            if _is_table(value, weight):
-                _look_up(value, decoder.table(form, name).rows)
+            if is_table(value, weight.shape):
+                look_up(value, decoder.table(form, name).rows)
             else:
                 edit.replace_uses(value, decoder.whole(form, name))
-        elif _is_table(value, weight):
+        elif is_table(value, weight.shape):
             _decode_rows(scope, value, form)
         else:
             _decode_whole(scope, value, form)
-        _remove(scope, value)
+        remove(scope, value)
         return True
 
     def _form(self, value: ir.Value, weight: Array, *, coding: bool) -> Coded | Rounded | None:
         """The weight as it is stored; None where it stays as it is."""
-        name, lookup = value.name or "", _is_table(value, weight)
+        name, lookup = value.name or "", is_table(value, weight.shape)
         if not np.isfinite(weight).all():
             self.decline(name, "the weight is not finite")
             return None
@@ -217,22 +191,6 @@ class PackWeights(Pass):
             self.decline(name, f"{bits} bits would leave {quality:.0f} dB, below {least:g}: it has 8")
         return None
 
-    @staticmethod
-    def _saves(value: ir.Value, shape: Iterable[Any]) -> bool:
-        """Whether it is a matrix at least, and the file surely shrinks: of 4 bytes at most 1.5 stay, and
-        nodes come on top."""
-        extents = [int(extent) for extent in shape if int(extent) != 1]
-        return len(extents) > 1 and 2.5 * math.prod(extents) > _NODE_BYTES + 8 * len(value.name or "")
-
-
-def _constants(scope: edit.Scope) -> Iterator[ir.Value]:
-    if isinstance(scope, ir.Graph):
-        yield from scope.initializers.values()
-    for node in scope:
-        if is_constant(node):
-            yield node.outputs[0]
-
-
 def _round_rows(weight: Array) -> Rounded:
     """Scales that can be applied to single rows: one for each column, or for each row where that is clearly
     better, since those have to be looked up too."""
@@ -240,24 +198,6 @@ def _round_rows(weight: Array) -> Rounded:
     rows = round_symmetric(weight, (0,))
     gain = sqnr_db(weight, rows.decode()) - sqnr_db(weight, columns.decode())
     return rows if gain > _CLEARLY_DB else columns
-
-
-def _is_table(value: ir.Value, weight: Array) -> bool:
-    return weight.nbytes >= _LOOKUP_BYTES and all(_is_row_lookup(*use) for use in value.uses())
-
-
-def _is_row_lookup(user: ir.Node, index: int) -> bool:
-    return (
-        user.op_type == "Gather"
-        and user.domain == ""
-        and index == 0
-        and user.attributes.get_int("axis", 0) == 0
-    )
-
-
-def _is_scale(user: ir.Node, index: int) -> bool:
-    """Whether the value is a scale already: of a quantizer, or of a decoding such as this pass makes."""
-    return is_quantize(user) or is_dequantize(user) or is_decoding(user, index)
 
 
 def _decode_whole(scope: edit.Scope, value: ir.Value, rounded: Rounded) -> None:
@@ -317,14 +257,7 @@ def _decode_rows(scope: edit.Scope, value: ir.Value, rounded: Rounded) -> None:
         owner.insert_before(gather, new)
         return mul.outputs[0]
 
-    _look_up(value, rows)
-
-
-def _look_up(value: ir.Value, rows: Callable[[ir.Node], ir.Value]) -> None:
-    """Let each ``Gather`` of a table make way for what ``rows`` puts in front of it."""
-    for gather in {user: None for user, _ in value.uses()}:
-        edit.replace_uses(gather.outputs[0], rows(gather))
-        edit.remove_node(gather)
+    look_up(value, rows)
 
 
 def _store(scope: edit.Scope, array: Array, name: str, first: ir.Node) -> ir.Value:
@@ -351,11 +284,3 @@ def _insert(
 
 def _name(owner: edit.Scope, value: ir.Value, hint: str) -> None:
     value.name = edit.unique_name(owner, hint)
-
-
-def _remove(scope: edit.Scope, value: ir.Value) -> None:
-    node = value.producer()
-    if node is not None:
-        edit.remove_node(node)
-    elif isinstance(scope, ir.Graph) and value.name is not None:
-        del scope.initializers[value.name]

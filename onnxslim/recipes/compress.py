@@ -7,6 +7,7 @@ is calibrated on, the other judges the candidates.
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,7 @@ from onnxslim.analysis.cost import summary
 from onnxslim.calibration.runner import calibrate
 from onnxslim.calibration.store import Calibration
 from onnxslim.errors import BudgetError
-from onnxslim.measure.metrics import resolve
+from onnxslim.measure.metrics import MetricResult, resolve
 from onnxslim.measure.verify import verify
 from onnxslim.model.io import ModelLike, load, save
 from onnxslim.passes.base import Promise
@@ -50,7 +51,7 @@ _HELD_OUT_LIMIT = 64  # feeds that judge a candidate; more would cost more time 
 _LATENCY_FEEDS = 4
 _CHOICE_FEEDS = 16  # held-out feeds that decide details of a candidate
 _LOOKS = 2  # at a metric that is a function: only it knows its units
-_CLEANER_DB = 10.0  # what the second must have above the first
+_CLEANER_DB, _MARGIN_DB = 10.0, 3.0  # what the second must have above the first, at least, and to be sure
 _SECOND_LOOK = (
     "the first choice lost too much of the metric, which is in the list of what was tried; a cleaner one was "
     "scored in its place, so that the score is a little better than it would be on new data"
@@ -161,7 +162,8 @@ def search_best(
                 break
             best.rejected = f"scored {after.value:.4f} on the test data, more than {request.drop} below"
             best.rejected += f" {before.value:.4f}"
-            search = replace(search, judge=search.judge.stricter(best.score.sqnr_db + _CLEANER_DB))
+            cleaner = _cleaner_db(before.value - after.value, request.drop, before)
+            search = replace(search, judge=search.judge.stricter(best.score.sqnr_db + cleaner))
             best, after = None, before
         if best is None and (request.latency is not None or request.size is not None):
             tried = "; ".join(f"{trial.name}: {trial.rejected}" for trial in trials)
@@ -243,6 +245,16 @@ def with_integer_io(result: Result, prover: Prover) -> Result:
         notes=notes,
     )
     return replace(result, report=report)
+
+
+def _cleaner_db(lost: float, drop: Drop, before: MetricResult) -> float:
+    """How much less noise the second choice must have: as the loss was too large, and a little more.
+
+    A loss grows with the noise, or with its square: the former is assumed.
+    """
+    allowed = before.value - drop.floor(before.value, before.resolution)
+    needed = 20 * math.log10(lost / allowed) if allowed > 0 else math.inf
+    return max(needed + _MARGIN_DB, _CLEANER_DB)
 
 
 def _about(target: Hardware) -> Iterator[str]:

@@ -55,10 +55,10 @@ def gptq(
 
     Example:
         >>> x = np.random.default_rng(0).normal(size=(256, 1)) + np.arange(1, 9) / 20
-        >>> w = np.random.default_rng(1).normal(size=(8, 4))
-        >>> coded = gptq(w, View(1, 8, 4), x.T @ x, 3)
-        >>> nearest = round_blocks(w, View(1, 8, 4), 3)
-        >>> output_error(w, coded, x.T @ x) < output_error(w, nearest, x.T @ x)
+        >>> w, view = np.random.default_rng(1).normal(size=(8, 4)), View(1, 8, 4)
+        >>> coded = gptq(w, view, x.T @ x, 3).decode()
+        >>> nearest = round_blocks(w, view, 3).decode()
+        >>> output_error(w, coded, view, x.T @ x) < output_error(w, nearest, view, x.T @ x)
         True
     """
     _, blocks, block, _ = view.shape
@@ -121,10 +121,10 @@ def round_by_outputs(
     """
     judge = moments if held_out is None else held_out
     best = round_blocks(weight, view, bits, symmetric=symmetric)
-    least = output_error(weight, best, judge)
+    least = output_error(weight, best.decode(), view, judge)
     clipped = round_blocks(weight, view, bits, symmetric=symmetric, importance=np.diag(moments))
     for coded in (clipped, *_damped(weight, view, moments, bits, symmetric)):
-        error = output_error(weight, coded, judge)
+        error = output_error(weight, coded.decode(), view, judge)
         if error < least:
             best, least = coded, error
     return best
@@ -136,11 +136,9 @@ def _damped(weight: Array, view: View, moments: Array, bits: int, symmetric: boo
             yield gptq(weight, view, moments, bits, symmetric=symmetric, damping=damping)
 
 
-def output_error(weight: Array, coded: Coded, moments: Array) -> float:
-    """Squared error of the product's output, ``tr(D^T X^T X D)`` with ``D`` what rounding took."""
-    outer, blocks, block, inner = coded.codes.shape
-    view = View(outer, blocks * block, inner, block)
-    lost = _matrix(weight, view) - _matrix(coded.decode(), view)
+def output_error(weight: Array, other: Array, view: View, moments: Array) -> float:
+    """Squared error of a product's output with another weight: ``tr(D^T X^T X D)``, ``D`` the difference."""
+    lost = _matrix(weight, view) - _matrix(other, view)
     return float(np.sum(lost * (moments @ lost)))
 
 

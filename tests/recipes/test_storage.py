@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from onnxslim._ir import ir
 from onnxslim.model import edit
 from onnxslim.model.io import serialized_size
+from onnxslim.passes.codebook_weights import CodebookWeights
 from onnxslim.passes.pack_weights import PackWeights
 from onnxslim.recipes.engine import run_steps
 from onnxslim.recipes.storage import EIGHT_BITS, Offer, Storage, _lifted, _Noise, allocate, inputs_of_weights
@@ -93,6 +94,17 @@ def test_the_quiet_weight_is_the_first_to_have_few_bits() -> None:
     storage = Storage(network(), feeds(4), FORMS)
     narrow = [each.only for each in storage.steps(28) if isinstance(each, PackWeights) and each.bits == 4]
     assert len(narrow) == 1 and "quiet" in narrow[0] and "loud" not in narrow[0]
+
+
+def test_codebooks_are_a_form() -> None:
+    model = network()
+    storage = Storage(model, feeds(4), (CodebookWeights(per="tensor"), *EIGHT_BITS))
+    assert decoded(model, storage, 25) <= 1.001 * 10 ** (-25 / 10)
+    [books] = [step for step in storage.steps(25) if isinstance(step, CodebookWeights)]
+    result = run_steps(model, storage.steps(25)).model
+    assert {name for name in result.graph.initializers if name.endswith("_t")} == {
+        f"{n}_t" for n in books.only
+    }
 
 
 def test_without_feeds_all_have_the_smallest_form() -> None:

@@ -70,9 +70,10 @@ def test_outputs_of_new_inputs_are_nearer(symmetric: bool, by_activation: bool, 
 
 def test_the_error_is_that_of_the_outputs() -> None:
     weight, x = weights(6, 16), inputs(50, 16)
-    coded = round_blocks(weight, View(6, 16, 1), 3)  # as in Gemm with transB: outputs first
+    view = View(6, 16, 1)  # as in Gemm with transB: outputs first
+    coded = round_blocks(weight, view, 3)
     expected = float(np.sum((x @ (coded.decode() - weight).T.astype(float)) ** 2))
-    assert output_error(weight, coded, x.T @ x) == pytest.approx(expected)
+    assert output_error(weight, coded.decode(), view, x.T @ x) == pytest.approx(expected)
 
 
 def test_either_layout_gives_the_same() -> None:
@@ -90,9 +91,11 @@ def test_never_worse_than_to_nearest_on_held_out_inputs(seed: int) -> None:
     view = View(1, 32, 10, 8)
     nearest = round_blocks(weight, view, 4)
     coded = round_by_outputs(weight, view, x.T @ x, 4, held_out=new.T @ new)
-    assert output_error(weight, coded, new.T @ new) <= output_error(weight, nearest, new.T @ new)
     harmful = gptq(weight, view, x.T @ x, 4)
-    assert output_error(weight, harmful, new.T @ new) > output_error(weight, nearest, new.T @ new)
+    least, found, worse = (
+        output_error(weight, each.decode(), view, new.T @ new) for each in (nearest, coded, harmful)
+    )
+    assert found <= least < worse
 
 
 def test_moments_of_low_rank_are_damped_and_zeros_are_refused() -> None:

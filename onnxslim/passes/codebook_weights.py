@@ -1,0 +1,154 @@
+"""Let the values of a weight be few, stored as packed indices into tables that the runtime looks up once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxslim._ir import ir
+from onnxslim.analysis.products import Product, product_of
+from onnxslim.calibration.store import Calibration
+from onnxslim.errors import OptionError
+from onnxslim.model import edit
+from onnxslim.passes._decoding import CODED_BYTES, MIN_OPSET, Decoder
+from onnxslim.passes._rounding import shared
+from onnxslim.passes._weights import constants, float_weight, is_excluded, is_table, look_up, remove
+from onnxslim.passes.base import Pass, Promise
+from onnxslim.reconstruct.blocks import View
+from onnxslim.reconstruct.codebook import Codebook
+
+__all__ = ["CodebookWeights"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class CodebookWeights(Pass):
+    """Store float32 weights as indices into tables of few values, found by k-means.
+
+    After Han et al., "Deep Compression", 2016, without the training: values are shared within an output
+    channel, a block or the whole tensor, and levels lie where the values are, not evenly as in
+    ``pack-weights``.  The indices have 1, 2, 4 or 8 bits, several to a byte.  onnxruntime looks the values up
+    while it loads the model, at every optimization level but "none", also in branches, so the kernels and
+    their speed stay what they were.
+
+    1. A large table that only ``Gather`` reads along its first axis stays packed in memory too: rows of
+       indices are gathered first, and their values are looked up then.
+    2. Any other weight is decoded as a whole; all its readers share the decoded tensor, so tied weights are
+       stored once.
+    3. With second moments of the inputs, errors count as much as the inputs that meet them, where that
+       brings the output of the product nearer, and the noise is that of this output.
+
+    Vectors stay as they are.  Declined: weights whose signal to noise ratio would fall below
+    ``min_sqnr_db``, whose indices and tables would not be smaller than the weight, or that are not finite.
+
+    Example:
+        >>> graph = ir.Graph([], [], nodes=[], opset_imports={"": 17})
+        >>> w = edit.add_initializer(graph, np.random.rand(64, 64).astype("f"), "w")
+        >>> graph.append(ir.node("Relu", [w]))
+        >>> CodebookWeights()(ir.Model(graph, ir_version=8)).modified, graph.initializers["w_t"].shape
+        (True, Shape([64, 1, 16, 1]))
+    """
+
+    name: ClassVar[str] = "codebook-weights"
+    promise: ClassVar[Promise] = Promise.LOSSY
+
+    entries: Literal[2, 4, 16, 256] = field(default=16, metadata={"help": "values of a table"})
+    per: Literal["channel", "tensor", "block"] = field(
+        default="channel", metadata={"help": "what shares a table: an output channel, the tensor, or a block"}
+    )
+    block: int = field(default=128, metadata={"help": "values along a channel that share a table, per block"})
+    min_sqnr_db: float = field(
+        default=16.0, metadata={"help": "leave a weight in float when it would be noisier than this"}
+    )
+    only: tuple[str, ...] = field(default=(), metadata={"help": "names of the weights; none: all"})
+    exclude: str = field(
+        default="",
+        metadata={"help": "leave these weights alone: comma-separated globs of names, or op:Conv by readers"},
+    )
+    inputs: Calibration | None = field(
+        default=None, metadata={"help": "second moments of what weights are multiplied with"}
+    )
+
+    def __post_init__(self) -> None:
+        if self.entries not in (2, 4, 16, 256):
+            raise OptionError(f"entries must be 2, 4, 16 or 256, is {self.entries}")
+        if self.per not in ("channel", "tensor", "block"):
+            raise OptionError(f"per must be channel, tensor or block, is {self.per}")
+        if not self.block > 0:
+            raise OptionError(f"block must be positive, is {self.block}")
+        if not self.min_sqnr_db >= 0:
+            raise OptionError(f"min_sqnr_db must not be negative, is {self.min_sqnr_db}")
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        opset = model.opset_imports.get("", 0)
+        if opset < MIN_OPSET:
+            self.decline(model.graph.name or "graph", f"opset {opset} is older than {MIN_OPSET}")
+            return ir.passes.PassResult(model, False)
+        modified = False
+        for scope in edit.scopes(model):
+            decoder = Decoder(scope)
+            for value in list(constants(scope)):
+                modified |= self._share(scope, value, decoder)
+        return ir.passes.PassResult(model, modified)
+
+    def stored(self, model: ir.Model) -> dict[str, Codebook]:
+        """The initializers of the main graph as they would be stored; the model stays as it is."""
+        if model.opset_imports.get("", 0) < MIN_OPSET:
+            return {}
+        found = {name: self._book(value) for name, value in model.graph.initializers.items()}
+        return {name: book for name, book in found.items() if book is not None}
+
+    def _share(self, scope: edit.Scope, value: ir.Value, decoder: Decoder) -> bool:
+        book, name = self._book(value), value.name or ""
+        if book is None:
+            return False
+        if is_table(value, book.shape):
+            look_up(value, decoder.shared_table(book, name).rows)
+        else:
+            edit.replace_uses(value, decoder.shared(book, name))
+        remove(scope, value)
+        return True
+
+    def _book(self, value: ir.Value) -> Codebook | None:
+        """The weight as it is stored; None where it stays as it is."""
+        weight, name = float_weight(value, self.only), value.name or ""
+        if weight is None:
+            return None
+        if is_excluded(value, self.exclude):
+            self.decline(name, "excluded by the user")
+            return None
+        if not np.isfinite(weight).all():
+            self.decline(name, "the weight is not finite")
+            return None
+        product = product_of(value, weight.shape)
+        view = self._view(product)
+        bits = (self.entries - 1).bit_length()
+        if is_table(value, weight.shape) and (weight.ndim != 2 or weight.shape[1] * bits % 8):
+            self.decline(name, f"a lookup of rows that are not whole bytes of {bits}-bit indices")
+            return None
+        outer, blocks, _, inner = view.shape
+        least = weight.size * bits // 8 + 2 * outer * blocks * inner * self.entries  # told without a search
+        room = weight.nbytes - CODED_BYTES - 4 * len(name)
+        if least < room:
+            book, quality = shared(weight, product, view, self.entries, inputs=self.inputs)
+        if least >= room or book.nbytes >= room:
+            self.decline(name, f"tables of {self.entries} values would take what indices save")
+            return None
+        if quality < self.min_sqnr_db:
+            self.decline(
+                name, f"{self.entries} values would leave {quality:.0f} dB, below {self.min_sqnr_db:g}"
+            )
+            return None
+        return book
+
+    def _view(self, product: Product) -> View:
+        """The weight as the runs of values that share a table."""
+        if self.per == "tensor":
+            return View(1, product.outer * product.length * product.inner, 1)
+        return View(product.outer, product.length, product.inner).blocked(
+            self.block if self.per == "block" else 0
+        )
