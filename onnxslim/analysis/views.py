@@ -31,6 +31,7 @@ _HEAD = 64  # elements that are compared before whole tensors are read
 _RANK = 5  # of tensors whose permutations are tried
 _ROW = 16  # bytes of a row by which a slice can be looked for, at least
 _HITS = 1 << 12  # rows of one weight that start like some other weight, and are looked at
+_BASES = 64  # weights of one digest that another one may be a view of; outer graphs come first
 _TRIES = 8  # weights that one is compared with element by element, and places that a slice is looked for at
 _INTEGERS = [ir.DataType[f"{sign}INT{bits}"] for sign in ("", "U") for bits in (8, 16, 32, 64)]
 _FLOATS = [ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE]
@@ -115,7 +116,7 @@ def _of_kind(
             for weight in sorted(group, key=lambda weight: weight.type.itemsize):
                 view = None
                 if not weight.value.is_graph_output():
-                    seen = (base for base in bases if sees(base.value, weight.value))
+                    seen = (base for base in bases[:_BASES] if sees(base.value, weight.value))
                     views = (kind.view(base, weight) for base in itertools.islice(seen, _TRIES))
                     view = next(filter(None, views), None)
                 if view is None:
