@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from onnxslim.recipes.api import compress as compress
     from onnxslim.recipes.api import quantize as quantize
     from onnxslim.recipes.api import run_recipe as run_recipe
+    from onnxslim.recipes.api import share as share
     from onnxslim.recipes.api import simplify as simplify
     from onnxslim.recipes.bench import bench as bench
     from onnxslim.recipes.pipeline import Pipeline as Pipeline
@@ -69,6 +70,7 @@ _HOME = {
     "quantize": "recipes.api",
     "run_recipe": "recipes.api",
     "save": "model.io",
+    "share": "recipes.api",
     "simplify": "recipes.api",
 }
 

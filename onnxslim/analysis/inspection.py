@@ -15,6 +15,7 @@ from onnxslim.analysis.liveness import random_outputs
 from onnxslim.analysis.memory import Memory, memory
 from onnxslim.analysis.quantized import Quantization, quantization
 from onnxslim.analysis.shapes import infer
+from onnxslim.analysis.sharing import Shared, shared_weights
 from onnxslim.model.edit import scopes
 from onnxslim.model.io import ModelLike, load
 from onnxslim.ops.registry import spec_of
@@ -43,16 +44,6 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
-    """A stored tensor that several nodes read; ``saved``: the bytes that a copy for each would add."""
-
-    name: str
-    readers: tuple[str, ...]
-    bytes: int
-    saved: int
-
-
-@dataclass(frozen=True, slots=True)
 class Inspection:
     """What a model is made of.
 
@@ -68,7 +59,8 @@ class Inspection:
         activations: memory for a batch of one.
         quantization: ``none``, ``qdq``, ``integer`` (integer operators), ``weights`` (only weights are
             stored in few bits) or several of these joined by ``+``; ``quantized`` has the details.
-        shared_weights: initializers of rank 2 and more that several nodes read, most saved first.
+        shared_weights: initializers of rank 2 and more that several nodes read, or others are views of, most
+            saved first.
         unknown_ops: operators that are neither specified nor functions of the model, with counts.
         random_outputs: outputs that differ from run to run, name -> the node that is to blame.
         tensors: every named tensor that is stored, functions aside; left out of :meth:`to_dict`.
@@ -162,7 +154,7 @@ def inspect(model: ModelLike, *, dims: Mapping[str, int] | None = None) -> Inspe
         activations=memory(loaded, sized),
         quantization=quantized.kind,
         quantized=quantized,
-        shared_weights=_shared(loaded),
+        shared_weights=shared_weights(loaded),
         unknown_ops=dict(unknown.most_common()),
         random_outputs=random_outputs(loaded),
         tensors=_tensors(loaded),
@@ -187,18 +179,6 @@ def _weight_bytes(nodes: list[ir.Node], sources: Mapping[ir.Value, tuple[ir.Valu
 def _bytes(value: ir.Value) -> int:
     tensor = tensor_of(value)
     return 0 if tensor is None or tensor.dtype == ir.DataType.STRING else tensor.nbytes
-
-
-def _shared(model: ir.Model) -> tuple[Shared, ...]:
-    found = []
-    for scope in scopes(model):
-        for value in scope.initializers.values() if isinstance(scope, ir.Graph) else ():
-            readers = dict.fromkeys(use.node for use in value.uses())
-            if len(readers) > 1 and value.const_value is not None and len(value.const_value.shape) > 1:
-                size = _bytes(value)
-                labels = tuple(map(_label, readers))
-                found.append(Shared(value.name or "", labels, size, size * (len(readers) - 1)))
-    return tuple(sorted(found, key=lambda shared: -shared.saved))
 
 
 def _tensors(model: ir.Model) -> dict[str, Stored]:

@@ -15,6 +15,7 @@ __all__ = ["VERBS", "app"]
 # The one-line helps stand here, so that --help imports no verb.
 VERBS = {
     "simplify": "Fewer nodes, equal outputs.",
+    "share": "Every weight stored once, equal outputs.",
     "quantize": "8-bit integers where they pay, floats where they do not.",
     "prune": "Fewer channels, heads or weights, with what was lost made good.",
     "compress": "Smaller and faster inside an accuracy budget, measured here.",

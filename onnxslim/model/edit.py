@@ -246,7 +246,7 @@ def add_constant(
     return node.outputs[0]
 
 
-def store_constant(scope: Scope, value: ir.Value, content: Array) -> None:
+def store_constant(scope: Scope, value: ir.Value, content: Array | ir.TensorProtocol) -> None:
     """Let the output ``value`` of a node become a constant of its own name, read wherever the output was.
 
     The node itself stays, nameless and unread: remove it afterwards.
@@ -254,7 +254,7 @@ def store_constant(scope: Scope, value: ir.Value, content: Array) -> None:
     name, producer = value.name, value.producer()
     if not name or producer is None:
         raise ValueError(f"{name!r} is not a node's output")
-    tensor = tensor_from(content, name)
+    tensor = tensor_from(content, name) if isinstance(content, np.ndarray) else content
     if isinstance(scope, ir.Graph):
         constant = ir.Value(name=name)
     else:

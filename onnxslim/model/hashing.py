@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
+import numpy.typing as npt
 
 from onnxslim._ir import ir
 
-__all__ = ["CHUNK", "content_chunks", "file_digest", "is_external", "tensor_digest"]
+__all__ = [
+    "CHUNK",
+    "array_of",
+    "content_chunks",
+    "file_digest",
+    "is_external",
+    "number_chunks",
+    "tensor_digest",
+]
+
+Array = npt.NDArray[Any]
 
 CHUNK = 1 << 22  # 4 MiB: large enough for full disk speed, small enough to vanish in the process
 
@@ -59,6 +71,34 @@ def content_chunks(tensor: ir.TensorProtocol) -> Iterator[bytes | memoryview]:
             yield content[start : start + CHUNK]
 
 
+def number_chunks(tensor: ir.TensorProtocol, count: int = 1 << 18) -> Iterator[Array]:
+    """The elements of a tensor of whole bytes, row by row: ``count`` at a time, fewer at the end.
+
+    Example:
+        >>> [chunk.tolist() for chunk in number_chunks(ir.tensor(np.int8([[1, 2], [3, 4], [5, 6]])), 4)]
+        [[1, 2, 3, 4], [5, 6]]
+    """
+    dtype = tensor.dtype.numpy()
+    held = bytearray()
+    for piece in content_chunks(tensor):
+        held += piece
+        whole = len(held) // (count * dtype.itemsize) * count
+        if whole:
+            numbers = np.frombuffer(bytes(held[: whole * dtype.itemsize]), dtype)
+            del held[: whole * dtype.itemsize]
+            yield from (numbers[start : start + count] for start in range(0, whole, count))
+    if held:
+        yield np.frombuffer(bytes(held), dtype)
+
+
+def array_of(tensor: ir.TensorProtocol) -> Array:
+    """The content to read, mapped for as long as the array lives; the tensor itself would stay mapped."""
+    if is_external(tensor) and tensor.nbytes and tensor.dtype.bitwidth >= 8 and _left_map(tensor) is None:
+        shape = tuple(tensor.shape.numpy())
+        return np.memmap(tensor.path, tensor.dtype.numpy(), "r", tensor.offset or 0, shape)
+    return tensor.numpy()
+
+
 def _content(tensor: ir.TensorProtocol) -> memoryview:
     """The bytes, without a copy where the tensor is a plain little-endian array already."""
     array: Any = tensor.raw if isinstance(tensor, ir.Tensor) and tensor.dtype.bitwidth >= 8 else None
@@ -68,10 +108,10 @@ def _content(tensor: ir.TensorProtocol) -> memoryview:
 
 
 def _file_chunks(tensor: ir.ExternalTensor) -> Iterator[bytes]:
-    if tensor.raw is not None and not Path(tensor.path).exists():  # replaced by a later save: the map is left
+    if (left := _left_map(tensor)) is not None:
         start = tensor.offset or 0
         for position in range(start, start + tensor.nbytes, CHUNK):
-            yield tensor.raw[position : min(position + CHUNK, start + tensor.nbytes)]
+            yield left[position : min(position + CHUNK, start + tensor.nbytes)]
         return
     remaining = tensor.nbytes
     with Path(tensor.path).open("rb", buffering=0) as file:
@@ -82,6 +122,11 @@ def _file_chunks(tensor: ir.ExternalTensor) -> Iterator[bytes]:
                 raise OSError(f"{tensor.path} ends before tensor {tensor.name!r} does")
             remaining -= len(chunk)
             yield chunk
+
+
+def _left_map(tensor: ir.ExternalTensor) -> mmap.mmap | None:
+    """The map of a tensor whose file a later save has replaced."""
+    return None if tensor.raw is None or Path(tensor.path).exists() else tensor.raw
 
 
 def file_digest(*paths: str | os.PathLike[str]) -> str:

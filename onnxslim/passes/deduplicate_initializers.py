@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from onnxslim._ir import ir
+from onnxslim.analysis.constants import tensor_of
+from onnxslim.analysis.weights import as_initializer, nearest, parents, weights
 from onnxslim.model import edit
-from onnxslim.model.hashing import tensor_digest
+from onnxslim.model.hashing import array_of, tensor_digest
 from onnxslim.passes.base import Pass
 
 __all__ = ["DeduplicateInitializers"]
@@ -21,12 +23,14 @@ _CAST = "shared half-precision weights are cast in each run by onnxruntime's CPU
 
 @dataclass(frozen=True)
 class DeduplicateInitializers(Pass):
-    """Let initializers of equal dtype, shape and bits share one tensor.
+    """Let stored tensors of equal dtype, shape and bits be one.
 
-    An initializer of a subgraph gives way to one of an enclosing graph, never the other way round; graph
-    inputs (callers may override their defaults) and graph outputs keep theirs.  Positive and negative zero
-    and the payloads of NaN differ.  Content is read only where dtype, shape and the first elements agree, in
-    chunks, so weights of any size cost no memory.
+    1. An initializer gives way to an equal one of its own graph or of one around it, never the other way
+       round.  Graph inputs (callers may override their defaults) and graph outputs keep theirs.
+    2. So does a Constant node of a graph; where one is to be shared, it becomes an initializer.
+
+    Positive and negative zero and the payloads of NaN differ.  Content is read only where dtype, shape and
+    the first elements agree, in chunks, so weights of any size cost no memory.
 
     Declined: equal weights in half precision, unless ``half`` is set.  Where the CPU provider has no kernel
     for them it casts to float, and folds that cast into a weight only if a single node reads it.
@@ -47,44 +51,47 @@ class DeduplicateInitializers(Pass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         by_prefix: dict[Hashable, list[ir.Value]] = defaultdict(list)
-        parents: dict[ir.Graph, ir.Graph] = {}
-        for scope in edit.scopes(model):  # outer scopes first
-            graph = scope.graph if isinstance(scope, ir.Function) else scope
-            parents |= {inner: graph for node in scope for inner in edit.subgraphs(node)}
-            # Outputs stay whatever happens, so they are the ones to share.
-            for value in sorted(graph.initializers.values(), key=lambda v: not v.is_graph_output()):
-                if value.const_value is not None and not value.is_graph_input():
-                    by_prefix[_prefix(value.const_value)].append(value)
-        modified = False
+        for value in weights(model):
+            by_prefix[_prefix(_tensor(value))].append(value)
+        modified, around = False, parents(model)
         for values in by_prefix.values():
             if len(values) > 1:
-                modified |= self._share(values, parents)
+                modified |= self._share(values, around)
         return ir.passes.PassResult(model, modified)
 
-    def _share(self, values: Iterable[ir.Value], parents: Mapping[ir.Graph, ir.Graph]) -> bool:
+    def _share(self, values: Iterable[ir.Value], around: Mapping[ir.Graph, ir.Graph]) -> bool:
         """Among tensors that may be equal, point users of the later ones to the earlier ones."""
         by_content: dict[bytes, list[ir.Value]] = defaultdict(list)
         for value in values:
-            assert value.const_value is not None
-            by_content[tensor_digest(value.const_value)].append(value)
+            by_content[tensor_digest(_tensor(value))].append(value)
         modified = False
         for equal in by_content.values():
             kept: dict[ir.Graph, ir.Value] = {}
             for value in equal:
                 graph = value.graph
-                assert graph is not None and value.name is not None
-                shared = _visible_from(graph, kept, parents)
+                assert isinstance(graph, ir.Graph) and value.name is not None
+                shared = nearest(graph, kept, around)
                 if shared is None or value.is_graph_output():
                     kept.setdefault(graph, value)
                     continue
-                if value.dtype in _HALF and not self.half:
+                if _tensor(value).dtype in _HALF and not self.half:
                     self.decline(value.name, _CAST)
                     continue
-                for user, index in value.uses():
+                if shared.producer() is not None:
+                    home = shared.graph
+                    assert isinstance(home, ir.Graph)
+                    shared = kept[home] = as_initializer(shared)
+                for user, index in tuple(value.uses()):
                     user.replace_input_with(index, shared)
-                del graph.initializers[value.name]
+                edit.remove_unread(value)
                 modified = True
         return modified
+
+
+def _tensor(value: ir.Value) -> ir.TensorProtocol:
+    tensor = tensor_of(value)
+    assert tensor is not None
+    return tensor
 
 
 def _prefix(tensor: ir.TensorProtocol) -> Hashable:
@@ -92,15 +99,4 @@ def _prefix(tensor: ir.TensorProtocol) -> Hashable:
     shape = tuple(tensor.shape.numpy())
     if tensor.dtype == ir.DataType.STRING or tensor.dtype.bitwidth < 8:  # reading a part reads them whole
         return tensor.dtype, shape
-    return tensor.dtype, shape, tensor.numpy().reshape(-1)[:_PREFIX].tobytes()
-
-
-def _visible_from(
-    graph: ir.Graph | None, kept: Mapping[ir.Graph, ir.Value], parents: Mapping[ir.Graph, ir.Graph]
-) -> ir.Value | None:
-    """The value kept in ``graph`` itself or in the nearest graph around it."""
-    while graph is not None:
-        if graph in kept:
-            return kept[graph]
-        graph = parents.get(graph)
-    return None
+    return tensor.dtype, shape, array_of(tensor).reshape(-1)[:_PREFIX].tobytes()

@@ -14,10 +14,11 @@ from onnxslim.passes.fold_normalization import FoldNormalization
 from onnxslim.passes.inline_branches import InlineBranches
 from onnxslim.passes.merge_common_subexpressions import MergeCommonSubexpressions
 from onnxslim.passes.remove_dead_code import RemoveDeadCode
+from onnxslim.passes.share_weights import ShareWeights
 from onnxslim.passes.simplify_reshapes import SimplifyReshapes
 from onnxslim.recipes.engine import Repeat, Step
 
-__all__ = ["NAMED_RECIPES", "simplify_steps"]
+__all__ = ["NAMED_RECIPES", "share_steps", "simplify_steps"]
 
 
 def simplify_steps() -> tuple[Step, ...]:
@@ -41,4 +42,12 @@ def simplify_steps() -> tuple[Step, ...]:
     )
 
 
-NAMED_RECIPES: dict[str, Callable[[], tuple[Step, ...]]] = {"simplify": simplify_steps}
+def share_steps() -> tuple[Step, ...]:
+    """Every weight once, and every computation over equal weights and inputs once."""
+    return (Repeat((DeduplicateInitializers(), MergeCommonSubexpressions(), ShareWeights())),)
+
+
+NAMED_RECIPES: dict[str, Callable[[], tuple[Step, ...]]] = {
+    "share": share_steps,
+    "simplify": simplify_steps,
+}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,7 @@ class Pipeline:
         verify_limit: models of more bytes are not verified; the report says so.
         seed: of the random inputs.
         never_grow: return the original when the result would be the larger file.
+        explain: what else to note in the report, from the original and the result.
 
     Example:
         >>> import onnx.parser
@@ -79,6 +80,7 @@ class Pipeline:
     verify_limit: int = 10**9
     seed: int = 0
     never_grow: bool = False
+    explain: Callable[[ir.Model, ir.Model], Iterable[str]] = lambda before, after: ()
 
     def run(self, source: ModelLike) -> Result:
         """Rewrite a copy of the model; the caller's object or file stays as it is.
@@ -103,6 +105,7 @@ class Pipeline:
             growth = after["bytes"] - before["bytes"]
             notes = [*notes, f"returned unchanged: the result has {growth} bytes more"]
             outcome.model, after, unchanged = model, before, True
+        notes = [*notes, *self.explain(model, outcome.model)]
         return Result(
             outcome.model,
             Report(

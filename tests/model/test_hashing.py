@@ -11,7 +11,7 @@ import pytest
 
 from onnxslim._ir import ir
 from onnxslim.model.edit import tensor_from
-from onnxslim.model.hashing import CHUNK, content_chunks, tensor_digest
+from onnxslim.model.hashing import CHUNK, array_of, content_chunks, number_chunks, tensor_digest
 from onnxslim.model.io import load, save
 from tests.models import model
 
@@ -61,3 +61,18 @@ def test_external_data_has_the_digest_of_its_content(size: int, tmp_path: Path) 
     assert tensor_digest(tensor) == tensor_digest(tensor_from(array, "w"))
     assert tensor.raw is None, "the file was mapped"
     assert b"".join(content_chunks(tensor)) == array.tobytes()
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_numbers_come_in_chunks_and_leave_nothing_mapped(external: bool, tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(-9, 9, (1031, 1033), dtype=np.int32)
+    source = model("g (float[2] x) => (float[2] y) { y = Relu(x) }")
+    source.graph.register_initializer(ir.Value(name="w", const_value=tensor_from(array, "w")))
+    save(source, tmp_path / "m.onnx", external_data=external)
+    tensor = load(tmp_path / "m.onnx").graph.initializers["w"].const_value
+    assert tensor is not None
+    chunks = list(number_chunks(tensor, 100_003))
+    assert {len(chunk) for chunk in chunks[:-1]} == {100_003} and 0 < len(chunks[-1]) <= 100_003
+    np.testing.assert_array_equal(np.concatenate(chunks), array.reshape(-1))
+    np.testing.assert_array_equal(array_of(tensor), array)
+    assert not isinstance(tensor, ir.ExternalTensor) or tensor.raw is None
