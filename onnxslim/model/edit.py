@@ -7,7 +7,7 @@ scope.  These functions keep a model valid; a test bans the assignment elsewhere
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxslim._ir import ir
+from onnxslim.model.scopes import Scope, graphs, nested, scopes, subgraphs, value_names
 
 __all__ = [
+    "Scope",
     "add_constant",
     "add_initializer",
     "can_replace",
@@ -39,60 +41,8 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
-Scope = ir.Graph | ir.Function
 
 _NAMES = "onnxslim.names"  # key in a graph's ``meta``, for what all graphs of a model know about names
-
-
-def scopes(model: ir.Model) -> Iterator[Scope]:
-    """Every graph of a model: the main graph and its subgraphs at any depth, then the same of each function.
-
-    Safe against changes of the model while iterating over one scope; outer scopes come before inner ones.
-
-    Example:
-        >>> graph = ir.Graph([], [], nodes=[], name="main")
-        >>> [scope.name for scope in scopes(ir.Model(graph, ir_version=10))]
-        ['main']
-    """
-    yield from _nested(model.graph)
-    for function in model.functions.values():
-        yield from _nested(function)
-
-
-def graphs(model: ir.Model) -> Iterator[ir.Graph]:
-    """The main graph and its subgraphs at any depth, without what functions hold."""
-    for scope in _nested(model.graph):
-        assert isinstance(scope, ir.Graph)
-        yield scope
-
-
-def _nested(scope: Scope) -> Iterator[Scope]:
-    yield scope
-    for node in tuple(iter(scope)):
-        for graph in subgraphs(node):
-            yield from _nested(graph)
-
-
-def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
-    """The graphs in a node's own attributes (branches and bodies), not those nested deeper."""
-    for attribute in node.attributes.data.values():  # asked for at every turn: past the UserDict's own views
-        kind = attribute.type
-        if kind == ir.AttributeType.GRAPH and not attribute.is_ref():
-            yield attribute.as_graph()
-        elif kind == ir.AttributeType.GRAPHS and not attribute.is_ref():
-            yield from attribute.as_graphs()
-
-
-def value_names(scope: Scope) -> Iterator[str]:
-    """The names that a scope itself defines: inputs, initializers and node outputs."""
-    graph = scope.graph if isinstance(scope, ir.Function) else scope
-    for value in (*graph.inputs, *graph.initializers.values()):
-        if value.name:
-            yield value.name
-    for node in graph:
-        for value in node.outputs:
-            if value.name:
-                yield value.name
 
 
 def unique_name(owner: ir.Model | Scope, hint: str) -> str:
@@ -143,7 +93,7 @@ def copy_of(model: ir.Model) -> ir.Model:
 
 def know_names(owner: ir.Model | Scope) -> _Names:
     """Collect the names of a model anew; done whenever a model is loaded."""
-    everywhere = list(scopes(owner)) if isinstance(owner, ir.Model) else list(_nested(owner))
+    everywhere = list(scopes(owner)) if isinstance(owner, ir.Model) else list(nested(owner))
     names = _Names()
     for scope in everywhere:
         names.used.update(value_names(scope))
