@@ -19,7 +19,7 @@ from onnxslim.recipes.storage import Storage
 __all__ = ["Milder"]
 
 _FEEDS = 4
-_LEVELS_DB = (25.0, 30.0, 36.0, 42.0, 48.0, 54.0, 60.0, 90.0)  # what storage leaves; the last is 16 bits
+_LEVELS_DB = (*(float(level) for level in range(24, 61, 3)), 90.0)  # what storage leaves; the last is 16 bits
 
 Accepts = Callable[[ir.Model], bool]
 
