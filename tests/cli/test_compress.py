@@ -96,9 +96,7 @@ def test_quantize_stores_weights_in_4_bits_when_allowed(
         found = result(capsys)
         sizes.append(found["output"]["bytes"])
     assert sizes[1] < 0.65 * sizes[0] < 0.2 * Path("dense.onnx").stat().st_size
-    assert next(trial["name"] for trial in found["tried"] if trial["kept"]).startswith(
-        "packed weights, 4 bits"
-    )
+    assert "4 bits" in next(trial["name"] for trial in found["tried"] if trial["kept"])
 
 
 def test_modes_that_need_no_data(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
