@@ -8,53 +8,16 @@ among it, holds for convolutions of any kernel.  Runs in the worker process: imp
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["PatchProducts", "Window", "patches"]
+__all__ = ["Window"]
 
 Array = npt.NDArray[Any]
-
-_BLOCK_BYTES = 8 << 20  # of float64 rows at a time
-
-
-def patches(
-    values: Array,
-    kernel: Sequence[int],
-    strides: Sequence[int] = (),
-    pads: Sequence[int] = (),
-    dilations: Sequence[int] = (),
-) -> Array:
-    """The rows that a convolution multiplies its filters with.
-
-    Args:
-        values: ``[samples, channels, *spatial]``.
-        kernel: extent of the filters along each spatial axis.
-        strides: 1 along each axis by default.
-        pads: zeros at the beginning of each spatial axis, then at the end of each; default none.
-        dilations: distance of neighbouring taps; 1 along each axis by default.
-
-    Returns:
-        ``[samples * positions, channels * taps]``, columns in the order of a weight's elements,
-        ``[channels, *kernel]``.  Those of one group of channels lie side by side.
-
-    Raises:
-        ValueError: the numbers of axes differ.
-
-    Example:
-        >>> patches(np.array([[[1.0, 2.0, 3.0]]]), kernel=(2,), pads=(1, 0))
-        array([[0., 1.],
-               [1., 2.],
-               [2., 3.]])
-    """
-    view = Window(tuple(kernel), tuple(strides), tuple(pads), tuple(dilations)).over(values)
-    rank = len(kernel)
-    channels = values.shape[1]
-    return view.reshape(math.prod(view.shape[: 1 + rank]), channels * math.prod(kernel))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +39,17 @@ class Window:
     def over(self, values: Array) -> Array:
         """The patches as ``[samples, *positions, channels, *kernel]``: a view of the padded values.
 
+        Args:
+            values: ``[samples, channels, *spatial]``.
+
         Raises:
             ValueError: the numbers of axes differ.
+
+        Example:
+            >>> Window((2,), pads=(1, 0)).over(np.array([[[1.0, 2.0, 3.0]]]))[0, :, 0]
+            array([[0., 1.],
+                   [1., 2.],
+                   [2., 3.]])
         """
         rank = len(self.kernel)
         strides, dilations = self.strides or (1,) * rank, self.dilations or (1,) * rank
@@ -98,16 +70,6 @@ class Window:
         steps = tuple(slice(None, None, step) for step in (*strides, *dilations))
         return np.moveaxis(view[(slice(None), slice(None), *steps)], 1, 1 + rank)
 
-    def blocks(self, values: Array) -> Iterator[Array]:
-        """The rows of each group in float64, ``[groups, rows, columns]``, a few MB at a time."""
-        columns = values.shape[1] // self.groups * math.prod(self.kernel)
-        for sample in self.over(values):
-            slab = 8 * math.prod(sample.shape[1:])  # of the positions along the first axis
-            step = max(1, _BLOCK_BYTES // max(slab, 1))
-            for start in range(0, len(sample), step):
-                block = sample[start : start + step].astype(np.float64)
-                yield block.reshape(-1, self.groups, columns).swapaxes(0, 1)
-
     def _pads(
         self, spatial: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
     ) -> tuple[int, ...]:
@@ -119,40 +81,3 @@ class Window:
         ]
         less, more = [total // 2 for total in totals], [total - total // 2 for total in totals]
         return (*less, *more) if self.same == "SAME_UPPER" else (*more, *less)
-
-
-@dataclass(frozen=True, slots=True)
-class PatchProducts:
-    """``X^T X`` of the patches of each group, ``[groups, columns, columns]`` in float64; not centred.
-
-    ``count`` is the number of rows.  A sum of floats: its bits depend on the grouping of the samples.
-    """
-
-    count: int
-    matrix: Array
-
-    @classmethod
-    def of(cls, values: Array, window: Window) -> PatchProducts:
-        """Of finite values ``[samples, channels, *spatial]``.
-
-        Example:
-            >>> PatchProducts.of(np.array([[[1.0, 2.0, 3.0]]]), Window((2,))).matrix
-            array([[[ 5.,  8.],
-                    [ 8., 13.]]])
-        """
-        columns = values.shape[1] // window.groups * math.prod(window.kernel)
-        count, matrix = 0, np.zeros((window.groups, columns, columns))
-        for rows in window.blocks(values):
-            matrix += rows.swapaxes(1, 2) @ rows
-            count += rows.shape[1]
-        return cls(count, matrix)
-
-    def merge(self, other: PatchProducts) -> PatchProducts:
-        """The products of both sets of rows.
-
-        Raises:
-            ValueError: the sets differ in their columns.
-        """
-        if self.matrix.shape != other.matrix.shape:
-            raise ValueError("the number of channels differs between samples")
-        return PatchProducts(self.count + other.count, self.matrix + other.matrix)

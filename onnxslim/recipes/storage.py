@@ -57,6 +57,7 @@ _FEEDS, _SECONDS = 8, 40.0  # feeds that noise is measured on: so many, or fewer
 _LADDER_DB = range(15, 91, 3)  # sums of single noises for which a choice is made and measured
 _HARDLY = 1.02
 _SMALL = 0.002  # of all weights: what is smaller is not worth measurements of its own
+_WEIGHTS_BYTES = 1 << 30  # of a model: all forms of larger ones would not fit into memory beside each other
 _MOMENTS_BYTES = 1 << 30  # of all second moments together; what exceeds it is rounded to nearest
 _CAP = 1e6  # of noise over signal: what is not finite is as bad
 
@@ -101,7 +102,8 @@ class Storage:
 
     Args:
         model: the weights are initializers of its main graph.
-        feeds: held-out inputs; without any, all weights are stored in the first form that takes them.
+        feeds: held-out inputs; without any, and where the weights are beyond 1 GB, all weights are stored in
+            the first form that takes them.
         forms: passes, the one that makes the smallest weights first.
     """
 
@@ -111,7 +113,7 @@ class Storage:
 
     def steps(self, sqnr_db: float) -> tuple[Step, ...]:
         """The passes that leave ``sqnr_db`` at the noisiest output, or as much as the forms allow."""
-        if not self.feeds:
+        if self._unmeasured:
             return (*cast("Sequence[Pass]", self.forms), *REST)
         return (*self._plan(sqnr_db).steps, *REST)
 
@@ -120,11 +122,16 @@ class Storage:
 
         Where few weights make most of the noise, much less of it is to be had for next to nothing.
         """
-        if not self.feeds:
+        if self._unmeasured:
             return low_db
         limit = _HARDLY * self._plan(low_db).nbytes
         levels = [float(level) for level in np.arange(high_db, low_db, -1)]
         return next((level for level in levels if self._plan(level).nbytes <= limit), low_db)
+
+    @property
+    def _unmeasured(self) -> bool:
+        tensors = (value.const_value for value in self.model.graph.initializers.values())
+        return not self.feeds or sum(each.nbytes for each in tensors if each is not None) > _WEIGHTS_BYTES
 
     def _plan(self, sqnr_db: float) -> _Plan:
         return next((plan for plan in self._plans if plan.sqnr_db >= sqnr_db), self._plans[-1])

@@ -9,8 +9,7 @@ import onnx.parser
 import onnxruntime
 import pytest
 
-from onnxslim.calibration import patches as module
-from onnxslim.calibration.patches import PatchProducts, Window, patches
+from onnxslim.calibration.patches import Window
 
 RNG = np.random.default_rng(0)
 
@@ -24,6 +23,12 @@ CASES = {
     "pointwise": ((2, 5, 3, 3), (1, 1), (2, 2), (0, 0, 0, 0), (1, 1)),
     "a kernel that does not fit": ((1, 2, 2, 2), (3, 3), (1, 1), (0, 0, 0, 0), (1, 1)),
 }
+
+
+def rows_of(values, window):
+    """``[rows, columns]``, columns in the order of a weight's elements."""
+    view = window.over(values)
+    return view.reshape(-1, values.shape[1] * int(np.prod(window.kernel)))
 
 
 def naive(values, kernel, strides, pads, dilations):
@@ -53,7 +58,7 @@ def naive(values, kernel, strides, pads, dilations):
 def test_patches_are_those_of_a_loop(case) -> None:
     shape, *geometry = case
     values = RNG.standard_normal(shape).astype(np.float32)
-    found = patches(values, *geometry)
+    found = rows_of(values, Window(*geometry))
     expected = naive(values, *geometry)
     assert found.shape == expected.shape and found.dtype == np.float32
     np.testing.assert_array_equal(found, expected)
@@ -71,30 +76,15 @@ def test_rows_times_filters_are_the_convolution_of_the_runtime(same: str, stride
         }}""")
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     (expected,) = session.run(None, {"x": values, "f": filters})
-    window = Window((2, 3), strides, groups=groups, same=same)
-    rows = np.concatenate(list(window.blocks(values)), axis=1)  # [groups, rows, columns]
-    found = np.einsum("grc,gfc->rgf", rows, filters.reshape(groups, 3, -1)).reshape(-1, 6)
+    rows = rows_of(values, Window((2, 3), strides, groups=groups, same=same))
+    rows = rows.reshape(len(rows), groups, -1)
+    found = np.einsum("rgc,gfc->rgf", rows, filters.reshape(groups, 3, -1)).reshape(-1, 6)
     np.testing.assert_allclose(found, np.moveaxis(expected, 1, -1).reshape(-1, 6), rtol=1e-5, atol=1e-5)
-
-
-def test_products_are_those_of_the_rows_of_each_group(monkeypatch) -> None:
-    monkeypatch.setattr(module, "_BLOCK_BYTES", 1000)  # several blocks to a sample
-    values = RNG.integers(-9, 9, (3, 4, 6, 5)).astype(np.float32)  # whole numbers: sums are exact
-    window = Window((3, 2), (1, 2), (1, 0, 1, 1), (1, 2), groups=2)
-    found = PatchProducts.of(values[:2], window).merge(PatchProducts.of(values[2:], window))
-    rows = naive(values, (3, 2), (1, 2), (1, 0, 1, 1), (1, 2)).astype(np.float64)
-    assert found.count == len(rows)
-    for group, matrix in enumerate(found.matrix):
-        own = rows[:, group * 12 : (group + 1) * 12]
-        np.testing.assert_array_equal(matrix, own.T @ own)
 
 
 def test_what_does_not_fit_is_refused() -> None:
     values = np.zeros((1, 2, 5, 5), np.float32)
     with pytest.raises(ValueError, match="does not fit"):
-        patches(values, (3,))
+        Window((3,)).over(values)
     with pytest.raises(ValueError, match="does not fit"):
-        patches(values, (3, 3), pads=(1, 1))
-    one, other = (PatchProducts.of(np.zeros((1, c, 4), np.float32), Window((2,))) for c in (2, 3))
-    with pytest.raises(ValueError, match="channels"):
-        one.merge(other)
+        Window((3, 3), pads=(1, 1)).over(values)

@@ -23,19 +23,8 @@ from onnxslim.passes.pack_weights import PackWeights
 from onnxslim.reconstruct.rounding import sqnr_db
 from onnxslim.runtime.kernels import executed
 from tests.models import proto, run
+from tests.passes.test_few_bits import NET, WEIGHTS
 
-NET = """g (float[1,16,14,14] x) => (float[1,40] y) {
-    a = Conv <pads=[1,1,1,1]> (x, w1)
-    r = Relu(a)
-    c = Conv(r, w2)
-    s = Relu(c)
-    p = GlobalAveragePool(s)
-    f = Flatten(p)
-    h = Gemm <transB=1> (f, w3)
-    k = Relu(h)
-    y = MatMul(k, w4)
-}"""
-WEIGHTS = {"w1": (32, 16, 3, 3), "w2": (64, 32, 1, 1), "w3": (128, 64), "w4": (128, 40)}
 PRODUCT = "g (float[4,256] x) => (float[4,96] y) { y = MatMul(x, w) }"
 PER = ("channel", "tensor", "block")
 

@@ -73,6 +73,28 @@ def test_a_budget_in_unknown_units_is_not_held_against_cosines(worker: Worker) -
     assert "15 dB" in rejected
 
 
+def test_for_a_metric_that_is_not_known_classes_count_by_how_near_to_a_tie_they_were(worker: Worker) -> None:
+    """The second class wins by a hair in the candidate; in the original it had all but lost."""
+    near = [{"x": np.array([[1.0, 0.99, 0.0]], np.float32)}] * 11
+    sure = [{"x": np.array([[4.0, 0.0, 0.0]], np.float32)}]
+    turned = models.model(
+        """g (float[n, 3] x) => (float[n, 3] y) {
+            t = Constant<value = float[1, 3] {0.0, 0.05, 0.0}>() m = Add(x, t) y = Softmax(m) }"""
+    )
+    feeds = [*near, *sure]
+    known = Judge(worker, models.model(SOFTMAX), feeds, None, parse_drop("0.01"))
+    unseen = Judge(worker, models.model(SOFTMAX), feeds, None, parse_drop("0.01"), unseen=True)
+    assert known.score(turned).after == pytest.approx(1 / 12) and known.score(turned).rejected is not None
+    score = unseen.score(turned)
+    odds = np.exp([1.0, 0.99, 0.0])
+    lost = (odds[0] - odds[1]) / odds.sum() * 11 / 12
+    assert score.name == "expected agreement" and score.rejected is None
+    assert score.after == pytest.approx(1 - lost, abs=1e-5)
+    assert unseen.stricter(score.sqnr_db + 1).score(turned).rejected is not None
+    assert unseen.stricter(score.sqnr_db - 1).score(turned).rejected is None
+    assert unseen.score(turned).rejected is None, "the lenient one stays so"
+
+
 def test_a_candidate_of_another_kind_is_rejected(worker: Worker) -> None:
     judge = Judge(worker, scaled(1.0), FEEDS, None, parse_drop("1%"))
     other = models.model("g (float[n, 3] x) => (double[n, 3] y) { y = Cast<to=11>(x) }")

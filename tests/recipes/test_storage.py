@@ -113,6 +113,17 @@ def test_without_feeds_all_have_the_smallest_form() -> None:
     assert [node.op_type for node in result.graph].count("BitShift") == 4
 
 
+def test_a_large_model_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All forms of all weights beside each other, and weights sent to and fro, have their limit."""
+    model = network()
+    monkeypatch.setattr("onnxslim.recipes.storage._WEIGHTS_BYTES", 4 * 64 * 64)
+    monkeypatch.setattr("onnxslim.recipes.storage.open_worker", None)  # would fail
+    storage = Storage(model, feeds(2), FORMS)
+    assert storage.knee(20, 40) == 20
+    result = run_steps(model, storage.steps(30)).model
+    assert [node.op_type for node in result.graph].count("BitShift") == 4
+
+
 def test_a_vector_is_halved_at_any_level() -> None:
     model = network()
     bias = edit.add_initializer(model.graph, np.random.default_rng(0).normal(size=64).astype("f"), "bias")
