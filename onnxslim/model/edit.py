@@ -83,8 +83,9 @@ def copy_of(model: ir.Model) -> ir.Model:
 
     Example:
         >>> model = ir.Model(ir.Graph([ir.Value(name="x")], [], nodes=[]), ir_version=8)
-        >>> unique_name(copy_of(model), "y"), unique_name(copy_of(model), "y")
-        ('y', 'y')
+        >>> _ = know_names(model)
+        >>> unique_name(copy_of(model), "y"), unique_name(copy_of(model), "y"), unique_name(model, "y")
+        ('y', 'y', 'y')
     """
     copy = model.clone()
     know_names(copy)

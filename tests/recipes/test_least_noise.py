@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx.numpy_helper
 import pytest
@@ -127,3 +129,25 @@ def test_an_input_that_tells_nothing_may_be_fed() -> None:
     with open_worker() as worker:
         [[found, *_]] = outputs_of(worker, observed_at(model, names), [feed | {"size": np.array([2, 1])}])
     np.testing.assert_allclose(found, np.tanh(feed["x"]) @ feed["w"], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("telling", "at_output", "kept"), [(0.9, 0.9, True), (0.9, 1.1, False), (1.1, 0.9, False)]
+)
+def test_a_form_must_not_be_noisier_where_it_tells_nor_at_the_outputs(
+    telling: float, at_output: float, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = network(), feeds(1)
+    first = QuantizeStatic(calibrate(model, data))
+    noises = iter([(1.0, 1.0), (telling, at_output)])
+    with open_worker() as worker:
+        search = module._Search(worker, model, data, first)
+        wanted = [[np.array([100.0])]]
+        search._reference = wanted, wanted
+        monkeypatch.setattr(
+            search, "_run", lambda _: tuple([[np.array([100 + 10 * size**0.5])]] for size in next(noises))
+        )
+        assert search.consider(first, "first")
+        second = replace(first, method="mse")
+        assert search.consider(second, "second") is kept
+    assert search.best is (second if kept else first)
