@@ -12,6 +12,7 @@ from onnxslim.errors import OptionError
 from onnxslim.model import edit
 from onnxslim.model.io import serialized_size
 from onnxslim.passes.base import collect_declines
+from onnxslim.passes.halve_weights import HalveWeights
 from onnxslim.passes.pack_weights import PackWeights
 from onnxslim.reconstruct.rounding import sqnr_db
 from onnxslim.runtime.kernels import executed
@@ -160,3 +161,13 @@ def test_scales_that_are_not_per_output_channel_pass_through_a_second_cast(axis:
     [one], [other] = run(original, {"x": normal(4, 64)}), run(packed, {"x": normal(4, 64)})
     assert sqnr_db(one, other) > 35
     assert not PackWeights()(packed).modified
+
+
+@pytest.mark.parametrize("shape", [(4096,), (1, 4096), (4096, 1, 1)])
+def test_vectors_are_left_to_16_bits(shape: tuple[int, ...]) -> None:
+    """One scale for a whole vector would be much noise for few bytes."""
+    packed = with_weight("g (float[4096,4096,4096] x) => (float[a,b,c] y) { y = Add(x, w) }", *shape)
+    assert not PackWeights()(packed).modified and not PackWeights().stored(packed)
+    assert HalveWeights()(packed).modified
+    [stored] = packed.graph.initializers.values()
+    assert stored.dtype == ir.DataType.FLOAT16
