@@ -20,6 +20,7 @@ __all__ = ["coded", "shared"]
 
 Array = npt.NDArray[Any]
 
+_FEW = 64  # values of a table with scales, beyond which what inputs show decides next to nothing
 _DAMPING = 0.01  # of the mean importance: what inputs did not show is not for free
 
 
@@ -78,7 +79,7 @@ def shared(
     moments = _moments(inputs, product)
     search = share_scaled if scaled else share
     best = search(weight, view, entries)
-    if moments is not None:
+    if moments is not None and not (scaled and entries > _FEW):
         diagonal = np.diag(moments)
         damped = (diagonal + _DAMPING * diagonal.mean())[:, None]
         importance = np.broadcast_to(damped, (product.outer, product.length, product.inner))

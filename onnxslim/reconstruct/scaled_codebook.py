@@ -27,6 +27,7 @@ _SAMPLE = 1 << 18  # elements that the table is learned from
 _ELEMENTS = 1 << 21  # that are fitted at a time: bounds the memory
 _LEARNING = (1.1, 1.0, 0.9, 0.8)  # scales to try, as multiples of the extreme value
 _FINAL = (1.2, 1.1, 1.0, 0.95, 0.9, 0.85, 0.8, 0.7, -1.1, -1.0, -0.9)
+_GRID, _REACH = 2048, 1.5  # points on each side of zero, and how far they reach
 _LEAST = float(np.finfo(np.float16).smallest_subnormal)
 _MOST = float(np.finfo(np.float16).max)
 
@@ -130,13 +131,31 @@ def fit_rows(
         best[better], chosen[better], codes[better] = error[better], stored[better], found[better]
 
     extreme = _extreme(values)
-    for factor in scales:
-        consider(factor * extreme)
+    consider(extreme * _best_factor(values, extreme, levels, importance, scales))
     for _ in range(2):
         looked_up = levels[codes]
         norm = (mass * looked_up**2).sum(axis=1)
         consider(np.where(norm > 0, (mass * looked_up * values).sum(axis=1) / np.where(norm > 0, norm, 1), 1))
     return Fitted(codes, chosen, best)
+
+
+def _best_factor(
+    values: Array, extreme: Array, levels: Array, importance: Array | None, factors: tuple[float, ...]
+) -> Array:
+    """Which multiple of its extreme value scales a row best, told from levels rounded to a fine grid."""
+    grid = nearest((np.arange(2 * _GRID + 1) - _GRID) / (_GRID / _REACH), levels)
+    snapped = levels[grid].astype(np.float32)
+    unit = (values / np.where(extreme == 0, 1, extreme)[:, None]).astype(np.float32)
+    mass = None if importance is None else importance.astype(np.float32)
+    best = np.full(len(values), np.inf, np.float32)
+    chosen = np.full(len(values), factors[0])
+    for factor in factors:
+        at = np.clip(unit * np.float32(_GRID / _REACH / factor) + (_GRID + 0.5), 0, 2 * _GRID)
+        lost = np.square(unit - np.float32(factor) * snapped[at.astype(np.int32)])
+        error = (lost if mass is None else lost * mass).sum(axis=1)
+        better = error < best
+        best[better], chosen[better] = error[better], factor
+    return chosen
 
 
 def nearest(values: Array, levels: Array) -> npt.NDArray[np.uint8]:

@@ -25,9 +25,10 @@ _NEAR = 0.03  # of a wanted time; what is nearer is good enough
 
 @dataclass(frozen=True)
 class Goal:
-    """How much is to go: a ``ratio`` of the channels, what goes for ``free``, or down to a quantity."""
+    """How much is to go: a ``ratio`` of the channels, what goes for ``free`` or with an ``error`` of no more,
+    or down to a quantity."""
 
-    kind: Literal["ratio", "free", "macs", "params", "bytes", "latency"]
+    kind: Literal["ratio", "free", "error", "macs", "params", "bytes", "latency"]
     target: Target
 
 
