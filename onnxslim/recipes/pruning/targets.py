@@ -58,6 +58,8 @@ def meet(plan: Plan, goal: Goal, apply: Apply, run: _Run) -> Pruned:
         return apply(plan.share(goal.target.value), True)
     if goal.kind == "free":
         return apply(plan.free(), True)
+    if goal.kind == "error":
+        return apply(plan.free(goal.target.value), True)
     if goal.kind == "latency":
         return _meet_time(plan, goal.target, apply, run)
     return _meet_size(plan, goal.kind, goal.target, apply, run)

@@ -8,10 +8,16 @@ from functools import partial
 from typing import Any
 
 from onnxslim._ir import ir
+from onnxslim.analysis.channels import find_groups
+from onnxslim.passes.base import Decline
 from onnxslim.passes.codebook_weights import CodebookWeights
 from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.recipes.engine import Step, run_steps
 from onnxslim.recipes.parts import Parts
+from onnxslim.recipes.pruning.apply import pruned
+from onnxslim.recipes.pruning.criteria import criterion
+from onnxslim.recipes.pruning.plan import is_block, make_plan
+from onnxslim.recipes.pruning.samples import held
 from onnxslim.recipes.sharing.request import ShareRequest
 from onnxslim.recipes.sharing.stage import Form, Stage
 from onnxslim.recipes.storage import CODES_OPSET, Storage, inputs_of_weights
@@ -21,6 +27,8 @@ __all__ = ["Work", "stages"]
 
 _LEVELS_DB = tuple(float(level) for level in range(15, 64, 4))  # of noise that milder codebooks leave
 _CHOICE_FEEDS = 16
+_PARTS = (1.0, 0.75, 0.5, 0.25, 0.1)  # of what was asked for
+_MULTIPLE = 8  # of channels is kept, as kernels like it
 _MOST = 256  # values of the table of a weight that few are too few for
 
 
@@ -45,8 +53,44 @@ Make = Callable[[Work, ir.Model], Stage]
 
 def stages(request: ShareRequest) -> Iterator[Make]:
     """Those that were asked for, in their order."""
+    if request.merge is not None:
+        yield _merge
     if request.codebook is not None:
         yield _codebook
+
+
+def _merge(work: Work, model: ir.Model) -> Stage:
+    """Channels that others stand in for; in milder forms fewer of them."""
+    request, channels = work.request, find_groups(model)
+    goal = request.merge
+    assert goal is not None
+    chosen = criterion("merge" if request.into == "many" else "merge-pairs")
+    plan = make_plan(
+        work.worker,
+        model,
+        channels,
+        [group for group in channels.groups if not is_block(group) and group.size > _MULTIPLE],
+        chosen,
+        feeds=held(work.parts.fit) if work.is_informed else None,
+        held_out=work.held_out[:_CHOICE_FEEDS],
+        allocation="error" if goal.kind == "error" else "sensitivity" if work.is_informed else "uniform",
+        multiple=_MULTIPLE,
+        seed=request.seed,
+        progress=work.progress,
+    )
+
+    def merged(part: float) -> Form:
+        amount = part * goal.target.value
+        removal = plan.free(amount) if goal.kind == "error" else plan.share(amount)
+        found = pruned(model, channels, removal, merges=chosen.merges, evidence=plan.evidence)
+        gone = sum(len(atoms) * channels.by_key[key].channels for key, atoms in removal.items())
+        found.outcome.declined += [
+            Decline("merge-neurons", pin.value, pin.reason) for pin in channels.pins if not pin.interface
+        ]
+        return Form(found.outcome, f"{gone} of {channels.total} channels are merged into others")
+
+    parts = _PARTS if request.drop is not None else _PARTS[:1]
+    return Stage("merged neurons", [partial(merged, part) for part in parts])
 
 
 def _codebook(work: Work, model: ir.Model) -> Stage:
