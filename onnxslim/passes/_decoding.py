@@ -19,13 +19,37 @@ from onnxslim.ops.registry import is_quantizing
 from onnxslim.reconstruct.blocks import Coded
 from onnxslim.reconstruct.codebook import Codebook
 
-__all__ = ["CODED_BYTES", "MIN_OPSET", "Decoder", "is_decoding"]
+__all__ = ["CODED_BYTES", "MIN_OPSET", "Decoder", "Rows", "is_decoding"]
 
 Array = npt.NDArray[Any]
 
 MIN_OPSET = 11  # BitShift
 CODED_BYTES = 600  # what the nodes and shapes of one decoding cost in the file, names aside
 _DEPTH = 12  # nodes of a decoding
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A weight of few different rows: ``scale * table[index]``.
+
+    Attributes:
+        table: ``[rows, elements]``.
+        index: of the row of each, unsigned.
+        scale: of each row, float32; None: none.
+        shape: of the weight.
+        axis: along which the rows lie, 0 or 1; None: they are runs of elements.
+    """
+
+    table: Array
+    index: Array
+    scale: Array | None
+    shape: tuple[int, ...]
+    axis: int | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all parts."""
+        return int(self.table.nbytes + self.index.nbytes + (0 if self.scale is None else self.scale.nbytes))
 
 
 @dataclass(frozen=True)
@@ -61,7 +85,19 @@ class Decoder:
             value = nodes.add("Reshape", value, nodes.small(np.array(book.shape, np.int64)))
         return self._finished(value, name, book)
 
-    def _finished(self, value: ir.Value, name: str, form: Coded | Codebook) -> ir.Value:
+    def rows(self, form: Rows, name: str) -> ir.Value:
+        """The weight as it is put together of rows."""
+        nodes = _Chain(self, next(iter(self.scope)), name)
+        index = nodes.add("Cast", nodes.store(form.index, "q"), to=ir.DataType.INT32)
+        axis = form.axis or 0
+        value = nodes.add("Gather", nodes.store(form.table.T if axis else form.table, "t"), index, axis=axis)
+        if form.scale is not None:
+            value = nodes.add("Mul", value, nodes.store(np.expand_dims(form.scale, 1 - axis), "s"))
+        if axis == 0 and (form.axis is None or len(form.shape) != 2):
+            value = nodes.add("Reshape", value, nodes.small(np.array(form.shape, np.int64)))
+        return self._finished(value, name, form)
+
+    def _finished(self, value: ir.Value, name: str, form: Coded | Codebook | Rows) -> ir.Value:
         integer = isinstance(form, Coded) and form.is_integer
         value.name = edit.unique_name(self.scope, f"{name}_w")
         value.shape = ir.Shape(form.shape)
@@ -268,7 +304,7 @@ def _is_decoded(value: ir.Value | None) -> bool:
             break
         value = producer.inputs[_source(producer)]
     stored = None if value is None else edit.constant_value(value)
-    return stored is not None and stored.dtype in (np.int8, np.uint8)
+    return stored is not None and stored.dtype in (np.int8, np.uint8, np.uint16)
 
 
 def _source(node: ir.Node) -> int:

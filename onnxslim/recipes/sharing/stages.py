@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from onnxslim._ir import ir
 from onnxslim.analysis.channels import find_groups
+from onnxslim.measure.differences import Difference
 from onnxslim.passes.base import Decline
 from onnxslim.passes.codebook_weights import CodebookWeights
+from onnxslim.passes.merge_similar_weights import MergeSimilarWeights
 from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.recipes.engine import Step, run_steps
 from onnxslim.recipes.parts import Parts
@@ -28,6 +31,7 @@ __all__ = ["Work", "stages"]
 _LEVELS_DB = tuple(float(level) for level in range(15, 64, 4))  # of noise that milder codebooks leave
 _CHOICE_FEEDS = 16
 _PARTS = (1.0, 0.75, 0.5, 0.25, 0.1)  # of what was asked for
+_TOLERANCES = (1.0, 0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4)
 _MULTIPLE = 8  # of channels is kept, as kernels like it
 _MOST = 256  # values of the table of a weight that few are too few for
 
@@ -55,6 +59,8 @@ def stages(request: ShareRequest) -> Iterator[Make]:
     """Those that were asked for, in their order."""
     if request.merge is not None:
         yield _merge
+    if request.tolerance is not None:
+        yield _similar
     if request.codebook is not None:
         yield _codebook
 
@@ -91,6 +97,41 @@ def _merge(work: Work, model: ir.Model) -> Stage:
 
     parts = _PARTS if request.drop is not None else _PARTS[:1]
     return Stage("merged neurons", [partial(merged, part) for part in parts])
+
+
+def _similar(work: Work, model: ir.Model) -> Stage:
+    """Tensors, rows and runs that are nearly equal; in milder forms only those that are nearer."""
+    limit = work.request.tolerance
+    assert limit is not None
+    to: Literal["multiples", "equals"] = "multiples" if work.request.scaled else "equals"
+    reference = _run(work, model)
+
+    def errors(found: ir.Model) -> dict[str, float]:
+        """Of each output the norm of the difference, relative to that of the output."""
+        differences = [Difference() for _ in found.graph.outputs]
+        for one, other in zip(reference, _run(work, found), strict=True):
+            for difference, a, b in zip(differences, one, other, strict=True):
+                difference.add(a, b)
+        return {
+            value.name or "": math.inf if each.mismatch else 10 ** (-each.sqnr_db / 20)
+            for value, each in zip(found.graph.outputs, differences, strict=True)
+        }
+
+    def similar(tolerance: float) -> Form:
+        outcome = run_steps(model, (MergeSimilarWeights(tolerance=tolerance, to=to),))
+        worst = max(errors(outcome.model).values(), default=0.0)
+        return Form(outcome, f"weights are off by {tolerance:.2g} at most, outputs by {worst:.2g}")
+
+    return Stage(
+        f"weights equal up to {limit:g}",
+        [partial(similar, limit * factor) for factor in _TOLERANCES],
+        accepts=lambda found: max(errors(found).values(), default=0.0) <= limit,
+    )
+
+
+def _run(work: Work, model: ir.Model) -> list[list[Any]]:
+    with work.worker.load(model, optimize="all") as session:
+        return [session.run(feed) for feed in work.held_out[:_CHOICE_FEEDS]]
 
 
 def _codebook(work: Work, model: ir.Model) -> Stage:
