@@ -66,7 +66,7 @@ def cover(rows: Array, tolerance: float, *, scaled: bool) -> Cover:
     base = _recentred(wide, norm, base, tolerance, scaled)
     scale = _scales(wide, base, scaled)
     error = _errors(rows, norm, base, scale)
-    alone = error > tolerance  # what rounding took beyond the bound
+    alone = ~(error <= tolerance)  # what rounding took beyond the bound
     base[alone], scale[alone], error[alone] = np.flatnonzero(alone), 1, 0
     return Cover(base, scale, error)
 
@@ -97,8 +97,8 @@ def _leaders(unit: Array, norm: Array, along: Array, tolerance: float, scaled: b
             if not free[at]:
                 continue
             is_leader[start + at] = True
+            free[at] = False
             taken = np.flatnonzero(close[:, at] & free)
-            taken = taken[taken != at]
             leader[start + taken] = start + at
             free[taken] = False
     return leader
@@ -143,7 +143,8 @@ def _scales(wide: Array, base: npt.NDArray[np.int64], scaled: bool) -> npt.NDArr
         bases = wide[base[moved]]
         energy = np.einsum("nm,nm->n", bases, bases)
         product = np.einsum("nm,nm->n", wide[moved], bases)
-        scale[moved] = np.where(energy > 0, product / np.where(energy > 0, energy, 1), 1)
+        with np.errstate(over="ignore"):
+            scale[moved] = np.where(energy > 0, product / np.where(energy > 0, energy, 1), 1)
     return scale
 
 
@@ -152,7 +153,8 @@ def _errors(
 ) -> npt.NDArray[np.float64]:
     error = np.zeros(len(rows))
     moved = np.flatnonzero(base != np.arange(len(base)))
-    made = rows[base[moved]] * scale[moved, None]
+    with np.errstate(over="ignore", invalid="ignore"):
+        made = rows[base[moved]] * scale[moved, None]
     lost = np.sqrt(np.square(rows[moved].astype(np.float64) - made).sum(axis=1))
     size = norm[moved]
     error[moved] = np.where(size > 0, lost / np.where(size > 0, size, 1), np.where(lost > 0, np.inf, 0.0))

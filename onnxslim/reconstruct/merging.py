@@ -22,6 +22,7 @@ Array = npt.NDArray[Any]
 Indices = npt.NDArray[np.int64]
 
 _DAMPING = 1e-3  # of the mean of the diagonal
+_ROUNDING = 1e-12  # of a channel's energy is never explained: of equals, the quieter goes first
 
 
 def position_moments(moments: Array, rows: Indices) -> Array:
@@ -139,7 +140,7 @@ def pair_errors(moments: Array, weights: Array, *, constant: bool) -> Array:
     centred, _ = _centred(moments, constant)
     energy = np.diag(centred)
     explained = centred**2 / np.where(energy > 0, energy, np.inf)[None]
-    left = np.maximum(energy[:, None] - explained, 0.0)
+    left = np.maximum(energy[:, None] - explained, _ROUNDING * energy[:, None])
     used = np.square(weights.reshape(len(weights), -1)).sum(axis=1)
     errors: Array = left * used[:, None]
     np.fill_diagonal(errors, np.inf)
