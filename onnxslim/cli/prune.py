@@ -44,7 +44,8 @@ def _ratios(ctx: click.Context, parameter: click.Parameter, values: tuple[str, .
     "--criterion",
     metavar="C",
     help="How channels are ranked: random, l1, l2, group-norm, bn-scale, geometric-median, sparsity, "
-    "activation, apoz, wanda, obs, reconstruction; default reconstruction with --data, else l2.",
+    "activation, apoz, wanda, obs, reconstruction, merge, merge-pairs (what goes is merged into what stays); "
+    "default reconstruction with --data, else l2.",
 )
 @click.option(
     "--allocation",

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from onnxslim.passes.merge_common_subexpressions import (
         MergeCommonSubexpressions as MergeCommonSubexpressions,
     )
+    from onnxslim.passes.merge_similar_weights import MergeSimilarWeights as MergeSimilarWeights
     from onnxslim.passes.pack_integers import PackIntegers as PackIntegers
     from onnxslim.passes.pack_weights import PackWeights as PackWeights
     from onnxslim.passes.prune_channels import PruneChannels as PruneChannels

@@ -14,11 +14,13 @@ from onnxslim.reconstruct.blocks import Coded, View, round_blocks
 from onnxslim.reconstruct.codebook import Codebook, share
 from onnxslim.reconstruct.gptq import output_error, round_by_outputs
 from onnxslim.reconstruct.rounding import sqnr_db
+from onnxslim.reconstruct.scaled_codebook import share_scaled
 
 __all__ = ["coded", "shared"]
 
 Array = npt.NDArray[Any]
 
+_FEW = 64  # values of a table with scales, beyond which what inputs show decides next to nothing
 _DAMPING = 0.01  # of the mean importance: what inputs did not show is not for free
 
 
@@ -56,26 +58,34 @@ def coded(
 
 
 def shared(
-    weight: Array, product: Product, view: View, entries: int, *, inputs: Calibration | None = None
+    weight: Array,
+    product: Product,
+    view: View,
+    entries: int,
+    *,
+    scaled: bool = False,
+    inputs: Calibration | None = None,
 ) -> tuple[Codebook, float]:
     """The weight as tables of ``entries`` values, and the signal to noise ratio that is left, in dB.
 
     Args:
         weight: finite floats.
         product: what it is multiplied with.
-        view: the weight in blocks that have a table each.
+        view: the weight in blocks that have a table each, or a scale each.
+        scaled: there is one table, and a scale for each block.
         inputs: second moments of that; the better of tables with and without them is kept, by the error of
             the output, and the ratio is that of the output.
     """
     moments = _moments(inputs, product)
-    best = share(weight, view, entries)
-    if moments is not None:
+    search = share_scaled if scaled else share
+    best = search(weight, view, entries)
+    if moments is not None and not (scaled and entries > _FEW):
         diagonal = np.diag(moments)
         damped = (diagonal + _DAMPING * diagonal.mean())[:, None]
         importance = np.broadcast_to(damped, (product.outer, product.length, product.inner))
         best = max(
             best,
-            share(weight, view, entries, importance=importance),
+            search(weight, view, entries, importance=importance),
             key=lambda book: _quality_db(weight, book.decode(), product, moments),
         )
     return best, _quality_db(weight, best.decode(), product, moments)

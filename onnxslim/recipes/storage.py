@@ -105,17 +105,19 @@ class Storage:
         feeds: held-out inputs; without any, and where the weights are beyond 1 GB, all weights are stored in
             the first form that takes them.
         forms: passes, the one that makes the smallest weights first.
+        rest: passes for what the forms leave.
     """
 
     model: ir.Model
     feeds: Sequence[Feed]
     forms: Sequence[Storing] = EIGHT_BITS
+    rest: Sequence[Step] = REST
 
     def steps(self, sqnr_db: float) -> tuple[Step, ...]:
         """The passes that leave ``sqnr_db`` at the noisiest output, or as much as the forms allow."""
         if self._unmeasured:
-            return (*cast("Sequence[Pass]", self.forms), *REST)
-        return (*self._plan(sqnr_db).steps, *REST)
+            return (*cast("Sequence[Pass]", self.forms), *self.rest)
+        return (*self._plan(sqnr_db).steps, *self.rest)
 
     def knee(self, low_db: float, high_db: float) -> float:
         """The cleanest level from ``low_db`` to ``high_db`` that costs hardly more bytes than the first.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +12,11 @@ import numpy.typing as npt
 from onnxslim._ir import ir
 from onnxslim.analysis.channels import Channels
 from onnxslim.analysis.linears import products_of
+from onnxslim.model import edit
 from onnxslim.passes.prune_channels import PruneChannels
 from onnxslim.recipes.engine import Outcome, run_steps
+from onnxslim.recipes.pruning.evidence import Evidence
+from onnxslim.recipes.pruning.merging import Into, compensate
 from onnxslim.recipes.pruning.plan import Removal
 from onnxslim.recipes.pruning.reconstruct import Refitted, reconstruct
 from onnxslim.runtime.client import Worker
@@ -42,6 +45,8 @@ def pruned(
     *,
     worker: Worker | None = None,
     feeds: Any = None,
+    merges: Into | None = None,
+    evidence: Sequence[Evidence] = (),
     residual: bool = False,
     seed: int = 0,
     progress: Callable[[str], None] = lambda message: None,
@@ -50,8 +55,15 @@ def pruned(
 
     Args:
         feeds: what to reconstruct on; None leaves the weights as they are.
+        merges: what goes is first merged so into what stays.
+        evidence: of the groups, for that.
     """
-    result = Pruned(run_steps(base, (PruneChannels(dict(removal), residual=residual),)), removal)
+    start = base
+    if merges is not None and removal:
+        start = base.clone()
+        edit.know_names(start)
+        compensate(start, evidence, removal, merges)
+    result = Pruned(run_steps(start, (PruneChannels(dict(removal), residual=residual),)), removal)
     if feeds is not None and worker is not None and removal:
         kept = kept_outputs(base, channels, removal)
         result.refitted = reconstruct(worker, base, result.model, feeds, kept, seed=seed, progress=progress)

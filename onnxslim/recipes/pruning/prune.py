@@ -33,6 +33,8 @@ from onnxslim.recipes.proof import Prover
 from onnxslim.recipes.pruning.apply import Pruned, pruned
 from onnxslim.recipes.pruning.blocks import block_names, rank_blocks, skip_until, skipped
 from onnxslim.recipes.pruning.criteria import criterion
+from onnxslim.recipes.pruning.evidence import Evidence
+from onnxslim.recipes.pruning.merging import Into
 from onnxslim.recipes.pruning.plan import Allocation, Plan, Removal, is_block, make_plan
 from onnxslim.recipes.pruning.reconstruct import reconstruct
 from onnxslim.recipes.pruning.request import PruneRequest
@@ -140,6 +142,8 @@ class _Work:
     progress: Progress
     notes: list[str] = field(default_factory=list)
     declined: list[Decline] = field(default_factory=list)
+    merges: Into | None = None
+    evidence: Sequence[Evidence] = ()
 
     def prune(self) -> Pruned:
         """Remove channels or heads, those of the mask if there is one."""
@@ -226,6 +230,7 @@ class _Work:
 
     def _plan(self, channels: Channels, groups: Sequence[Group]) -> Plan:
         request, informed = self.request, not self.parts.fit.is_random
+        chosen = criterion(request.criterion or ("reconstruction" if informed else "l2"))
         if not informed:
             self.notes.append("without --data channels are ranked and weights are fitted on random inputs")
         plan = make_plan(
@@ -233,8 +238,9 @@ class _Work:
             self.base.model,
             channels,
             groups,
-            criterion(request.criterion or ("reconstruction" if informed else "l2")),
-            feeds=held(self.parts.fit),
+            chosen,
+            # without data the weights say more about which channels are alike than random inputs
+            feeds=held(self.parts.fit) if informed or chosen.merges is None else None,
             held_out=list(self.parts.held_out.spread(_HELD_OUT)),
             allocation=self._allocation(informed),
             multiple=request.multiple,
@@ -248,6 +254,7 @@ class _Work:
                 return self._apply(channels, removal, final=False).model
 
             plan.widths = timed(plan, list(self.parts.held_out.spread(_LATENCY_FEEDS)), make, request.threads)
+        self.merges, self.evidence = chosen.merges, plan.evidence
         plan.overrides = {
             curve.group.key: ratio
             for curve in plan.curves
@@ -269,6 +276,8 @@ class _Work:
             removal,
             worker=self.worker,
             feeds=self._feeds() if final and self.request.reconstruct else None,
+            merges=self.merges,
+            evidence=self.evidence,
             residual=self.request.residual,
             seed=self.request.seed,
             progress=self.progress,

@@ -27,7 +27,7 @@ from onnxslim.recipes.pruning.samples import Samples
 from onnxslim.reconstruct.ridge import Fit, Sums, fit, with_ones
 from onnxslim.runtime.client import Worker
 
-__all__ = ["Refitted", "reconstruct", "row_feed", "sums_of", "wanted_input"]
+__all__ = ["Refitted", "reconstruct", "row_feed", "set_bias", "sums_of", "wanted_input"]
 
 Array = npt.NDArray[Any]
 Feed = Mapping[str, Any]
@@ -172,7 +172,7 @@ def _refit(model: ir.Model, product: Product, sums: Sums, held_out: Sums) -> Ref
         product.weight, linear.weight_of(found.weight[:, :length], tensor.shape.numpy()).astype(np.float32)
     )
     if has_bias:
-        _set_bias(model, product, found.weight[:, length].reshape(-1).astype(np.float32))
+        set_bias(model, product, found.weight[:, length].reshape(-1).astype(np.float32))
     return Refitted(product.name, before, after, found.damping)
 
 
@@ -184,7 +184,8 @@ def _spread(sums: Sums, has_bias: bool) -> float:
     return max(energy, float(np.finfo(np.float64).tiny))
 
 
-def _set_bias(model: ir.Model, product: Product, bias: Array) -> None:
+def set_bias(model: ir.Model, product: Product, bias: Array) -> None:
+    """Let a product add ``bias``, one number for each output; it must have a place for one."""
     old = product.bias
     if old is not None and old.is_initializer() and len(old.uses()) == 1 and not old.is_graph_output():
         edit.replace_initializer(old, bias)

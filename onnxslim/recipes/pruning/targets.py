@@ -25,9 +25,10 @@ _NEAR = 0.03  # of a wanted time; what is nearer is good enough
 
 @dataclass(frozen=True)
 class Goal:
-    """How much is to go: a ``ratio`` of the channels, what goes for ``free``, or down to a quantity."""
+    """How much is to go: a ``ratio`` of the channels, what goes for ``free`` or with an ``error`` of no more,
+    or down to a quantity."""
 
-    kind: Literal["ratio", "free", "macs", "params", "bytes", "latency"]
+    kind: Literal["ratio", "free", "error", "macs", "params", "bytes", "latency"]
     target: Target
 
 
@@ -57,6 +58,8 @@ def meet(plan: Plan, goal: Goal, apply: Apply, run: _Run) -> Pruned:
         return apply(plan.share(goal.target.value), True)
     if goal.kind == "free":
         return apply(plan.free(), True)
+    if goal.kind == "error":
+        return apply(plan.free(goal.target.value), True)
     if goal.kind == "latency":
         return _meet_time(plan, goal.target, apply, run)
     return _meet_size(plan, goal.kind, goal.target, apply, run)
