@@ -1,9 +1,10 @@
 """Which channels other pruners would remove: run by the python of the pruner, knows nothing of this project.
 
-    python -I pruner_peers.py METHOD MODEL RATIO TARGET [WEIGHT...]
+    python -I pruner_peers.py METHOD MODEL RATIOS TARGET [WEIGHT...]
 
-TARGET gets a JSON object: name of a weight -> the output channels that go.  The output channels of each
-WEIGHT are those of the model, so they have to stay.
+TARGET gets a JSON array of objects, one for each of the RATIOS (of channels to remove, separated by commas):
+name of a weight -> the output channels that go.  The output channels of each WEIGHT are those of the model,
+so they have to stay.
 """
 
 from __future__ import annotations
@@ -103,6 +104,6 @@ METHODS: dict[str, Callable[[str, float, Collection[str]], Removed]] = {
 }
 
 if __name__ == "__main__":
-    method, model, ratio, target, *stay = sys.argv[1:]
-    found = METHODS[method](model, float(ratio), stay)
+    method, model, ratios, target, *stay = sys.argv[1:]
+    found = [METHODS[method](model, float(ratio), stay) for ratio in ratios.split(",")]
     Path(target).write_text(json.dumps(found), encoding="utf-8")

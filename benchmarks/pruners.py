@@ -3,9 +3,9 @@
     python -m benchmarks.pruners [NAMES...] --zoo ROOT [--macs 0.5,0.25]
 
 Each pruner runs in a virtual environment of its own, on the simplified model, and says which channels it
-would remove; its share is found by bisection, so that it is left with no fewer products than was asked of
-ours.  ``onnxslim prune --mask`` removes them, which is exact, and leaves the other weights as they are, or
-refits them.  A pruner that does not get there is a line with what it can do.
+would remove; of the shares that it can be asked for, the one that comes nearest to the products asked for is
+taken.  ``onnxslim prune --mask`` removes them, which is exact, and leaves the other weights as they are, or
+refits them; ours is asked for the same products.  A pruner that does not come near is a line with its reason.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ ENVIRONMENTS: Mapping[str, tuple[str, Sequence[str]]] = {
     "onnxsim": ("onnxsim-with-onnxruntime", (ONNXSIM, "onnxruntime==1.32.0", "onnx==1.23.2")),
 }
 _SCRIPT = Path(__file__).with_name("pruner_peers.py")
-_TRIES = 8
-_LARGEST = 0.97  # share of the channels that a pruner is asked to remove
+RATIOS = [round(0.02 * step, 2) for step in range(1, 48)]
+_NEAR = 0.06  # of the products
 
 
 class Peer:
@@ -63,26 +63,18 @@ class Peer:
         self._macs = summary(self._model)["macs"]
 
     def at(self, macs: float) -> Mask:
-        """What it removes with the largest share that leaves ``macs`` of the products or more.
+        """What leaves the share of the products that is nearest to ``macs``.
 
         Raises:
-            RuntimeError: it fails, cuts through what belongs together, or never removes as much.
+            RuntimeError: it fails, cuts through what belongs together, or never comes near.
         """
-        low, high = 0.0, _LARGEST
-        most = self.mask(high)
-        if self.left(most) > macs:
+        masks = self.masks(RATIOS)
+        nearest = min(masks, key=lambda mask: abs(self.left(mask) - macs))
+        if abs(self.left(nearest) - macs) > _NEAR:
             raise RuntimeError(
-                f"asked for {high:g} of the channels, it leaves {self.left(most):.3f} of the products"
+                f"whatever it is asked for, it leaves {self.left(nearest):.3f} of the products"
             )
-        best = Mask({})
-        for _ in range(_TRIES):
-            middle = (low + high) / 2
-            found = self.mask(middle)
-            if self.left(found) >= macs:
-                low, best = middle, found
-            else:
-                high = middle
-        return best
+        return nearest
 
     def left(self, mask: Mask) -> float:
         """The share of the products that a mask leaves."""
@@ -90,15 +82,17 @@ class Peer:
         PruneChannels(mask.remove)(model)
         return float(summary(model)["macs"] / self._macs)
 
-    def mask(self, ratio: float) -> Mask:
-        """What it removes when it is asked for a share of the channels."""
+    def masks(self, ratios: Sequence[float]) -> list[Mask]:
+        """What it removes when it is asked for shares of the channels."""
         target = self._file.with_suffix(".json")
         stay = [pin.value for pin in self.channels.pins if pin.interface]
-        command = [str(self._python), "-I", str(_SCRIPT), self._method, str(self._file), str(ratio)]
-        done = subprocess.run([*command, str(target), *stay], check=False, capture_output=True, text=True)
+        command = [str(self._python), "-I", str(_SCRIPT), self._method, str(self._file)]
+        given = (",".join(map(str, ratios)), str(target), *stay)
+        done = subprocess.run([*command, *given], check=False, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(done.stderr.strip().splitlines()[-1])
-        return mask_of(self.channels, json.loads(target.read_text(encoding="utf-8")))
+        found = json.loads(target.read_text(encoding="utf-8"))
+        return [mask_of(self.channels, removed) for removed in found]
 
 
 def mask_of(channels: Channels, removed: Removed) -> Mask:
@@ -121,13 +115,14 @@ def mask_of(channels: Channels, removed: Removed) -> Mask:
 
 
 def rows(name: str, macs: float, method: str, python: Path, folder: Path) -> list[Row]:
-    """One pruner on one model: with the weights as they are, then refitted."""
+    """One pruner on one model: with the weights as they are, and refitted; and ours."""
     file, mask = folder / f"{name}_simplified.onnx", folder / f"{name}_mask.json"
     onnxslim("simplify", str(model_path(name).resolve()), "-o", str(file), "--force")
     Peer(method, python, file).at(macs).save(mask)
     use_mask = ("--mask", str(mask))
     bare = prune(name, method, macs, folder, *use_mask, "--no-reconstruct")
-    return [bare, prune(name, f"{method}, refitted", macs, folder, *use_mask)]
+    fitted = prune(name, f"{method}, refitted", macs, folder, *use_mask)
+    return [bare, fitted, prune(name, "ours", macs, folder, "--target-macs", f"{bare.macs}x")]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -161,7 +156,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 except RuntimeError as error:
                     failed.append(f"{name}, {method}: {error}")
                     print(failed[-1], file=sys.stderr)
-            found.append(prune(name, "ours", macs, folder, "--target-macs", f"{macs}x"))
             table = "\n\n".join([markdown(HEADER, [row.cells() for row in found]), *failed])
             write(given.results, "pruners", table, {"rows": found, "failed": failed})
     print(table)

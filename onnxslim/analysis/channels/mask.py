@@ -57,7 +57,7 @@ class Mask:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the mask: as .npz where the name ends so, else as JSON."""
         if Path(path).suffix == _ARRAYS:
-            arrays = {key: np.array(atoms, np.int64) for key, atoms in self.remove.items()}
+            arrays: dict[str, Any] = {key: np.array(atoms, np.int64) for key, atoms in self.remove.items()}
             np.savez_compressed(path, **arrays, __schema__=np.array(_SCHEMA), __model__=np.array(self.model))
             return
         body = {

@@ -23,11 +23,12 @@ __all__ = ["Pruned", "kept_outputs", "pruned"]
 
 @dataclass
 class Pruned:
-    """A model with channels removed: what the passes did, and what became of each product."""
+    """A model with channels removed: what the passes did, what became of each product, and what to say."""
 
     outcome: Outcome
     removal: Removal
     refitted: list[Refitted] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
 
     @property
     def model(self) -> ir.Model:
