@@ -253,7 +253,7 @@ def wanted_input(product: Product, samples: int, seed: int) -> dict[str, Any]:
 def _window(linear: Linear) -> dict[str, Any] | None:
     if linear.kernel is None:
         return None
-    fields = ("kernel", "strides", "pads", "dilations", "groups", "same")
+    fields = ("kernel", "strides", "pads", "dilations", "groups", "same", "spread")
     return {name: value for name, value in dataclasses.asdict(linear).items() if name in fields}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx.numpy_helper
 import pytest
 
 from onnxslim._ir import ir
@@ -10,7 +11,7 @@ from onnxslim.analysis.channels import find_groups
 from onnxslim.recipes.pruning.apply import kept_outputs, pruned
 from onnxslim.recipes.pruning.reconstruct import reconstruct
 from onnxslim.runtime.client import open_worker
-from tests.models import run
+from tests.models import proto, run
 from tests.recipes.pruning.nets import COPIES, feeds, small_net
 
 
@@ -67,6 +68,25 @@ def test_depthwise_filters_are_fitted_too() -> None:
         found = reconstruct(worker, model, copy, feeds(64), {})
     assert error(model, copy) < 1e-8
     assert next(each for each in found if each.name == "c2").after < 1e-8
+
+
+def test_a_transposed_convolution_stands_in_for_copies() -> None:
+    random = np.random.default_rng(0)
+    first = random.normal(size=(8, 2, 3, 3)).astype(np.float32)
+    first[4:] = 2 * first[:4]
+    made = proto(
+        """g (float[n,2,6,6] x) => (float[n,3,p,q] y)
+        { c = Conv(x, w)  r = Relu(c)  y = ConvTranspose<strides = [2, 2], pads = [1, 1, 1, 1]>(r, v, b) }"""
+    )
+    later = random.normal(size=(8, 3, 3, 3)).astype(np.float32)
+    for name, array in {"w": first, "v": later, "b": np.ones(3, np.float32)}.items():
+        made.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    model = ir.from_proto(made)
+    channels, removal = find_groups(model), {group_of(model, "w"): (4, 5, 6, 7)}
+    with open_worker() as worker:
+        fitted = pruned(model, channels, removal, worker=worker, feeds=feeds(32))
+    assert error(model, pruned(model, channels, removal).model) > 0.1
+    assert error(model, fitted.model) < 1e-8
 
 
 def test_kept_outputs_are_what_stays() -> None:
