@@ -7,7 +7,7 @@ from functools import partial
 from onnxslim._ir import ir
 from onnxslim.ops.attributes import int_of
 from onnxslim.ops.coupling import Axes, Layout
-from onnxslim.ops.linear import conv_linear
+from onnxslim.ops.linear import conv_linear, transposed_linear
 from onnxslim.ops.macs import dims_of, output_dims, product
 from onnxslim.ops.spec import OpSpec, QuantRole, ShapeOf
 
@@ -80,8 +80,8 @@ def _outer(node: ir.Node, axes: Axes, made: Layout) -> None:
 SPECS = (
     OpSpec(op_type="Conv", linear=conv_linear, macs=_conv, couple=_couple, quant=QuantRole(
         inputs=(0,), weight=1, weight_axis=lambda node: 0, bias=2, kernel="QLinearConv")),
-    OpSpec(op_type="ConvTranspose", macs=_conv_transpose, couple=_couple_transposed, quant=QuantRole(
-        inputs=(0,), weight=1, weight_axis=lambda node: 1, bias=2)),
+    OpSpec(op_type="ConvTranspose", linear=transposed_linear, macs=_conv_transpose, couple=_couple_transposed,
+           quant=QuantRole(inputs=(0,), weight=1, weight_axis=lambda node: 1, bias=2)),
     OpSpec(op_type="DeformConv", macs=_conv, quant=QuantRole(
         inputs=(0,), weight=1, weight_axis=lambda node: 0, bias=3)),
     OpSpec(op_type="ConvInteger", macs=_conv, quant=QuantRole(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -111,11 +112,12 @@ def test_a_normalised_axis_is_opt_in() -> None:
     assert pinned.coverage == 1.0 and pinned.fixed == 24
 
 
-def test_masks_are_saved_with_the_model_they_are_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["mask.json", "mask.npz"])
+def test_masks_are_saved_with_the_model_they_are_for(tmp_path: Path, name: str) -> None:
     model, other = load(CASES["MatMul"]), load(CASES["Relu"])
     edit.replace_initializer(other.graph.initializers["a"], np.ones((5, 12), np.float32))
-    Mask({"a:1:0:1": (1, 2)}, weights_digest(model)).save(tmp_path / "mask.json")
-    mask = Mask.load(tmp_path / "mask.json")
+    Mask({"a:1:0:1": (1, 2)}, weights_digest(model)).save(tmp_path / name)
+    mask = Mask.load(tmp_path / name)
     mask.check(model)
     assert mask.remove == {"a:1:0:1": (1, 2)}
     with pytest.raises(OptionError, match="other weights"):
@@ -131,6 +133,32 @@ def test_what_is_no_mask_is_refused(tmp_path: Path, text: str) -> None:
         Mask.load(tmp_path / "mask.json")
     with pytest.raises(OptionError, match="cannot be read"):
         Mask.load(tmp_path / "missing.json")
+
+
+def test_masks_made_elsewhere_may_be_booleans(tmp_path: Path) -> None:
+    np.savez(tmp_path / "mask.npz", **{"a/b:0:0:1": [True, False, True], "__schema__": "onnxslim.mask/1"})  # type: ignore[arg-type]
+    assert Mask.load(tmp_path / "mask.npz") == Mask({"a/b:0:0:1": (0, 2)}, "")
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"a": [0]},
+        {"a": [-1], "__schema__": "onnxslim.mask/1"},
+        {"a": [0.5], "__schema__": "onnxslim.mask/1"},
+        {"a": [[0]], "__schema__": "onnxslim.mask/1"},
+        {"a": np.array([None]), "__schema__": "onnxslim.mask/1"},
+        None,
+    ],
+)
+def test_arrays_that_are_no_mask_are_refused(tmp_path: Path, arrays: dict[str, Any] | None) -> None:
+    file = tmp_path / "mask.npz"
+    if arrays is None:
+        file.write_bytes(b"PK no archive")
+    else:
+        np.savez(file, **arrays)
+    with pytest.raises(OptionError, match="the file is not"):
+        Mask.load(file)
 
 
 def test_inspect_lists_groups_and_pins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

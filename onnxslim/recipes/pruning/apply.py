@@ -18,7 +18,9 @@ from onnxslim.recipes.engine import Outcome, run_steps
 from onnxslim.recipes.pruning.evidence import Evidence
 from onnxslim.recipes.pruning.merging import Into, compensate
 from onnxslim.recipes.pruning.plan import Removal
-from onnxslim.recipes.pruning.reconstruct import Refitted, reconstruct
+from onnxslim.recipes.pruning.reconstruct import reconstruct
+from onnxslim.recipes.pruning.refitted import Refitted
+from onnxslim.recipes.pruning.renormalize import norms_of
 from onnxslim.runtime.client import Worker
 
 __all__ = ["Pruned", "kept_outputs", "pruned"]
@@ -26,11 +28,12 @@ __all__ = ["Pruned", "kept_outputs", "pruned"]
 
 @dataclass
 class Pruned:
-    """A model with channels removed: what the passes did, and what became of each product."""
+    """A model with channels removed: what the passes did, what became of each product, and what to say."""
 
     outcome: Outcome
     removal: Removal
     refitted: list[Refitted] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
 
     @property
     def model(self) -> ir.Model:
@@ -73,13 +76,16 @@ def pruned(
 def kept_outputs(
     base: ir.Model, channels: Channels, removal: Mapping[str, Any]
 ) -> dict[str, npt.NDArray[np.int64]]:
-    """The output channels that each product keeps, by its name; products that keep all are left out."""
-    axes = {p.weight.name: (p, 0 if p.linear.outputs_first else 1) for p in products_of(base)}
+    """The output channels that products and normalisations keep, by name; what keeps all is left out."""
+    axes = {p.weight.name: (p.name, p.shape, 0 if p.linear.outputs_first else 1) for p in products_of(base)}
+    for norm in norms_of(base):
+        size = norm.scale.const_value.size if norm.scale.const_value is not None else 0
+        axes[norm.scale.name] = (norm.name, (size,), 0)
     masks: dict[str, npt.NDArray[np.bool_]] = {}
     for key, atoms in removal.items():
         for member in channels.by_key[key].members:
-            product, axis = axes.get(member.value, (None, -1))
-            if product is not None and member.axis == axis and member.role == "producer":
-                mask = masks.setdefault(product.name, np.ones(product.shape[axis], np.bool_))
+            name, shape, axis = axes.get(member.value, ("", (), -1))
+            if member.axis == axis and member.role == "producer":
+                mask = masks.setdefault(name, np.ones(shape[axis], np.bool_))
                 mask[member.indices(atoms)] = False
     return {name: np.flatnonzero(mask) for name, mask in masks.items()}

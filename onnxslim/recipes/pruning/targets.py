@@ -16,7 +16,7 @@ from onnxslim.recipes.pruning.apply import Pruned
 from onnxslim.recipes.pruning.plan import Plan, Removal
 from onnxslim.recipes.pruning.widths import macs_for
 
-__all__ = ["Goal", "meet", "reached"]
+__all__ = ["Goal", "amount", "meet", "reached"]
 
 _ATTEMPTS = 10
 _MEASUREMENTS = 6
@@ -69,12 +69,12 @@ def _meet_size(plan: Plan, kind: str, target: Target, apply: Apply, run: _Run) -
     """The estimate is corrected by what the pruned model has, since rounding and shapes are its own."""
     counted = "params" if kind == "bytes" else kind
     feed = plan.widths.feed
-    wanted = target.value * (_amount(run.original, kind, feed) if target.kind == "ratio" else 1)
+    wanted = target.value * (amount(run.original, kind, feed) if target.kind == "ratio" else 1)
     each = 4 if kind == "bytes" else 1  # bytes of a parameter
-    aim = plan.widths.total_at_full(counted) - (_amount(plan.widths.model, kind, feed) - wanted) / each
+    aim = plan.widths.total_at_full(counted) - (amount(plan.widths.model, kind, feed) - wanted) / each
     for _ in range(_ATTEMPTS):
         removal = plan.meet(counted, aim)
-        found = _amount(apply(removal, False).model, kind, feed)
+        found = amount(apply(removal, False).model, kind, feed)
         if found <= wanted:
             return apply(removal, True)
         aim = min(aim - (found - wanted) / each, 0.998 * aim)
@@ -95,18 +95,23 @@ def reached(goal: Goal, run: _Run, feed: Mapping[str, Any]) -> Callable[[ir.Mode
             return bool(found <= target.value)
 
         return in_time
-    wanted = target.value * (_amount(run.original, goal.kind, feed) if target.kind == "ratio" else 1)
-    return lambda model: _amount(model, goal.kind, feed) <= wanted
+    wanted = target.value * (amount(run.original, goal.kind, feed) if target.kind == "ratio" else 1)
+    return lambda model: amount(model, goal.kind, feed) <= wanted
 
 
-def _amount(model: ir.Model, kind: str, feed: Mapping[str, Any] | None) -> float:
-    amount = macs_for(model, feed) if kind == "macs" else summary(model, macs=False)[kind]
-    if not amount:
+def amount(model: ir.Model, kind: str, feed: Mapping[str, Any] | None) -> float:
+    """What a model has of a quantity other than time.
+
+    Raises:
+        OptionError: nobody knows.
+    """
+    found = macs_for(model, feed) if kind == "macs" else summary(model, macs=False)[kind]
+    if not found:
         raise OptionError(
             f"the {kind} of the model are not known",
             hint="fix the shapes of its inputs, or use another target",
         )
-    return float(amount)
+    return float(found)
 
 
 def _meet_time(plan: Plan, target: Target, apply: Apply, run: _Run) -> Pruned:

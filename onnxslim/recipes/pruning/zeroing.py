@@ -14,9 +14,9 @@ from onnxslim.recipes.engine import Outcome, run_steps
 from onnxslim.recipes.pruning.observe import observe
 from onnxslim.runtime.client import Worker
 
-__all__ = ["zeroed"]
+__all__ = ["WEIGHT_CRITERIA", "zeroed"]
 
-_MAGNITUDE = ("l1", "l2", "sparsity")
+WEIGHT_CRITERIA = ("random", "l1", "l2", "sparsity", "wanda")
 
 
 def zeroed(
@@ -33,16 +33,16 @@ def zeroed(
 
     Args:
         pattern: a share, or N:M.
-        criterion: ``random``, ``wanda``, or ``l1``, ``l2``, ``sparsity``, which all are the magnitude here.
+        criterion: of ``WEIGHT_CRITERIA``; ``l1``, ``l2`` and ``sparsity`` all are the magnitude here.
         feeds: what norms are observed on.
 
     Raises:
         OptionError: the criterion ranks channels only.
     """
-    if criterion not in ("random", "wanda", *_MAGNITUDE):
+    if criterion not in WEIGHT_CRITERIA:
         raise OptionError(
             f"the criterion {criterion!r} ranks channels, not single weights",
-            hint="one of: random, l1, l2, sparsity, wanda",
+            hint=f"one of: {', '.join(WEIGHT_CRITERIA)}",
         )
     norms = {}
     if criterion == "wanda":
