@@ -167,8 +167,6 @@ class BinarizeWeights(Pass):
     def _form(self, value: ir.Value) -> Binary | None:
         """The weight as it is stored; None where it stays as it is."""
         name = value.name or ""
-        if name in self.known and (not self.only or name in self.only):
-            return self.known[name]
         integers = integer_weight(value, self.only) if self.container == "packed" else None
         weight = integers[0] if integers is not None else float_weight(value, self.only)
         if weight is None:
@@ -192,6 +190,8 @@ class BinarizeWeights(Pass):
         if self.container == "packed" and least + CODED_BYTES + 4 * len(name) > weight.nbytes:
             self.decline(name, f"{self.bases} signs a weight and their scales would not be smaller")
             return None
+        if name in self.known:
+            return self.known[name]
         if integers is not None:
             form = binarize_integers(integers[0], view, self.bases)
             quality = sqnr_db(weight.astype(np.float64), form.decode().astype(np.float64))

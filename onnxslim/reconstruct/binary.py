@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy.typing as npt
 from onnxslim.reconstruct.blocks import View
 from onnxslim.reconstruct.gptq import inverse_factor
 
-__all__ = ["MAX_BASES", "Binary", "binarize", "binarize_integers", "damped", "signs"]
+__all__ = ["MAX_BASES", "Binary", "binarize", "binarize_integers", "damped", "join", "signs"]
 
 Array = npt.NDArray[Any]
 Bits = npt.NDArray[np.uint8]
@@ -120,6 +121,20 @@ def binarize_integers(weight: npt.NDArray[np.int8], view: View, bases: int = 1) 
     whole = dataclasses.replace(grid, scale=scale)
     whole = whole.nearest(view.columns(weight.astype(np.float64)))
     return Binary(view.cubes(whole.bits), view.cubes(whole.scale.astype(np.uint8)), weight.shape)
+
+
+def join(parts: Sequence[Binary], shape: tuple[int, ...]) -> Binary:
+    """The form of a weight from those of its parts, one after the other in its first axis.
+
+    Example:
+        >>> half = binarize(np.array([[1, -1]], dtype="f"), View(1, 2, 1))
+        >>> join([half, half], (2, 2)).decode().tolist()
+        [[1.0, -1.0], [1.0, -1.0]]
+    """
+    bits, scale = (
+        np.concatenate([getattr(part, name) for part in parts], axis=1) for name in ("bits", "scale")
+    )
+    return Binary(bits, scale, shape)
 
 
 def damped(moments: Array) -> list[Array]:
@@ -257,7 +272,7 @@ def _output_errors(columns: Array, grid: _Grid, moments: Array) -> Array:
 
 
 def _output_scales(columns: Array, grid: _Grid, moments: Array) -> _Grid:
-    """With the scales of each column, all bases and blocks together, that leave its output the least error."""
+    """With the scales of each column, of all bases and blocks, that leave its output the least error."""
     bases, blocks, n = grid.scale.shape
     block = grid.block
     plus = (2.0 * grid.bits - 1).reshape(bases, blocks, block, n)
