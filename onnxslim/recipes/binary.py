@@ -33,7 +33,8 @@ __all__ = ["Signs"]
 
 Array = npt.NDArray[Any]
 
-_DAMPINGS = (1e-3, 1e-2, 1e-1)
+_LIGHT = 1e-2
+_DAMPINGS = (_LIGHT, 1e-1, 1.0)
 _FEW_OUTPUTS = 8  # of a group; below there is nothing to gain from the inputs of so few
 
 
@@ -59,7 +60,7 @@ class Signs:
 
         def collect(model: ir.Model, product: Product, sums: Sums, held_out: Sums) -> Refitted:
             for bases, forms in enumerate(known, 1):
-                fitted = _best(product, _without_bias(sums, product), held_out, bases)
+                fitted = _best(product, _without_bias(sums, product), held_out, bases, dampings=(_LIGHT,))
                 forms[product.weight.name or ""] = fitted.form
             return Refitted(product.name, 0.0, 0.0, None, "only looked at")
 
@@ -133,7 +134,14 @@ class _Fitted:
     outcome: Refitted
 
 
-def _best(product: Product, sums: Sums, held_out: Sums, bases: int, known: Binary | None = None) -> _Fitted:
+def _best(
+    product: Product,
+    sums: Sums,
+    held_out: Sums,
+    bases: int,
+    known: Binary | None = None,
+    dampings: Sequence[float] = _DAMPINGS,
+) -> _Fitted:
     """The form, of those that were tried, with the least error on held-out rows."""
     biased = sums.inputs.shape[1] > product.dims[1]
     judge = held_out if biased else _without_bias(held_out, product)
@@ -141,7 +149,7 @@ def _best(product: Product, sums: Sums, held_out: Sums, bases: int, known: Binar
     energy = spread(judge, biased)
     best: _Fitted | None = None
     least = np.inf
-    for damping, form in _tried(product, sums, bases, known, biased):
+    for damping, form in _tried(product, sums, bases, known, dampings):
         weight = product.linear.matrix(form.decode().astype(np.float64))
         bias = _mean_lost(sums, weight) if biased else np.zeros((len(weight), 0, weight.shape[2]))
         error = judge.error(np.concatenate([weight, bias], axis=1))
@@ -155,7 +163,7 @@ def _best(product: Product, sums: Sums, held_out: Sums, bases: int, known: Binar
 
 
 def _tried(
-    product: Product, sums: Sums, bases: int, known: Binary | None, biased: bool
+    product: Product, sums: Sums, bases: int, known: Binary | None, dampings: Sequence[float]
 ) -> Iterator[tuple[float | None, Binary]]:
     """Forms fitted to the sums, and one of the weight alone."""
     _, length, outputs = product.dims
@@ -179,8 +187,9 @@ def _tried(
     yield None, formed(weight, None)
     if outputs < _FEW_OUTPUTS:
         return
+    biased = sums.inputs.shape[1] > length
     inputs, products = _centred(sums) if biased else (sums.inputs, sums.products)
-    for damping in _DAMPINGS:
+    for damping in dampings:
         mean = np.einsum("gii->g", inputs) / length
         if not (np.isfinite(mean).all() and (mean > 0).all()):
             return

@@ -30,8 +30,9 @@ Bits = npt.NDArray[np.uint8]
 
 MAX_BASES = 4
 _DAMPINGS = (0.001, 0.01, 0.1)  # shares of the mean of the diagonal
-_ROUNDS = 12  # of signs and scales in turn; fewer where nothing changes
-_SWEEPS = 4  # of coordinate descent, between two fits of the scales
+_ROUNDS = 8  # of signs and scales in turn; fewer where they hardly gain
+_HARDLY = 0.998  # times the error
+_SWEEPS = 2  # of coordinate descent, between two fits of the scales
 _HALF_MAX = float(np.finfo(np.float16).max) / 2  # scales are stored doubled
 _HALF_MIN = float(np.finfo(np.float16).tiny)
 
@@ -200,12 +201,12 @@ def _fitted(columns: Array, view: View, bases: int) -> _Grid:
     for _ in range(_ROUNDS):
         trial = _rescaled(columns, grid.nearest(columns))
         found = _squared(columns - trial.decode(), blocks)
-        better = found < error
-        if not better.any():
-            break
-        kept, error = better[None], np.where(better, found, error)
+        before, kept = error.sum(), (found < error)[None]
+        error = np.minimum(found, error)
         wide = np.repeat(kept, grid.block, axis=1)
         grid = _Grid(np.where(wide, trial.bits, grid.bits), np.where(kept, trial.scale, grid.scale))
+        if error.sum() >= _HARDLY * before:
+            break
     return grid
 
 
@@ -252,11 +253,11 @@ def _weighed(columns: Array, grid: _Grid, moments: Array) -> _Grid:
         trial = _output_scales(columns, trial, moments)
         trial = _descended(columns, trial, moments, diagonal)
         error = _output_errors(columns, trial, moments)
-        better = error < least * (1 - 1e-6)
-        if not better.any():
-            break
-        best, least = _chosen(better, trial, best), np.where(better, error, least)
+        before = least.sum()
+        best, least = _chosen(error < least, trial, best), np.minimum(error, least)
         trial = best
+        if least.sum() >= _HARDLY * before:
+            break
     return best
 
 
@@ -291,20 +292,20 @@ def _output_scales(columns: Array, grid: _Grid, moments: Array) -> _Grid:
 
 def _handed_on(columns: Array, grid: _Grid, factor: Array) -> _Grid:
     """Signs by GPTQ: each weight's error is handed on to those that come after it."""
-    work, bits = columns.copy(), np.empty_like(grid.bits)
+    work, bits, each = columns.copy(), np.empty_like(grid.bits), np.arange(columns.shape[1])
     for row in range(len(work)):
         if row % grid.block == 0:
             choices, levels = grid.levels(row // grid.block)
         at = np.abs(levels - work[row]).argmin(axis=0)
         bits[:, row] = choices[at].T
-        value = np.take_along_axis(levels, at[None], axis=0)[0]
+        value = levels[at, each]
         work[row + 1 :] -= np.outer(factor[row, row + 1 :], (work[row] - value) / factor[row, row])
     return _Grid(bits, grid.scale)
 
 
 def _descended(columns: Array, grid: _Grid, moments: Array, diagonal: Array) -> _Grid:
     """Signs by coordinate descent: each weight takes the sum that is best while the others stay."""
-    bits, lost = grid.bits.copy(), columns - grid.decode()
+    bits, lost, each = grid.bits.copy(), columns - grid.decode(), np.arange(columns.shape[1])
     for _ in range(_SWEEPS):
         changed = False
         for row in range(len(lost)):
@@ -312,7 +313,7 @@ def _descended(columns: Array, grid: _Grid, moments: Array, diagonal: Array) -> 
                 choices, levels = grid.levels(row // grid.block)
             now = columns[row] - lost[row]
             at = np.abs(levels - (now + moments[row] @ lost / diagonal[row])).argmin(axis=0)
-            value = np.take_along_axis(levels, at[None], axis=0)[0]
+            value = levels[at, each]
             moved = np.abs(value - now) > 1e-12 * np.abs(levels[-1])
             if moved.any():
                 changed = True
