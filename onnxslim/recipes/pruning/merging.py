@@ -13,8 +13,8 @@ from onnxslim.analysis.linears import products_of
 from onnxslim.model import edit
 from onnxslim.model.edit import constant_value
 from onnxslim.ops.registry import spec_of
+from onnxslim.passes.replace_weights import set_bias
 from onnxslim.recipes.pruning.evidence import Consumer, Evidence
-from onnxslim.recipes.pruning.reconstruct import set_bias
 from onnxslim.reconstruct.elimination import Elimination
 from onnxslim.reconstruct.merging import (
     into_many,
