@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,21 @@ import numpy.typing as npt
 
 from onnxslim.reconstruct.blocks import Coded, View, round_blocks, round_rows
 
-__all__ = ["gptq", "output_error", "round_by_outputs"]
+__all__ = [
+    "DAMPINGS",
+    "as_matrix",
+    "from_table",
+    "gptq",
+    "hand_on",
+    "inverse_factor",
+    "output_error",
+    "round_by_outputs",
+]
 
 Array = npt.NDArray[Any]
 
 _LAZY = 128  # rows whose errors are handed on to all later ones at once
-_DAMPINGS = (0.01, 0.1, 1.0)
+DAMPINGS = (0.01, 0.1, 1.0)
 _ATTEMPTS = 6  # of damping ten times as strong, until the matrix can be inverted
 
 
@@ -62,10 +71,10 @@ def gptq(
         True
     """
     _, blocks, block, _ = view.shape
-    matrix = _matrix(weight, view)
+    matrix = as_matrix(weight, view)
     diagonal = np.diag(moments)
     order = np.argsort(-diagonal, kind="stable") if by_activation else np.arange(view.length)
-    factor = _inverse_factor(moments[np.ix_(order, order)], damping)
+    factor = inverse_factor(moments[np.ix_(order, order)], damping)
     scales = np.ones((blocks, matrix.shape[1]), np.float32)
     zeros = np.full((blocks, matrix.shape[1]), 1 << (bits - 1), np.uint8)
     known = None
@@ -73,24 +82,24 @@ def gptq(
         known = round_blocks(weight, view, bits, symmetric=symmetric, importance=diagonal)
         scales, zeros = _table(known.scale, view), _table(known.zero, view)
     work, codes = matrix[order], np.zeros(matrix.shape, np.uint8)
-    step = min(block, _LAZY)
-    for start, end in _batches(view.length, block, step):
+
+    def begin(start: int) -> None:
         if not by_activation and start % block == 0:
             importance = np.broadcast_to(diagonal[start : start + block], (matrix.shape[1], block))
             _, scale, zero = round_rows(work[start : start + block].T, bits, symmetric, importance)
             scales[start // block], zeros[start // block] = scale, zero
-        errors = np.zeros((end - start, matrix.shape[1]))
-        for row in range(start, end):
-            at = order[row]
-            scale, zero = scales[at // block].astype(np.float64), zeros[at // block].astype(np.float64)
-            codes[at] = np.clip(np.rint(work[row] / scale) + zero, 0, (1 << bits) - 1)
-            errors[row - start] = (work[row] - (codes[at] - zero) * scale) / factor[row, row]
-            work[row + 1 : end] -= np.outer(factor[row, row + 1 : end], errors[row - start])
-        work[end:] -= factor[start:end, end:].T @ errors
+
+    def rounded(row: int) -> Array:
+        at = order[row]
+        scale, zero = scales[at // block].astype(np.float64), zeros[at // block].astype(np.float64)
+        codes[at] = np.clip(np.rint(work[row] / scale) + zero, 0, (1 << bits) - 1)
+        return np.asarray((codes[at] - zero) * scale)
+
+    hand_on(work, factor, block, begin, rounded)
     coded = Coded(
-        _untable(codes.reshape(blocks, block, -1), view),
-        _untable(scales[:, None], view),
-        np.full((1, 1, 1, 1), zeros.flat[0], np.uint8) if symmetric else _untable(zeros[:, None], view),
+        from_table(codes.reshape(blocks, block, -1), view),
+        from_table(scales[:, None], view),
+        np.full((1, 1, 1, 1), zeros.flat[0], np.uint8) if symmetric else from_table(zeros[:, None], view),
         bits,
         weight.shape,
     )
@@ -98,6 +107,31 @@ def gptq(
     if np.array_equal(halves.astype(np.float32), coded.scale):
         return dataclasses.replace(coded, scale=halves)
     return coded
+
+
+def hand_on(
+    work: Array,
+    factor: Array,
+    block: int,
+    begin: Callable[[int], None],
+    rounded: Callable[[int], Array],
+) -> None:
+    """Round the rows of ``work``, in place, one after another, handing on what each loses to those after it.
+
+    Args:
+        work: ``[length, columns]``, float64.
+        factor: upper Cholesky factor of the inverse of the moments (:func:`inverse_factor`).
+        block: rows that are rounded alike.
+        begin: called with the first row of every block or part of one, before it is rounded.
+        rounded: a row as it is stored.
+    """
+    for start, end in _batches(len(work), block, min(block, _LAZY)):
+        begin(start)
+        errors = np.zeros((end - start, work.shape[1]))
+        for row in range(start, end):
+            errors[row - start] = (work[row] - rounded(row)) / factor[row, row]
+            work[row + 1 : end] -= np.outer(factor[row, row + 1 : end], errors[row - start])
+        work[end:] -= factor[start:end, end:].T @ errors
 
 
 def round_by_outputs(
@@ -131,18 +165,18 @@ def round_by_outputs(
 
 
 def _damped(weight: Array, view: View, moments: Array, bits: int, symmetric: bool) -> Iterator[Coded]:
-    for damping in _DAMPINGS:
+    for damping in DAMPINGS:
         with contextlib.suppress(np.linalg.LinAlgError):
             yield gptq(weight, view, moments, bits, symmetric=symmetric, damping=damping)
 
 
 def output_error(weight: Array, other: Array, view: View, moments: Array) -> float:
     """Squared error of a product's output with another weight: ``tr(D^T X^T X D)``, ``D`` the difference."""
-    lost = _matrix(weight, view) - _matrix(other, view)
+    lost = as_matrix(weight, view) - as_matrix(other, view)
     return float(np.sum(lost * (moments @ lost)))
 
 
-def _matrix(weight: Array, view: View) -> Array:
+def as_matrix(weight: Array, view: View) -> Array:
     """``[length, outer * inner]`` in float64."""
     cube = weight.reshape(view.outer, view.length, view.inner).astype(np.float64)
     return np.moveaxis(cube, 1, 0).reshape(view.length, -1).copy()
@@ -155,7 +189,7 @@ def _table(array: Array, view: View) -> Array:
     return np.moveaxis(whole, 1, 0).reshape(blocks, -1)
 
 
-def _untable(array: Array, view: View) -> Array:
+def from_table(array: Array, view: View) -> Array:
     """``[blocks, block or 1, outer * inner]`` as ``[outer, blocks, block or 1, inner]``."""
     outer, blocks, _, inner = view.shape
     return np.ascontiguousarray(np.moveaxis(array.reshape(blocks, -1, outer, inner), 2, 0))
@@ -170,7 +204,7 @@ def _batches(length: int, block: int, step: int) -> list[tuple[int, int]]:
     ]
 
 
-def _inverse_factor(moments: Array, damping: float) -> Array:
+def inverse_factor(moments: Array, damping: float) -> Array:
     """The upper Cholesky factor of the damped inverse."""
     damped = moments.astype(np.float64)
     mean = float(np.diag(damped).mean())
