@@ -229,7 +229,7 @@ def _ratio(report: dict[str, Any]) -> float:
 def large(setting: Setting) -> Rows:
     """A model of 3 GB of which a half is copies: bytes, and the most memory that was resident."""
     path, target = setting.folder / "large.onnx", setting.folder / "large-out.onnx"
-    copies.write_large(path, gigabytes=3)
+    copies.write_large(path, count=24)
     size = sum(file.stat().st_size for file in setting.folder.glob("large.onnx*"))
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     begun = time.monotonic()
