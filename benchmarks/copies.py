@@ -132,11 +132,9 @@ def many(count: int) -> onnx.ModelProto:
     return oh.make_model(graph, opset_imports=[oh.make_opsetid("", 17)], ir_version=9)
 
 
-def write_large(path: Path, gigabytes: int) -> None:
-    """Write a model with weights of 128 MB each in a file beside it, of which each is there twice."""
-    width, length = 4096, 8192
+def write_large(path: Path, count: int, width: int = 4096, length: int = 8192) -> None:
+    """Write a model with ``count`` weights, of 128 MB each, in a file beside it; each is there twice."""
     bytes_each = 4 * width * length
-    count = gigabytes * 10**9 // bytes_each
     data = path.with_name(f"{path.name}.data")
     nodes, stored = [], []
     with data.open("wb") as file:

@@ -52,6 +52,7 @@ class Setting:
     folder: Path
     environments: Path
     models: tuple[str, ...]
+    shares: tuple[float, ...] = (0.1, 0.2, 0.3)
 
     def chosen(self, *default: str) -> tuple[str, ...]:
         """The models of a table."""
@@ -152,12 +153,12 @@ def codebook(setting: Setting) -> Rows:
         base = run_steps(load(original), simplify_steps()).model
         inputs = list(module.inputs(128))
         fitted = moments_of(base, inputs[:96], inputs[96:])
-        loose = {"min_sqnr_db": 0.0, "inputs": fitted.inputs}
+        loose = {"min_sqnr_db": 0.0, "inputs": fitted.inputs, "held_out": fitted.held_out}
         forms: dict[str, Any] = {
             "codebook 16": CodebookWeights(16, **loose),
-            "int4, blocks of 32": PackWeights(4, 32, narrow_sqnr_db=0.0, held_out=fitted.held_out, **loose),
+            "int4, blocks of 32": PackWeights(4, 32, narrow_sqnr_db=0.0, **loose),
             "codebook 256": CodebookWeights(256, **loose),
-            "int8, blocks of 32": PackWeights(8, 32, held_out=fitted.held_out, **loose),
+            "int8, blocks of 32": PackWeights(8, 32, **loose),
         }
         for label, form in forms.items():
             target = setting.folder / "codebook.onnx"
@@ -182,7 +183,7 @@ def _judged(original: Path, target: Path, module: ModuleType) -> tuple[str, ...]
 def merge(setting: Setting) -> Rows:
     """Merged neurons, and other ways to lose channels, at equal multiply-accumulates."""
     for name in setting.chosen("mnist_resnet14", "mnist_mobilenetv2", "ppocr_cls"):
-        for share in (0.1, 0.2, 0.3):
+        for share in setting.shares:
             macs = None
             for label, options in _WAYS.items():
                 goal = ("--merge-neurons", str(share)) if macs is None else ("--target-macs", f"{macs}x")
@@ -228,7 +229,7 @@ def _ratio(report: dict[str, Any]) -> float:
 def large(setting: Setting) -> Rows:
     """A model of 3 GB of which a half is copies: bytes, and the most memory that was resident."""
     path, target = setting.folder / "large.onnx", setting.folder / "large-out.onnx"
-    copies.write_large(path, gigabytes=3)
+    copies.write_large(path, count=24)
     size = sum(file.stat().st_size for file in setting.folder.glob("large.onnx*"))
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     begun = time.monotonic()
@@ -270,13 +271,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("tables", nargs="+", choices=[*TABLES], metavar="TABLE", help=", ".join(TABLES))
     parser.add_argument("--zoo", type=Path, required=True, help="the folder that was fetched")
     parser.add_argument("--models", default="", help="comma-separated; default those of each table")
+    parser.add_argument("--shares", default="0.1,0.2,0.3", help="of channels to merge")
     parser.add_argument("--environments", type=Path, default=Path("environments"), help="of other tools")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where sharing-TABLE.md and .json go")
     given = parser.parse_args(arguments)
     use(given.zoo)
     models = tuple(filter(None, given.models.split(",")))
     with tempfile.TemporaryDirectory() as folder:
-        setting = Setting(Path(folder), given.environments.resolve(), models)
+        shares = tuple(float(share) for share in given.shares.split(","))
+        setting = Setting(Path(folder), given.environments.resolve(), models, shares)
         for name in given.tables:
             make, header = TABLES[name]
             rows: list[tuple[str, ...]] = []

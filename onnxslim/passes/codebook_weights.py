@@ -39,8 +39,9 @@ class CodebookWeights(Pass):
        indices are gathered first, and their values are looked up then.
     2. Any other weight is decoded as a whole; all its readers share the decoded tensor, so tied weights are
        stored once.
-    3. With second moments of the inputs, errors count as much as the inputs that meet them, where that
-       brings the output of the product nearer, and the noise is that of this output.
+    3. With second moments of the inputs, errors count as much as the inputs that meet them, and with a scale
+       for each block values are chosen by GPTQ, where that brings the output of the product nearer on
+       ``held_out``; the noise is that of this output.
 
     Vectors stay as they are.  Declined: weights whose signal to noise ratio would fall below
     ``min_sqnr_db``, whose indices and tables would not be smaller than the weight, or that are not finite.
@@ -72,6 +73,10 @@ class CodebookWeights(Pass):
     )
     inputs: Calibration | None = field(
         default=None, metadata={"help": "second moments of what weights are multiplied with"}
+    )
+
+    held_out: Calibration | None = field(
+        default=None, metadata={"help": "the same of data that nothing was fitted to"}
     )
 
     def __post_init__(self) -> None:
@@ -136,7 +141,8 @@ class CodebookWeights(Pass):
         least = weight.size * bits // 8 + tables  # told without a search
         room = weight.nbytes - CODED_BYTES - 4 * len(name)
         if least < room:
-            book, quality = shared(weight, product, view, self.entries, scaled=scaled, inputs=self.inputs)
+            moments = {"inputs": self.inputs, "held_out": self.held_out}
+            book, quality = shared(weight, product, view, self.entries, scaled=scaled, **moments)
         if least >= room or book.nbytes >= room:
             self.decline(name, f"tables of {self.entries} values would take what indices save")
             return None

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from onnxslim.reconstruct.blocks import View, round_blocks
 from onnxslim.reconstruct.codebook import Codebook
-from onnxslim.reconstruct.scaled_codebook import fit_rows, learn_table, share_scaled
+from onnxslim.reconstruct.gptq import gptq
+from onnxslim.reconstruct.scaled_codebook import fit_rows, learn_table, share_by_outputs, share_scaled
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -117,3 +118,21 @@ def test_zeros_stay_zeros_and_multiples_cost_nothing() -> None:
         list(itertools.chain(*share_scaled(np.zeros((2, 8), np.float32), View(2, 8, 1, 4), 2).decode()))
         == [0] * 16
     )
+
+
+@pytest.mark.parametrize("view", [View(1, 64, 48, 32), View(12, 64, 4, 16)])
+def test_values_chosen_by_outputs_are_nearer_on_new_inputs(view: View) -> None:
+    """Than the nearest ones, and than even levels chosen by GPTQ too."""
+    random = np.random.default_rng(0)
+    mixing = random.normal(size=(64, 64)) / 8 + 0.3 * np.eye(64)
+    seen, new = (random.normal(size=(2000, 64)) @ mixing + random.normal(size=(2000, 1)) for _ in range(2))
+    weight = normal(view.outer, 64, view.inner)
+    rows = np.moveaxis(weight, 1, 0).reshape(64, -1).astype(np.float64)
+
+    def lost(decoded: np.ndarray) -> float:
+        return float(np.sum((new @ (rows - np.moveaxis(decoded, 1, 0).reshape(64, -1))) ** 2))
+
+    ours = share_by_outputs(weight, view, seen.T @ seen, 16)
+    np.testing.assert_array_equal(ours.decode(), looked_up(ours))
+    assert lost(ours.decode()) < 0.8 * lost(share_scaled(weight, view, 16).decode())
+    assert lost(ours.decode()) < lost(gptq(weight, view, seen.T @ seen, 4).decode())

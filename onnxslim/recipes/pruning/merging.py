@@ -29,6 +29,7 @@ __all__ = ["Into", "compensate", "mixed", "pairs", "states"]
 Array = npt.NDArray[Any]
 Into = Literal["many", "one"]
 
+_DAMPING = 1e-5  # of the mean of the diagonal: what is lost to it counts as an error
 _WALK = 8  # nodes between what makes a channel and what reads it
 
 
@@ -43,7 +44,8 @@ def states(evidence: Evidence) -> list[Elimination]:
         else:
             moments = moments[:-1, :-1]
         rows = np.arange(len(weight))[:, None]
-        found.append(Elimination(flat[None], moments[None], rows, centred=consumer.product.has_bias))
+        constant = consumer.product.has_bias
+        found.append(Elimination(flat[None], moments[None], rows, _DAMPING, centred=constant))
     return found
 
 

@@ -16,6 +16,7 @@ from onnxslim.passes.codebook_weights import CodebookWeights
 from onnxslim.passes.merge_similar_weights import MergeSimilarWeights
 from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.recipes.engine import Step, run_steps
+from onnxslim.recipes.few_bits import moments_of
 from onnxslim.recipes.parts import Parts
 from onnxslim.recipes.pruning.apply import pruned
 from onnxslim.recipes.pruning.criteria import criterion
@@ -23,7 +24,7 @@ from onnxslim.recipes.pruning.plan import is_block, make_plan
 from onnxslim.recipes.pruning.samples import held
 from onnxslim.recipes.sharing.request import ShareRequest
 from onnxslim.recipes.sharing.stage import Form, Stage
-from onnxslim.recipes.storage import CODES_OPSET, Storage, inputs_of_weights
+from onnxslim.recipes.storage import CODES_OPSET, Storage
 from onnxslim.runtime.client import Worker
 
 __all__ = ["Work", "stages"]
@@ -140,9 +141,10 @@ def _codebook(work: Work, model: ir.Model) -> Stage:
     assert entries is not None
     head = (RaiseOpset(opset=CODES_OPSET),)
     base = run_steps(model, head).model
-    inputs = inputs_of_weights(base, work.parts.fit) if work.is_informed else None
-    few = CodebookWeights(entries=entries, min_sqnr_db=0.0, inputs=inputs)
-    many = CodebookWeights(entries=_MOST, inputs=inputs)
+    data = work.parts.fit if work.is_informed else None
+    fitted = moments_of(base, data, work.held_out[:_CHOICE_FEEDS])
+    few = CodebookWeights(entries, min_sqnr_db=0.0, inputs=fitted.inputs, held_out=fitted.held_out)
+    many = CodebookWeights(_MOST)
 
     def made(steps: Sequence[Step], level: float | None) -> Form:
         outcome = run_steps(model, (*head, *steps))
