@@ -34,7 +34,7 @@ HEADER = (
     "granularity",
     "criterion",
     "asked",
-    "zeros",
+    "not zero",
     "channels",
     "bytes",
     "MACs",
@@ -45,10 +45,10 @@ HEADER = (
 
 @dataclass(frozen=True)
 class Row:
-    """One choice; ``channels``, ``bytes`` and ``macs`` are shares of the original's.
+    """One choice; ``values``, ``channels``, ``bytes`` and ``macs`` are shares of the original's.
 
     Attributes:
-        zeros: share of the weights that are zero.
+        values: weights that are not zero.
         bare: score with the weights that stay as they are.
         refitted: score with them fitted; None where nothing is.
     """
@@ -56,7 +56,7 @@ class Row:
     granularity: str
     criterion: str
     asked: str
-    zeros: float
+    values: float
     channels: float
     bytes: float
     macs: float
@@ -65,7 +65,7 @@ class Row:
 
     def cells(self) -> tuple[str, ...]:
         """The row of the table."""
-        shares = (f"{share:.3f}" for share in (self.zeros, self.channels, self.bytes, self.macs))
+        shares = (f"{share:.3f}" for share in (self.values, self.channels, self.bytes, self.macs))
         refitted = "-" if self.refitted is None else f"{self.refitted:.4f}"
         return self.granularity, self.criterion, self.asked, *shares, f"{self.bare:.4f}", refitted
 
@@ -100,7 +100,7 @@ def measured(name: str, granularity: str, criterion: str, asked: str, how: list[
         granularity,
         criterion,
         asked,
-        zeros(new),
+        values(new) / values(old),
         find_groups(new).total / find_groups(old).total,
         result.stat().st_size / original.stat().st_size,
         after["macs"] / before["macs"],
@@ -109,11 +109,10 @@ def measured(name: str, granularity: str, criterion: str, asked: str, how: list[
     )
 
 
-def zeros(model: ir.Model) -> float:
-    """The share of stored floats that are zero, vectors left out."""
-    arrays = [np.asarray(tensor.numpy()) for tensor in stored(model) if len(tensor.shape) > 1]
-    floats = [array for array in arrays if array.dtype.kind == "f"]
-    return sum(int((array == 0).sum()) for array in floats) / sum(array.size for array in floats)
+def values(model: ir.Model) -> int:
+    """How many stored floats are not zero, however they are stored."""
+    arrays = [np.asarray(tensor.numpy()) for tensor in stored(model)]
+    return sum(int(np.count_nonzero(array)) for array in arrays if array.dtype.kind == "f")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ from onnxslim.ops.coupling import Axes
 from onnxslim.ops.macs import dims_of, product
 from onnxslim.ops.spec import OpSpec, QuantRole, ShapeOf
 
-__all__ = ["SPECS"]
+__all__ = ["SPECS", "recurrence_of"]
 
 
 def _gates(node: ir.Node, shape_of: ShapeOf) -> int | None:
@@ -68,8 +68,20 @@ def _recurrent(
         inputs=(0,), weight=1, weight_axis=lambda node: 1, bias=3, kernel=kernel))  # fmt: skip
 
 
-SPECS = (
-    _recurrent("LSTM", _gates, "DynamicQuantizeLSTM", 4),
-    _recurrent("GRU", _gates, None, 3),
-    _recurrent("RNN", _gates, None, 1),
+_KINDS = {"LSTM": 4, "GRU": 3, "RNN": 1}  # and their gates
+
+SPECS = tuple(
+    _recurrent(name, _gates, "DynamicQuantizeLSTM" if name == "LSTM" else None, gates)
+    for name, gates in _KINDS.items()
 )
+
+
+def recurrence_of(node: ir.Node) -> int:
+    """The gates of a layer that hands its state from step to step, with steps first; of other nodes 0.
+
+    Example:
+        >>> recurrence_of(ir.node("GRU", [ir.Value(name=name) for name in "xwr"]))
+        3
+    """
+    known = node.domain in ("", "ai.onnx") and len(node.inputs) > 2 and not int_of(node, "layout", 0)
+    return _KINDS.get(node.op_type, 0) if known else 0

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from onnxslim.passes.merge_similar_weights import MergeSimilarWeights as MergeSimilarWeights
     from onnxslim.passes.pack_integers import PackIntegers as PackIntegers
     from onnxslim.passes.pack_weights import PackWeights as PackWeights
+    from onnxslim.passes.pack_zeros import PackZeros as PackZeros
     from onnxslim.passes.prune_channels import PruneChannels as PruneChannels
     from onnxslim.passes.quantize_blocks import QuantizeBlocks as QuantizeBlocks
     from onnxslim.passes.quantize_dynamic import QuantizeDynamic as QuantizeDynamic

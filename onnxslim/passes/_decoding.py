@@ -107,11 +107,26 @@ class Decoder:
             value = nodes.add("Cast", value, to=ir.DataType.INT8)
         return self._finished(value, name, form)
 
+    def scattered(self, weight: Array, name: str) -> ir.Value:
+        """The weight from a bit for each element and what is not zero: the n-th set bit stands for the n-th
+        value, and a clear one for the zero in front of them."""
+        nodes = _Chain(self, next(iter(self.scope)), name)
+        flat = weight.reshape(-1)
+        present = (flat.view(f"u{flat.itemsize}") != 0).astype(np.uint8)  # -0.0 is no zero: it has a bit
+        bits = nodes.add("Cast", nodes.codes(present, 1), to=ir.DataType.INT32)
+        counted = nodes.add("CumSum", bits, nodes.small(np.array(0, np.int64)))
+        values = nodes.store(np.concatenate([np.zeros(1, flat.dtype), flat[present != 0]]), "v")
+        value = nodes.add("Gather", values, nodes.add("Mul", counted, bits), axis=0)
+        value = nodes.add("Reshape", value, nodes.small(np.array(weight.shape, np.int64)))
+        return self._named(value, name, weight.shape, ir.DataType.from_numpy(weight.dtype))
+
     def _finished(self, value: ir.Value, name: str, form: Coded | Codebook | Rows | Binary) -> ir.Value:
         integer = isinstance(form, Coded | Binary) and form.is_integer
+        return self._named(value, name, form.shape, ir.DataType.INT8 if integer else ir.DataType.FLOAT)
+
+    def _named(self, value: ir.Value, name: str, shape: Sequence[int], dtype: ir.DataType) -> ir.Value:
         value.name = edit.unique_name(self.scope, f"{name}_w")
-        value.shape = ir.Shape(form.shape)
-        value.type = ir.TensorType(ir.DataType.INT8 if integer else ir.DataType.FLOAT)
+        value.shape, value.type = ir.Shape(shape), ir.TensorType(dtype)
         return value
 
     def table(self, coded: Coded, name: str) -> Table:

@@ -19,6 +19,7 @@ from onnxslim.passes.prune_channels import PruneChannels
 from tests.contract.channels import load
 from tests.contract.channels_cases import CASES
 from tests.models import run
+from tests.report.page import parse
 
 
 def shapes(model: ir.Model) -> dict[str, tuple[int, ...]]:
@@ -171,3 +172,29 @@ def test_inspect_lists_groups_and_pins(tmp_path: Path, capsys: pytest.CaptureFix
     assert found["coverage"] == 1 and [group["size"] for group in found["groups"]] == [3, 4, 4]
     assert found["pins"][0]["interface"] is True
     assert main(["inspect", str(tmp_path / "m.onnx"), "--residual"]) == 2
+
+
+def test_inspect_draws_the_groups(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tests.recipes.pruning.nets import small_net
+
+    io.save(small_net(), tmp_path / "m.onnx")
+    command = ["inspect", str(tmp_path / "m.onnx"), "--channels", "-q", "--report", str(tmp_path / "m.html")]
+    assert main(command) == 0
+    page = parse((tmp_path / "m.html").read_text(encoding="utf-8"))
+    arcs, rows = page.all("path"), page.all("rect")
+    assert len(rows) == 2 and len(arcs) == 1  # 16 channels, of which the last convolution makes 12
+    assert "w1:0:0:1 (16 channels)" in " ".join(page.text.split()) and not page.all("script")
+    widths = [float(row.attributes["width"].rstrip("%")) for row in rows]
+    assert widths[1] == pytest.approx(widths[0] * 12 / 16, abs=0.01)
+    assert main(command) == 2 and "exists" in capsys.readouterr().err
+    assert main([*command, "--force"]) == 0
+    assert main(["inspect", str(tmp_path / "m.onnx"), "--report", "m.html"]) == 2
+
+
+def test_edges_lead_where_a_weight_leads() -> None:
+    found = find_groups(load(CASES["heads"]))
+    for group, feeds in zip(found.groups, found.edges, strict=True):
+        read = {member.value for member in group.with_role("consumer")}
+        for other in found.groups:
+            made = {member.value for member in other.with_role("producer")}
+            assert (other.index in feeds) == bool(read & made and other is not group)

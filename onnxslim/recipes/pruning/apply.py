@@ -19,6 +19,7 @@ from onnxslim.recipes.pruning.evidence import Evidence
 from onnxslim.recipes.pruning.merging import Into, compensate
 from onnxslim.recipes.pruning.plan import Removal
 from onnxslim.recipes.pruning.reconstruct import reconstruct
+from onnxslim.recipes.pruning.recur import recurrent_of
 from onnxslim.recipes.pruning.refitted import Refitted
 from onnxslim.recipes.pruning.renormalize import norms_of
 from onnxslim.runtime.client import Worker
@@ -76,16 +77,20 @@ def pruned(
 def kept_outputs(
     base: ir.Model, channels: Channels, removal: Mapping[str, Any]
 ) -> dict[str, npt.NDArray[np.int64]]:
-    """The output channels that products and normalisations keep, by name; what keeps all is left out."""
+    """The output channels that products and normalisations keep, by name, and the units that recurrent layers
+    keep, by the name of R; what keeps all is left out."""
     axes = {p.weight.name: (p.name, p.shape, 0 if p.linear.outputs_first else 1) for p in products_of(base)}
     for norm in norms_of(base):
         size = norm.scale.const_value.size if norm.scale.const_value is not None else 0
         axes[norm.scale.name] = (norm.name, (size,), 0)
+    for layer in recurrent_of(base):
+        if layer.weight.const_value is not None:
+            axes[layer.name] = (layer.name, tuple(layer.weight.const_value.shape.numpy()), 2)
     masks: dict[str, npt.NDArray[np.bool_]] = {}
     for key, atoms in removal.items():
         for member in channels.by_key[key].members:
             name, shape, axis = axes.get(member.value, ("", (), -1))
-            if member.axis == axis and member.role == "producer":
+            if member.axis == axis:
                 mask = masks.setdefault(name, np.ones(shape[axis], np.bool_))
                 mask[member.indices(atoms)] = False
     return {name: np.flatnonzero(mask) for name, mask in masks.items()}

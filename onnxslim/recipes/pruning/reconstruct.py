@@ -18,6 +18,7 @@ from onnxslim._ir import ir
 from onnxslim.analysis.linears import Product, products_of
 from onnxslim.model import edit
 from onnxslim.passes.replace_weights import set_bias
+from onnxslim.recipes.pruning.recur import refit_recurrent
 from onnxslim.recipes.pruning.refitted import Refitted
 from onnxslim.recipes.pruning.renormalize import norms_of, refit_norm
 from onnxslim.recipes.pruning.rows import row_feed, rows_of, wanted_input, wanted_output
@@ -53,7 +54,7 @@ def reconstruct(
     seed: int = 0,
     progress: Callable[[str], None] = lambda message: None,
 ) -> list[Refitted]:
-    """Refit the products and the normalisations of ``model``, in place.
+    """Refit the recurrent layers, the products and the normalisations of ``model``, in place.
 
     Args:
         original: what the model was made from; values of one name are the same but for removed channels.
@@ -68,7 +69,7 @@ def reconstruct(
     values = {value.name for node in original.graph for value in node.outputs}
     products = [p for p in products_of(model) if p.name in values and select(p)]
     norms = sorted((norm for norm in norms_of(model) if norm.name in values), key=lambda norm: norm.level)
-    found: list[Refitted] = []
+    found = list(refit_recurrent(worker, original, model, feeds, kept, seed))
 
     def renormalize(level: float) -> None:
         """Normalisations come before the products that read them."""

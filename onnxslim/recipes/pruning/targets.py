@@ -20,7 +20,8 @@ __all__ = ["Goal", "amount", "meet", "reached"]
 
 _ATTEMPTS = 10
 _MEASUREMENTS = 6
-_NEAR = 0.03  # of a wanted time; what is nearer is good enough
+_AIM, _NEAR = 0.985, 0.015  # of a wanted time: what comes so near is good enough
+_TOO_SLOW = 0.05
 
 
 @dataclass(frozen=True)
@@ -115,29 +116,43 @@ def amount(model: ir.Model, kind: str, feed: Mapping[str, Any] | None) -> float:
 
 
 def _meet_time(plan: Plan, target: Target, apply: Apply, run: _Run) -> Pruned:
-    """Bisect what the costs say until what is measured is near the target."""
+    """Ask for shares of the estimated time, each found from the times measured so far, until one fits."""
     total = plan.widths.total_at_full("latency")
-    low, high = 0.0, 1.0  # shares of the estimated time
     share = target.value if target.kind == "ratio" else 0.5
+    taken = {0.0: 0.0}  # share of the estimate -> time, of that wanted
     best: tuple[float, Removal] | None = None
     for attempt in range(_MEASUREMENTS):
         removal = plan.meet("latency", share * total)
+        share = max(share, plan.widths.total("latency") / total)  # what could be had
         file = save(apply(removal, False).model, run.folder / f"attempt{attempt}.onnx")
         measured = run.latency(file)
-        ratio = measured.ratio if target.kind == "ratio" else measured.seconds_b / target.value
-        wanted = target.value if target.kind == "ratio" else 1.0
-        off = ratio / wanted - 1
-        if best is None or abs(off) < abs(best[0]):
-            best = (off, removal)
-        if -_NEAR <= off <= 0.0:
+        found = (measured.ratio if target.kind == "ratio" else measured.seconds_b) / target.value
+        taken[1.0] = found / measured.ratio
+        taken[share] = found
+        if best is None or abs(found - 1) < abs(best[0]):
+            best = (found - 1, removal)
+        if abs(found - _AIM) <= _NEAR:
             break
-        low, high = (low, share) if off > 0 else (share, high)
-        step = share * wanted / ratio
-        share = step if low < step < high else (low + high) / 2
+        share = _interpolated(taken)
     assert best is not None
-    if best[0] > 2 * _NEAR:
+    if best[0] > _TOO_SLOW:
         raise BudgetError(
             f"the nearest that was reached takes {1 + best[0]:.2f} of the time that was asked for",
             hint="protect less, use a smaller --round, or relax the target",
         )
     return apply(best[1], True)
+
+
+def _interpolated(taken: Mapping[float, float]) -> float:
+    """The share that should take as long as is wanted, between the nearest that took less and took more.
+
+    Example:
+        >>> round(_interpolated({0.0: 0.0, 0.5: 0.7, 1.0: 1.5}), 2)
+        0.68
+    """
+    shares = sorted(taken)
+    low = max((share for share in shares if taken[share] <= _AIM), default=0.0)
+    high = min((share for share in shares if share > low), default=1.0)
+    rise = taken[high] - taken[low]
+    part = (_AIM - taken[low]) / rise if rise > 0 else 0.5
+    return low + (high - low) * min(max(part, 0.1), 0.9)

@@ -135,6 +135,38 @@ def test_a_normalisation_whose_channels_went_is_fitted_to_those_that_stay() -> N
     assert set(kept) == {"c", "a"} and kept["a"].tolist() == [1, 2, 4, 5, 6, 7]
 
 
+@pytest.mark.parametrize(("layer", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+@pytest.mark.parametrize("outputs", ["s", "s, last", ", last"])
+def test_units_of_a_recurrent_layer_stand_in_for_their_copies(layer: str, gates: int, outputs: str) -> None:
+    """Units 4 to 7 get what 0 to 3 get, in both directions, so those can feed back for both."""
+    random = np.random.default_rng(0)
+    arrays = {
+        "w": random.normal(size=(2, gates, 8, 3)),
+        "r": random.normal(size=(2, gates, 8, 8)) / 4,
+        "b": random.normal(size=(2, 2 * gates, 8)) / 4,
+        "v": random.normal(size=(8, 2)),
+    }
+    for name in ("w", "r", "b"):
+        arrays[name][:, :, 4:] = arrays[name][:, :, :4]
+        arrays[name] = arrays[name].reshape(2, -1, *arrays[name].shape[3:])
+    source = "last" if "last" in outputs else "s"
+    model = with_arrays(
+        f"""g (float[5,n,3] x) => (y) {{
+        {outputs} = {layer}<hidden_size = 8, direction = "bidirectional">(x, w, r, b)
+        y = MatMul({source}, v) }}""",
+        arrays,
+    )
+    given = [{"x": random.normal(size=(5, 1, 3)).astype(np.float32)} for _ in range(48)]
+    channels, removal = find_groups(model), {group_of(model, "r"): (4, 5, 6, 7)}
+    with open_worker() as worker:
+        fitted = pruned(model, channels, removal, worker=worker, feeds=given)
+    bare = pruned(model, channels, removal)
+    wanted, without, found = (run(each, given[0])[0] for each in (model, bare.model, fitted.model))
+    assert np.abs(wanted - without).max() > 0.1
+    np.testing.assert_allclose(found, wanted, atol=2e-4)
+    assert fitted.refitted[0].name == "r" and fitted.refitted[0].after < 1e-8
+
+
 def test_kept_outputs_are_what_stays() -> None:
     model = small_net()
     kept = kept_outputs(model, find_groups(model), {group_of(model, "w1"): (0, 3)})
