@@ -23,7 +23,7 @@ __all__ = ["weight_forms"]
 
 
 def weight_forms(model: ir.Model, candidate: Candidate) -> list[dict[str, Any]]:
-    """One entry for each weight of a candidate with binary weights, the largest first.
+    """One entry for each weight, of rank 2 and more, of a candidate with binary weights, the largest first.
 
     Args:
         model: the simplified model that the candidate's passes were applied to.
@@ -46,7 +46,7 @@ def weight_forms(model: ir.Model, candidate: Candidate) -> list[dict[str, Any]]:
             continue
         for name, stored in cast("Mapping[str, Stored]", cast("Any", step).stored(fitted)).items():
             weight = edit.constant_value(fitted.graph.initializers[name])
-            if name in found or weight is None:
+            if name in found or weight is None or weight.ndim < 2:
                 continue
             bits = 8 * stored.nbytes / weight.size
             narrower = [known for size, known in noises.get(name, ()) if size < stored.nbytes]

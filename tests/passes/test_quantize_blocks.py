@@ -68,7 +68,7 @@ def test_it_computes_what_the_standard_says_in_one_kernel(
     assert histogram == ({"MatMulNBits": 1} if "b" not in weights else {"MatMulNBits": 1, "Max": 1})
     weight, scheme = decoded(result, block), {8: "INT8", 4: "INT4", 2: "INT2", 1: "INT2"}[bits]
     [codes] = [v for name, v in result.graph.initializers.items() if name == "w_quantized"]
-    assert codes.dtype is not None and codes.dtype.name == (scheme if symmetric else f"U{scheme}")
+    assert codes.dtype is not None and codes.dtype.name == (scheme if symmetric or bits == 1 else f"U{scheme}")
     original = edit.constant_value(model.graph.initializers["w"])
     assert original is not None
     noise = np.square(weight - (original.T if "b" in weights else original)).sum() / np.square(original).sum()
