@@ -28,7 +28,7 @@ from onnxslim.passes.integer_io import IntegerIo
 from onnxslim.passes.quantize_static import Activations
 from onnxslim.recipes.budget import Drop, Target
 from onnxslim.recipes.candidate import Candidate
-from onnxslim.recipes.candidates import UNCALIBRATED, candidates
+from onnxslim.recipes.candidates import UNCALIBRATED, candidates, parse_weights
 from onnxslim.recipes.engine import Outcome, run_steps
 from onnxslim.recipes.evidence import encoding_notes, latency_fields
 from onnxslim.recipes.milder import Milder
@@ -80,6 +80,9 @@ class Request:
     seed: int = 0
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     integer_io: bool = False
+
+    def __post_init__(self) -> None:
+        parse_weights(self.weights)
 
 
 def search_best(
