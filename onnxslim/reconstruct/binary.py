@@ -154,7 +154,7 @@ def damped(moments: Array) -> list[Array]:
     helps.
 
     Example:
-        >>> [each[0, 0].round(2) for each in damped(np.eye(2) * 100)]
+        >>> [round(float(each[0, 0]), 1) for each in damped(np.eye(2) * 100)]
         [100.1, 101.0, 110.0]
     """
     mean = float(np.diag(moments).mean())
