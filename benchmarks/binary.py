@@ -82,7 +82,7 @@ def quantize(name: str, kind: str, drop: float, folder: Path) -> Row:
     report = onnxslim(
         *("quantize", str(original), "-o", str(result), "--force", "--mode", "weight-only"),
         *("--data", f"{data}:feeds", "--metric", f"{module.__name__}:metric"),
-        *("--weights", kind, "--max-drop", str(drop)),
+        *("--weights", kind, "--max-drop", str(drop), "--time", "2h"),
     )
     seconds = time.monotonic() - begun
     latency = report["latency"] or {"ratio": 1.0, "interval": (1.0, 1.0)}

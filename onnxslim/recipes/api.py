@@ -166,6 +166,7 @@ def quantize(
     metric: str | None = None,
     metric_output: str | None = None,
     max_drop: str | float | Drop = "1%",
+    time: str | float = "10min",
     samples: int | None = None,
     batch: int | None = None,
     images: Any = None,
@@ -221,6 +222,7 @@ def quantize(
         seed=seed,
         overrides=dict(options or {}),
         integer_io=integer_io,
+        seconds=parse_duration(time),
     )
     chosen: DataLike = "random" if data is None else data
     data_options = {"samples": samples, "batch": batch, "images": images}

@@ -105,7 +105,7 @@ def candidates(
         best = least_noise(model, first, feeds, data)
         static = static_candidate(best, packed.packing)
         if kind != "int8" and feeds:
-            found += in_few_bits(model, static, feeds)
+            found += in_few_bits(model, static, feeds, bases if kind == "binary" else 0)
         found.append(static)
         careful = replace(best, min_sqnr_db=_OUTLIERS_DB)
         if _node_count(model, careful) != _node_count(model, best):
@@ -120,7 +120,7 @@ def candidates(
         fitted = moments_of(model, data, feeds) if kind != "int8" else Moments()
         if kind == "binary":
             found += binary_weights(model, bases, data, fitted, feeds)
-        elif placed_for.is_cpu:
+        if placed_for.is_cpu:
             found += in_blocks(model, WEIGHTS[kind], fitted, feeds)
         if kind != "int8":
             found += packed_in_few_bits(model, fitted, feeds)

@@ -26,7 +26,7 @@ from onnxslim.recipes.pruning.samples import Samples
 from onnxslim.reconstruct.ridge import Fit, Sums, fit, with_ones
 from onnxslim.runtime.client import Worker
 
-__all__ = ["affordable", "reconstruct", "refit", "spread", "stacked", "sums_of", "targets_of", "write_back"]
+__all__ = ["observed", "reconstruct", "refit", "spread", "stacked", "sums_of", "write_back"]
 
 Array = npt.NDArray[Any]
 Feed = Mapping[str, Any]
@@ -80,16 +80,29 @@ def reconstruct(
             found.extend([fitted] if fitted is not None else [])
 
     for block in _blocks(products, len(feeds)):
-        targets = targets_of(worker, original, feeds, block, seed)
+        targets = _targets(worker, original, feeds, block, seed)
         for level in sorted({product.level for product in block}):
             renormalize(level)
             now = [product for product in block if product.level == level]
             progress(f"reconstructing {now[0].name}")
-            for part in affordable(now, found):
+            for part in _affordable(now, found):
                 sums = sums_of(worker, model, feeds, part, targets, kept, seed)
                 found += [refitted(model, product, *sums[product.name]) for product in part]
     renormalize(math.inf)
     return found
+
+
+def observed(
+    worker: Worker, model: ir.Model, feeds: Samples, seed: int = 0
+) -> Iterator[tuple[Product, Sums, Sums]]:
+    """Each product of a model with sums over its own inputs and outputs: to fit on, and held-out."""
+    products = products_of(model)
+    for block in _blocks(products, len(feeds)):
+        targets = _targets(worker, model, feeds, block, seed)
+        for part in _affordable(block, []):
+            sums = sums_of(worker, model, feeds, part, targets, {}, seed)
+            for product in part:
+                yield product, *sums.pop(product.name)
 
 
 def sums_of(
@@ -196,7 +209,7 @@ def spread(sums: Sums, has_bias: bool) -> float:
     return max(energy, float(np.finfo(np.float64).tiny))
 
 
-def targets_of(
+def _targets(
     worker: Worker, original: ir.Model, feeds: Samples, products: Sequence[Product], seed: int
 ) -> dict[str, list[Array]]:
     """Rows of the outputs in the original."""
@@ -227,7 +240,7 @@ def _blocks(products: Sequence[Product], samples: int) -> Iterator[list[Product]
         yield block
 
 
-def affordable(products: Sequence[Product], declined: list[Refitted]) -> Iterator[list[Product]]:
+def _affordable(products: Sequence[Product], declined: list[Refitted]) -> Iterator[list[Product]]:
     """Parts whose sums fit into memory together; what is too large by itself is declined."""
     part: list[Product] = []
     size = 0
