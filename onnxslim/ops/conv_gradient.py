@@ -123,7 +123,7 @@ def _weight(tape: Tape, window: Window, x: Term, dy: Term, groups: int, sizes: t
 
 def _depthwise(tape: Tape, window: Window, x: Term, dy: Term, channels: int) -> Term:
     """Every channel of every sample is a group of its own."""
-    rows = tape.dims(x)[0]
+    rows = tape.dims(tape.x())[0]
     if not isinstance(rows, int):
         raise Undifferentiable("the batch size is not known; give the inputs a static shape")
     image = x.reshape([1, -1, *window.inputs])
