@@ -2,13 +2,12 @@
 
     python -m benchmarks.gradients --zoo ROOT
 
-Every model in float, simplified, with static shapes (several inputs at once where the batch is open).  The loss
-is the mean squared distance of every float output from a random target.  Weights are all stored floats of at
-least one axis and more than one element that an output depends on.  The directional derivative along the
-gradient itself is compared with central differences of several steps, of which the best counts: single
-precision rounds the small ones, kinks spoil the large ones.  Times are those of onnxruntime with one thread,
-runs of the forward pass and of the step by turns, the fastest of each; ``forward`` is the loss of the simplified
-model with its weights stored in it.
+Every model in float, simplified, with static shapes (several inputs at once where the batch is open).  The
+loss is the mean squared distance of every float output from a random target.  Weights are all stored floats of
+at least one axis and more than one element.  The derivative along the gradient itself is compared with central
+differences of several steps, of which the best counts: single precision rounds the small ones, kinks spoil the
+large ones.  Times are the CPU's, of onnxruntime with one thread, runs of the forward pass and of the step by
+turns, the fastest of each; ``forward`` is the loss of the simplified model with its weights stored in it.
 """
 
 from __future__ import annotations
@@ -99,9 +98,10 @@ def trainable(model: ir.Model) -> dict[str, Array]:
     found = {}
     for key, value in model.graph.initializers.items():
         content = edit.constant_value(value)
-        if content is not None and content.dtype == np.float32 and content.ndim and content.size > 1:
-            if value.uses():
-                found[key] = content
+        if content is None or content.dtype != np.float32 or not content.ndim or content.size < 2:
+            continue
+        if value.uses():
+            found[key] = content
     return found
 
 
@@ -109,7 +109,8 @@ def add_loss(model: ir.Model, feed: Mapping[str, Array]) -> dict[str, Array]:
     """Mean squared distances from random targets, which become inputs; their values."""
     outputs = [value for value in model.graph.outputs if value.dtype == ir.DataType.FLOAT]
     runner = session(model)
-    made = dict(zip([v.name for v in model.graph.outputs], runner.run(None, needed(runner, feed)), strict=True))
+    names = [value.name for value in model.graph.outputs]
+    made = dict(zip(names, runner.run(None, needed(runner, feed)), strict=True))
     random, targets, total = np.random.default_rng(0), {}, None
     graph = model.graph
 
@@ -181,15 +182,17 @@ def needed(runner: ort.InferenceSession, values: Mapping[str, Array]) -> dict[st
     return {value.name: values[value.name] for value in runner.get_inputs()}
 
 
-def interleaved(pairs: Sequence[tuple[ort.InferenceSession, Mapping[str, Array]]], rounds: int) -> list[float]:
-    """Fewest seconds of each, run by turns."""
+def interleaved(
+    pairs: Sequence[tuple[ort.InferenceSession, Mapping[str, Array]]], rounds: int
+) -> list[float]:
+    """Fewest CPU seconds of each, run by turns."""
     times: list[list[float]] = [[] for _ in pairs]
     start = time.perf_counter()
     for turn in range(rounds + 2):
         for own, (runner, feed) in zip(times, pairs, strict=True):
-            before = time.perf_counter()
+            before = time.process_time()
             runner.run(None, feed)
-            own.append(time.perf_counter() - before)
+            own.append(time.process_time() - before)
         if turn > 4 and time.perf_counter() - start > LONGEST:
             break
     return [min(own[2:]) for own in times]

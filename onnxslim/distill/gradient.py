@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from onnxslim._ir import ir
 from onnxslim.distill import _prepare
+from onnxslim.distill._emitter import Emitter
+from onnxslim.distill._expand import expand
 from onnxslim.distill._facts import Refined
 from onnxslim.errors import OptionError
 from onnxslim.model import edit
 from onnxslim.model.tensors import shown
 from onnxslim.ops.adjoint import Tape, Undifferentiable, flat
 from onnxslim.ops.registry import spec_of
-from onnxslim.ops.spec import Array, Dims
 from onnxslim.ops.terms import Term
 
 __all__ = ["Gradient", "differentiate"]
@@ -69,57 +69,15 @@ def differentiate(model: ir.Model, loss: str, wrt: Sequence[str], *, keep: Seque
     return _Reverse(step, loss, tuple(dict.fromkeys(wrt))).run(keep)
 
 
-@dataclass
-class _Emitter:
-    """Appends nodes to the graph of a step."""
-
-    model: ir.Model
-    facts: Refined
-    stored: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = field(default_factory=dict)
-
-    def emit(
-        self,
-        op_type: str,
-        inputs: Sequence[ir.Value | None],
-        attributes: dict[str, Any],
-        outputs: int = 1,
-        domain: str = "",
-    ) -> Sequence[ir.Value]:
-        node = ir.node(op_type, inputs, attributes, domain=domain, num_outputs=outputs, name="")
-        if domain:
-            self.model.opset_imports.setdefault(domain, 1)
-        for output in node.outputs:
-            output.name = self.name()
-        self.model.graph.append(node)
-        return node.outputs
-
-    def store(self, array: Array) -> ir.Value:
-        key = (array.dtype.str, array.shape, array.tobytes())
-        if key not in self.stored:
-            self.stored[key] = edit.add_initializer(self.model.graph, array, "constant")
-        return self.stored[key]
-
-    def name(self) -> str:
-        return edit.unique_name(self.model, "adjoint")
-
-    def shape(self, value: ir.Value) -> Dims | None:
-        return self.facts.shape(value)
-
-    def dtype(self, value: ir.Value) -> ir.DataType | None:
-        return self.facts.dtype(value)
-
-    def constant(self, value: ir.Value) -> Array | None:
-        return self.facts.constant(value)
-
-
 class _Reverse:
     """One walk from the loss back to what is trained."""
 
     def __init__(self, step: _prepare.Step, loss: str, wrt: Sequence[str]) -> None:
         self._step, self._wrt = step, wrt
+        self._refused = expand(step, step.values[loss])
         self._loss = step.values[loss]
         self._facts = Refined(step.model)
-        self._emitter = _Emitter(step.model, self._facts)
+        self._emitter = Emitter(step.model, self._facts)
         self._arrived: dict[ir.Value, list[Term]] = {}
         self._frozen: dict[str, str] = {}
         self._reach = _prepare.reach(step)
@@ -175,7 +133,7 @@ class _Reverse:
     def _backward(self, node: ir.Node, upstream: Sequence[Term | None], wanted: frozenset[int]) -> None:
         spec = spec_of(node)
         if spec is None or spec.vjp is None:
-            raise Undifferentiable("no rule for this operator")
+            raise Undifferentiable(self._refused.get(node, "no rule for this operator"))
         if spec.vjp is flat:
             return
         gradients = spec.vjp(node, Tape(node, self._emitter, upstream, wanted))

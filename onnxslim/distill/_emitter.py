@@ -1,0 +1,71 @@
+"""Where new nodes of a step go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from onnxslim._ir import ir
+from onnxslim.distill._facts import Refined
+from onnxslim.model import edit
+from onnxslim.ops.spec import Array, Dims
+
+__all__ = ["Emitter"]
+
+
+@dataclass
+class Emitter:
+    """The :class:`onnxslim.ops.terms.Emitter` of a model.
+
+    Attributes:
+        before: the node in front of which new ones go; None for the end of the graph.
+    """
+
+    model: ir.Model
+    facts: Refined
+    before: ir.Node | None = None
+    stored: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = field(default_factory=dict)
+
+    def emit(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: dict[str, Any],
+        outputs: int = 1,
+        domain: str = "",
+    ) -> Sequence[ir.Value]:
+        """Add a node; its outputs."""
+        node = ir.node(op_type, inputs, attributes, domain=domain, num_outputs=outputs, name="")
+        if domain:
+            self.model.opset_imports.setdefault(domain, 1)
+        for output in node.outputs:
+            output.name = self.name()
+        if self.before is None:
+            self.model.graph.append(node)
+        else:
+            self.model.graph.insert_before(self.before, node)
+        return node.outputs
+
+    def store(self, array: Array) -> ir.Value:
+        """A constant; equal ones are stored once."""
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self.stored:
+            self.stored[key] = edit.add_initializer(self.model.graph, array, "constant")
+        return self.stored[key]
+
+    def name(self) -> str:
+        """A name that no value bears."""
+        return edit.unique_name(self.model, "adjoint")
+
+    def shape(self, value: ir.Value) -> Dims | None:
+        """Dimensions of a value that was there before."""
+        return self.facts.shape(value)
+
+    def dtype(self, value: ir.Value) -> ir.DataType | None:
+        """Element type of a value that was there before."""
+        return self.facts.dtype(value)
+
+    def constant(self, value: ir.Value) -> Array | None:
+        """Content of a value that is the same in every run."""
+        return self.facts.constant(value)
