@@ -33,7 +33,7 @@ from onnxslim.recipes.api import simplify
 
 HEADER = ("model", "batch", "weights", "frozen", "error", "forward ms", "step ms", "ratio")
 STEPS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 1e-4)  # what the loss is to change by, of itself
-BATCH, ROUNDS, LONGEST = 16, 40, 10.0
+BATCH, ROUNDS, LONGEST = 16, 40, 8.0
 
 Array = npt.NDArray[Any]
 
@@ -87,9 +87,19 @@ def prepared(name: str) -> tuple[ir.Model, dict[str, Array], int]:
     ):
         batch = len(feeds)
         first = {key: np.concatenate([feed[key] for feed in feeds]) for key in first}
-    for key, array in first.items():  # one by one: an unnamed dimension is not the same everywhere
-        value = next(v for v in model.graph.inputs if v.name == key)
-        value.shape = ir.Shape(array.shape)
+    for value in list(model.graph.inputs):
+        array = first[value.name or ""]
+        if array.dtype.kind != "f" and array.size == 1:  # a setting, such as a sampling rate
+            model.graph.inputs.remove(value)
+            stored = edit.add_initializer(model.graph, first.pop(value.name or ""), "setting")
+            for user, index in tuple(value.uses()):
+                user.replace_input_with(index, stored)
+        else:
+            value.shape = ir.Shape(array.shape)
+    for value in model.graph.initializers.values():  # a session gets bytes, beside which no file lies
+        content = edit.constant_value(value)
+        if content is not None:
+            edit.replace_initializer(value, np.array(content))
     return simplify(model).model, first, batch
 
 

@@ -196,6 +196,12 @@ def double(proto: onnx.ModelProto) -> onnx.ModelProto:
             tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
     for node in wide.graph.node:
         for attribute in node.attribute:
+            if node.op_type == "Constant" and attribute.name == "value_float":
+                attribute.t.CopyFrom(onnx.numpy_helper.from_array(np.array(attribute.f)))
+                attribute.name, attribute.type = "value", onnx.AttributeProto.TENSOR
+            elif node.op_type == "Constant" and attribute.t.data_type == onnx.TensorProto.FLOAT:
+                array = onnx.numpy_helper.to_array(attribute.t).astype(np.float64)
+                attribute.t.CopyFrom(onnx.numpy_helper.from_array(array))
             if node.op_type == "Cast" and attribute.i == onnx.TensorProto.FLOAT:
                 attribute.i = onnx.TensorProto.DOUBLE
     for info in wide.graph.input:

@@ -85,11 +85,11 @@ def _replace(step: Step, node: ir.Node, facts: Refined) -> None:
     made = spec.expand(node, Tape(node, Emitter(step.model, facts, before=node), (), frozenset()))
     for old, term in zip(node.outputs, made, strict=False):
         if term is not None:
-            _rename(step, old, term.value, facts)
+            _rename(step, old, term.value)
     edit.remove_node(node)
 
 
-def _rename(step: Step, old: ir.Value, new: ir.Value, facts: Refined) -> None:
+def _rename(step: Step, old: ir.Value, new: ir.Value) -> None:
     name = old.name
     edit.replace_uses(old, new)
     if name and new.name != name:
@@ -113,6 +113,9 @@ def _call(step: Step, node: ir.Node, facts: Refined) -> None:
         raise Undifferentiable("the standard has no definition of this form of it")
     proto = onnx.FunctionProto.FromString(body)
     proto.domain, proto.name = _BODIES, f"{node.op_type}_{len(step.model.functions)}"
+    made = {output for inner in proto.node for output in inner.output}
+    kept = [index for index, name in enumerate(proto.output) if name in made]  # absent ones are not computed
+    proto.output[:] = [proto.output[index] for index in kept]
     function = ir.serde.deserialize_function(proto)
     step.model.functions[function.identifier()] = function
     step.model.opset_imports[_BODIES] = 1
@@ -124,10 +127,10 @@ def _call(step: Step, node: ir.Node, facts: Refined) -> None:
     )
     graph = step.model.graph
     graph.insert_before(node, call)
-    for old, new in zip(node.outputs, call.outputs, strict=True):
-        if old.name:
-            new.name = edit.unique_name(step.model, "expanded")
-            _rename(step, old, new, facts)
+    for index, new in zip(kept, call.outputs, strict=True):
+        new.name = edit.unique_name(step.model, "expanded")
+        if index < len(node.outputs) and node.outputs[index].name:
+            _rename(step, node.outputs[index], new)
     edit.remove_node(node)
 
 

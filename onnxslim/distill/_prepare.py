@@ -9,6 +9,8 @@ from onnxslim._ir import inline_functions, ir
 from onnxslim.errors import ModelError, OptionError
 from onnxslim.model import edit
 from onnxslim.model.tensors import shown
+from onnxslim.ops.adjoint import flat
+from onnxslim.ops.registry import spec_of
 from onnxslim.passes.raise_opset import RaiseOpset
 
 __all__ = ["OPSET", "Step", "captured", "finish", "prepared", "reach"]
@@ -109,6 +111,9 @@ def reach(step: Step) -> dict[ir.Value, frozenset[str]]:
     """For each value that depends on something differentiated by: the names that it depends on."""
     found = {step.values[name]: frozenset({name}) for name in step.wrt}
     for node in step.model.graph:
+        spec = spec_of(node)
+        if spec is not None and spec.vjp is flat:
+            continue
         read = [
             found.get(value, frozenset()) for value in (*node.inputs, *captured(node)) if value is not None
         ]
