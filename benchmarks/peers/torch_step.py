@@ -2,8 +2,8 @@
 
     PYTHON -m benchmarks.peers.torch_step MODEL FEED
 
-PYTHON has torch and onnx.  MODEL ends in a scalar ``loss``, FEED (.npz) holds its inputs.  Every stored float of
-more than one element gets a gradient.  Prints the CPU milliseconds of the fastest step, with one thread.
+PYTHON has torch and onnx.  MODEL ends in a scalar ``loss``, FEED (.npz) holds its inputs.  Every stored float
+of more than one element gets a gradient.  Prints the CPU milliseconds of the fastest step, with one thread.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ class _Reverse:
         if dtype is None or not dtype.is_floating_point():
             raise OptionError(f"the loss {shown(self._loss.name)} is no float", hint="name a scalar float")
         if dims is None or any(d != 1 for d in dims):
-            what = f"the loss {shown(self._loss.name)} does not have one element"
+            what = f"the loss {shown(self._loss.name)} is not known to have one element"
             raise OptionError(what, hint="reduce it to one, by ReduceMean for instance")
         ones = np.ones([1] * len(dims), dtype.numpy())
         return Term(self._emitter, self._emitter.store(ones), dtype)
