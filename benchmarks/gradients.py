@@ -7,8 +7,8 @@ loss is the mean squared distance of every float output from a random target.  W
 of at least one axis and more than one element.  The derivative along the gradient itself is compared with
 central differences of several steps, of which the best counts: single precision rounds the small ones, kinks
 spoil the large ones.  Times are the CPU's, of onnxruntime with one thread, runs of the forward pass and of
-the step by turns, the fastest of each; ``forward`` is the loss of the simplified model with its weights stored
-in it.  With ``--torch``, an interpreter that has torch, its step on the same graph is timed as well.
+the step by turns, the fastest of each; ``forward`` is the loss of the simplified model with its weights
+stored in it.  With ``--torch``, an interpreter that has torch, its step on the same graph is timed as well.
 """
 
 from __future__ import annotations

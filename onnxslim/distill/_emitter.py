@@ -16,16 +16,20 @@ __all__ = ["Emitter"]
 
 @dataclass
 class Emitter:
-    """The :class:`onnxslim.ops.terms.Emitter` of a model.
+    """The :class:`onnxslim.ops.terms.Emitter` of a model, or of a graph inside of it.
 
     Attributes:
+        graph: takes the nodes.
         before: the node in front of which new ones go; None for the end of the graph.
+        originals: for values of a copied graph, those that the facts know.
     """
 
     model: ir.Model
     facts: Refined
+    graph: ir.Graph
     before: ir.Node | None = None
     stored: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = field(default_factory=dict)
+    originals: dict[ir.Value, ir.Value] = field(default_factory=dict)
 
     def emit(
         self,
@@ -42,13 +46,13 @@ class Emitter:
         for output in node.outputs:
             output.name = self.name()
         if self.before is None:
-            self.model.graph.append(node)
+            self.graph.append(node)
         else:
-            self.model.graph.insert_before(self.before, node)
+            self.graph.insert_before(self.before, node)
         return node.outputs
 
     def store(self, array: Array) -> ir.Value:
-        """A constant; equal ones are stored once."""
+        """A constant of the main graph, which all graphs see; equal ones are stored once."""
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self.stored:
             self.stored[key] = edit.add_initializer(self.model.graph, array, "constant")
@@ -58,14 +62,33 @@ class Emitter:
         """A name that no value bears."""
         return edit.unique_name(self.model, "adjoint")
 
+    def copied(self, body: ir.Graph) -> Emitter:
+        """For a copy of a graph, whose values get names of their own; what is known of the original holds."""
+        copy = body.clone(allow_outer_scope_values=True)
+        inner = Emitter(self.model, self.facts, copy, stored=self.stored, originals=dict(self.originals))
+        inner._adopt(body, copy)
+        return inner
+
+    def _adopt(self, body: ir.Graph, copy: ir.Graph) -> None:
+        pairs = list(zip(body.initializers.values(), copy.initializers.values(), strict=True))
+        pairs += zip(body.inputs, copy.inputs, strict=True)
+        for own, other in zip(body, copy, strict=True):
+            pairs += zip(own.outputs, other.outputs, strict=True)
+            for inner, inner_copy in zip(edit.subgraphs(own), edit.subgraphs(other), strict=True):
+                self._adopt(inner, inner_copy)
+        for original, value in pairs:
+            self.originals[value] = self.originals.get(original, original)
+            if value.name:
+                value.name = self.name()
+
     def shape(self, value: ir.Value) -> Dims | None:
         """Dimensions of a value that was there before."""
-        return self.facts.shape(value)
+        return self.facts.shape(self.originals.get(value, value))
 
     def dtype(self, value: ir.Value) -> ir.DataType | None:
         """Element type of a value that was there before."""
-        return self.facts.dtype(value)
+        return self.facts.dtype(self.originals.get(value, value))
 
     def constant(self, value: ir.Value) -> Array | None:
         """Content of a value that is the same in every run."""
-        return self.facts.constant(value)
+        return self.facts.constant(self.originals.get(value, value))

@@ -82,7 +82,9 @@ def _replace(step: Step, node: ir.Node, facts: Refined) -> None:
     if spec is None or spec.expand is None:
         _call(step, node, facts)
         return
-    made = spec.expand(node, Tape(node, Emitter(step.model, facts, before=node), (), frozenset()))
+    made = spec.expand(
+        node, Tape(node, Emitter(step.model, facts, step.model.graph, before=node), (), frozenset())
+    )
     for old, term in zip(node.outputs, made, strict=False):
         if term is not None:
             _rename(step, old, term.value)

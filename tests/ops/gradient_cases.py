@@ -72,6 +72,11 @@ def grouped(epsilon: float, groups: int) -> Callable[..., Array]:
     return oracle
 
 
+def gelu(x: Array, bias: Array | float = 0.0) -> Array:
+    total = x + bias
+    return np.asarray(total * (1 + np.vectorize(math.erf)(total / math.sqrt(2))) / 2)
+
+
 def standardised(x: Array) -> Array:
     centred = x - x.mean((0, 2, 3), keepdims=True)
     return np.asarray(centred / np.sqrt((centred**2).mean((0, 2, 3), keepdims=True)))
@@ -108,13 +113,14 @@ def _arithmetic() -> Iterator[Case]:
     yield Case("Pow", [f(2, 3), np.array(2, np.float32)], wrt=[0], constants=[1])
     yield Case("Pow", [f(2, 3), i(3)], wrt=[0])
     yield Case("Mod", [between(0.1, 0.9, 2, 3) + f(1) * 0, between(0.3, 0.4, 3) * 10], {"fmod": 1})
-    for name in ("Neg", "Abs", "Exp", "Erf", "Sin", "Cos", "Tan", "Atan", "Sinh", "Cosh", "Asinh"):
+    for name in ("Neg", "Abs", "Exp", "Sin", "Cos", "Tan", "Atan", "Sinh", "Cosh", "Asinh"):
         yield Case(name, [apart(2, 3)])
     for name in ("Sqrt", "Log", "Reciprocal"):
         yield Case(name, [between(0.5, 2, 2, 3)])
     for name in ("Asin", "Acos", "Atanh"):
         yield Case(name, [between(-0.7, 0.7, 2, 3)])
     yield Case("Acosh", [between(1.5, 3, 2, 3)])
+    yield Case("Erf", [apart(2, 3)], oracle=np.vectorize(math.erf))
     yield Case("Clip", [apart(4, 5), np.array(-0.5, np.float32), np.array(0.5, np.float32)])
     yield Case("Clip", [apart(4, 5), None, np.array(0.5, np.float32)])
     yield Case("Clip", [apart(4, 5), np.array(-0.5, np.float32)])
@@ -139,9 +145,7 @@ def _activations() -> Iterator[Case]:
     }.items():
         yield Case(name, [apart(3, 4, 2)])
         yield Case(name, [apart(3, 4, 2)], attributes)
-    yield Case(
-        "Gelu", [apart(5, 7)], opset=20, oracle=lambda x: x * (1 + np.vectorize(math.erf)(x / 2**0.5)) / 2
-    )
+    yield Case("Gelu", [apart(5, 7)], opset=20, oracle=gelu)
     yield Case("Gelu", [apart(5, 7)], {"approximate": "tanh"}, opset=20)
     yield Case("Swish", [apart(5, 7)], opset=24)
     yield Case("Swish", [apart(5, 7)], {"alpha": 1.7}, opset=24)
@@ -368,7 +372,20 @@ def _attention() -> Iterator[Case]:
     yield Case("RotaryEmbedding", [f(1, 2, 3, 4), f(6, 2), f(6, 2), i([2, 0, 5])], opset=23, expanded=True)
 
 
+def _contrib() -> Iterator[Case]:
+    own = {"domain": "com.microsoft", "expanded": True}
+    yield Case("Gelu", [f(2, 3, 4)], domain="com.microsoft", oracle=gelu)
+    yield Case("BiasGelu", [f(2, 3, 4), f(4)], domain="com.microsoft", oracle=gelu)
+    yield Case("QuickGelu", [f(2, 3, 4)], **own)
+    yield Case("FastGelu", [f(2, 3, 4)], **own)
+    yield Case("FastGelu", [f(2, 3, 4), f(4)], **own)
+    yield Case("FusedMatMul", [f(2, 4, 3), f(2, 5, 4)], {"transA": 1, "transB": 1, "alpha": 0.5}, **own)
+    every: dict[str, Any] = {**own, "outputs": 4, "reads": (0, 3)}
+    yield Case("SkipLayerNormalization", [f(2, 3, 4), f(2, 3, 4), f(4), f(4), f(4)], **every)
+    yield Case("SkipSimplifiedLayerNormalization", [f(2, 3, 4), f(2, 3, 4), f(4), f(4)], **every)
+
+
 CASES = [
     *_arithmetic(), *_activations(), *_products(), *_convolutions(), *_movements(), *_reductions(),
-    *_normalizations(), *_pools(), *_images(), *_recurrent_layers(), *_attention(),
+    *_normalizations(), *_pools(), *_images(), *_recurrent_layers(), *_attention(), *_contrib(),
 ]  # fmt: skip
