@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 from onnxslim._ir import ir
+from onnxslim.ops.adjoint import Expand
 from onnxslim.ops.attributes import int_of
 from onnxslim.ops.coupling import Axes
 from onnxslim.ops.macs import dims_of, product
+from onnxslim.ops.recurrent_steps import gru_steps, lstm_steps, rnn_steps
 from onnxslim.ops.spec import OpSpec, QuantRole, ShapeOf
 
 __all__ = ["SPECS", "recurrence_of"]
@@ -61,18 +62,18 @@ def _couple(node: ir.Node, axes: Axes, *, gates: int) -> None:
         axes.equal(axes.of(output, 1 if first else 0), axes.of(data, 1 if first else 0))
 
 
-def _recurrent(
-    op_type: str, macs: Callable[[ir.Node, ShapeOf], int | None], kernel: str | None, gates: int
-) -> OpSpec:
-    return OpSpec(op_type=op_type, couple=partial(_couple, gates=gates), macs=macs, quant=QuantRole(
+def _recurrent(op_type: str, kernel: str | None, gates: int, expand: Expand) -> OpSpec:
+    couple = partial(_couple, gates=gates)
+    return OpSpec(op_type=op_type, macs=_gates, expand=expand, couple=couple, quant=QuantRole(
         inputs=(0,), weight=1, weight_axis=lambda node: 1, bias=3, kernel=kernel))  # fmt: skip
 
 
 _KINDS = {"LSTM": 4, "GRU": 3, "RNN": 1}  # and their gates
 
-SPECS = tuple(
-    _recurrent(name, _gates, "DynamicQuantizeLSTM" if name == "LSTM" else None, gates)
-    for name, gates in _KINDS.items()
+SPECS = (
+    _recurrent("LSTM", "DynamicQuantizeLSTM", _KINDS["LSTM"], lstm_steps),
+    _recurrent("GRU", None, _KINDS["GRU"], gru_steps),
+    _recurrent("RNN", None, _KINDS["RNN"], rnn_steps),
 )
 
 
