@@ -13,7 +13,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["ir"]
+__all__ = ["inline_functions", "ir"]
 
 
 class _DeferredSympy(types.ModuleType):
@@ -41,3 +41,10 @@ else:
     finally:
         del sys.modules["sympy"]
 _imported = True
+
+
+def inline_functions(model: ir.Model) -> None:
+    """Put the nodes of a model's own functions in the place of their calls."""
+    from onnx_ir.passes.common import InlinePass  # loads more of onnx_ir than most runs need
+
+    InlinePass()(model)

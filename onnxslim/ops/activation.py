@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from onnxslim._ir import ir
+from onnxslim.ops import activation_gradient
 from onnxslim.ops.attributes import has, int_of, opset_of
 from onnxslim.ops.coupling import Axes, same_axes
 from onnxslim.ops.sizes import broadcast_bytes, total_bytes
@@ -14,11 +15,13 @@ __all__ = ["SPECS", "is_softmax", "softmax_axis"]
 
 
 def _pointwise(op_type: str, **facts: Any) -> OpSpec:
-    return OpSpec(op_type=op_type, elementwise=True, output_bytes=broadcast_bytes, **facts)
+    rule = activation_gradient.RULES.get(op_type)
+    return OpSpec(op_type=op_type, elementwise=True, output_bytes=broadcast_bytes, vjp=rule, **facts)
 
 
 def _along_axis(op_type: str, **facts: Any) -> OpSpec:
-    return OpSpec(op_type=op_type, output_bytes=total_bytes, couple=_normalised, **facts)
+    rule = activation_gradient.RULES.get(op_type)
+    return OpSpec(op_type=op_type, output_bytes=total_bytes, couple=_normalised, vjp=rule, **facts)
 
 
 def _dropout_is_noop(node: ir.Node, facts: Facts) -> int | None:
@@ -70,6 +73,6 @@ SPECS = (
     _along_axis("Softmax", quant=QuantRole(kernel="QLinearSoftmax")),
     _along_axis("LogSoftmax"),
     _along_axis("Hardmax"),
-    OpSpec(op_type="Dropout", couple=same_axes, deterministic=False,
+    OpSpec(op_type="Dropout", vjp=activation_gradient.RULES["Dropout"], couple=same_axes, deterministic=False,
            identity_input=_dropout_is_noop, output_bytes=total_bytes),
 )  # fmt: skip

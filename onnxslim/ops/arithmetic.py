@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from onnxslim._ir import ir
+from onnxslim.ops import arithmetic_gradient
 from onnxslim.ops.attributes import has, int_of
 from onnxslim.ops.movement import given
 from onnxslim.ops.noop import neutral, one_input
@@ -98,7 +99,8 @@ def _unary(op_type: str, function: Callable[..., Any], dtypes: Sequence[Any], **
 
 
 def _plain(op_type: str, **facts: Any) -> OpSpec:
-    return OpSpec(op_type=op_type, elementwise=True, output_bytes=broadcast_bytes, **facts)
+    rule = arithmetic_gradient.RULES.get(op_type)
+    return OpSpec(op_type=op_type, elementwise=True, output_bytes=broadcast_bytes, vjp=rule, **facts)
 
 
 SPECS = (

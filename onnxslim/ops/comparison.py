@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from onnxslim._ir import ir
+from onnxslim.ops import arithmetic_gradient
+from onnxslim.ops.adjoint import flat
 from onnxslim.ops.arithmetic import FLOATS, INTEGERS, exact
 from onnxslim.ops.attributes import text_of
 from onnxslim.ops.movement import given
@@ -54,7 +56,9 @@ def _op(
     op_type: str, function: Callable[..., Any] | None, dtypes: Sequence[Any], arity: int = 2, **facts: Any
 ) -> OpSpec:
     evaluator = None if function is None else exact(function, dtypes, arity)
-    return OpSpec(op_type=op_type, elementwise=True, output_bytes=broadcast_bytes, numpy=evaluator, **facts)
+    return OpSpec(
+        op_type=op_type, elementwise=True, output_bytes=broadcast_bytes, numpy=evaluator, vjp=flat, **facts
+    )
 
 
 _ORDERED = (*INTEGERS, *FLOATS)
@@ -73,11 +77,12 @@ SPECS = (
     _op("BitwiseOr", np.bitwise_or, _BITS, identity_input=neutral(0)),
     _op("BitwiseXor", np.bitwise_xor, _BITS, identity_input=neutral(0)),
     _op("BitwiseNot", np.bitwise_not, _BITS, arity=1),
-    OpSpec(op_type="BitShift", elementwise=True, output_bytes=broadcast_bytes, numpy=_shift,
+    OpSpec(op_type="BitShift", elementwise=True, vjp=flat, output_bytes=broadcast_bytes, numpy=_shift,
            identity_input=neutral(0, right_only=True)),
     _op("IsNaN", np.isnan, FLOATS, arity=1),
     _op("IsInf", None, FLOATS),
-    OpSpec(op_type="Where", elementwise=True, output_bytes=broadcast_bytes, numpy=_where,
+    OpSpec(op_type="Where", elementwise=True, vjp=arithmetic_gradient.RULES["Where"],
+           output_bytes=broadcast_bytes, numpy=_where,
            moves=lambda node: (1, 2), identity_input=_where_is_noop,
            quant=QuantRole(inputs=(1, 2), kernel="QLinearWhere")),
 )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from onnxslim._ir import ir
+from onnxslim.ops import conv_gradient
 from onnxslim.ops.attributes import int_of
 from onnxslim.ops.coupling import Axes, Layout
 from onnxslim.ops.linear import conv_linear
@@ -78,9 +79,11 @@ def _outer(node: ir.Node, axes: Axes, made: Layout) -> None:
 
 
 SPECS = (
-    OpSpec(op_type="Conv", linear=conv_linear, macs=_conv, couple=_couple, quant=QuantRole(
+    OpSpec(op_type="Conv", vjp=conv_gradient.RULES["Conv"],
+           linear=conv_linear, macs=_conv, couple=_couple, quant=QuantRole(
         inputs=(0,), weight=1, weight_axis=lambda node: 0, bias=2, kernel="QLinearConv")),
-    OpSpec(op_type="ConvTranspose", macs=_conv_transpose, couple=_couple_transposed, quant=QuantRole(
+    OpSpec(op_type="ConvTranspose", vjp=conv_gradient.RULES["ConvTranspose"],
+           macs=_conv_transpose, couple=_couple_transposed, quant=QuantRole(
         inputs=(0,), weight=1, weight_axis=lambda node: 1, bias=2)),
     OpSpec(op_type="DeformConv", macs=_conv, quant=QuantRole(
         inputs=(0,), weight=1, weight_axis=lambda node: 0, bias=3)),

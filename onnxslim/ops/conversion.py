@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxslim._ir import ir
+from onnxslim.ops import arithmetic_gradient
 from onnxslim.ops.attributes import int_of
 from onnxslim.ops.movement import given
 from onnxslim.ops.sizes import broadcast_bytes
@@ -73,9 +74,11 @@ def _cast_like_is_noop(node: ir.Node, facts: Facts) -> int | None:
 
 
 SPECS = (
-    OpSpec(op_type="Cast", numpy=_cast, elementwise=True, output_bytes=broadcast_bytes,
+    OpSpec(op_type="Cast", vjp=arithmetic_gradient.RULES["Cast"],
+           numpy=_cast, elementwise=True, output_bytes=broadcast_bytes,
            identity_input=_cast_is_noop),
-    OpSpec(op_type="CastLike", numpy=_cast_like, elementwise=True, output_bytes=broadcast_bytes,
+    OpSpec(op_type="CastLike", vjp=arithmetic_gradient.RULES["CastLike"],
+           numpy=_cast_like, elementwise=True, output_bytes=broadcast_bytes,
            identity_input=_cast_like_is_noop),
     OpSpec(op_type="BitCast", output_bytes=broadcast_bytes),
 )  # fmt: skip

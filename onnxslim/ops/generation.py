@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxslim._ir import ir
+from onnxslim.ops import movement_gradient
+from onnxslim.ops.adjoint import flat
 from onnxslim.ops.coupling import Axes, same_axes
 from onnxslim.ops.movement import given
 from onnxslim.ops.sizes import elements_bytes, item_bytes
@@ -110,9 +112,9 @@ SPECS = (
         dims_input=0,
     ),
     OpSpec(op_type="Range", numpy=_range, output_bytes=_range_bytes, sized_by=(0, 1, 2)),
-    OpSpec(op_type="EyeLike", output_bytes=_like_bytes),
+    OpSpec(op_type="EyeLike", vjp=flat, output_bytes=_like_bytes),
     OpSpec(op_type="OneHot", output_bytes=_one_hot_bytes, sized_by=(1,)),
-    OpSpec(op_type="Trilu", couple=_triangle, output_bytes=_tri_bytes),
+    OpSpec(op_type="Trilu", vjp=movement_gradient.RULES["Trilu"], couple=_triangle, output_bytes=_tri_bytes),
     OpSpec(op_type="MelWeightMatrix", output_bytes=_mel_bytes, sized_by=(0, 1)),
     *(
         OpSpec(op_type=f"{name}Window", output_bytes=_window_bytes)

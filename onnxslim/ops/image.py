@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxslim._ir import ir
+from onnxslim.ops import image_gradient, movement_gradient
 from onnxslim.ops.attributes import int_of, ints_of, text_of
 from onnxslim.ops.coupling import Axes
 from onnxslim.ops.movement import given
@@ -98,13 +99,16 @@ def _to_depth(node: ir.Node, axes: Axes) -> None:
 
 
 SPECS = (
-    OpSpec(op_type="Resize", couple=_resized, sized_by=(2, 3), output_bytes=_resize_bytes,
+    OpSpec(op_type="Resize", vjp=image_gradient.RULES["Resize"],
+           couple=_resized, sized_by=(2, 3), output_bytes=_resize_bytes,
            homogeneous=_interpolated, identity_input=_resize_is_noop, quant=QuantRole()),
     OpSpec(op_type="Upsample", couple=_resized, sized_by=(1,), output_bytes=_resize_bytes,
            homogeneous=first_input, identity_input=_resize_is_noop, quant=QuantRole()),
-    OpSpec(op_type="DepthToSpace", couple=_to_space, output_bytes=total_bytes,
+    OpSpec(op_type="DepthToSpace", vjp=movement_gradient.RULES["DepthToSpace"],
+           couple=_to_space, output_bytes=total_bytes,
            moves=first_input, identity_input=_one_block),
-    OpSpec(op_type="SpaceToDepth", couple=_to_depth, output_bytes=total_bytes,
+    OpSpec(op_type="SpaceToDepth", vjp=movement_gradient.RULES["SpaceToDepth"],
+           couple=_to_depth, output_bytes=total_bytes,
            moves=first_input, identity_input=_one_block),
     *(OpSpec(op_type=name) for name in ("AffineGrid", "Col2Im", "GridSample", "RoiAlign", "ImageDecoder")),
 )  # fmt: skip

@@ -8,8 +8,10 @@ import numpy as np
 
 from onnxslim._ir import ir
 from onnxslim.ops import movement_axes
+from onnxslim.ops.adjoint import flat
 from onnxslim.ops.attributes import int_of, ints_of
 from onnxslim.ops.movement import given
+from onnxslim.ops.movement_gradient import RULES
 from onnxslim.ops.sizes import array_bytes, elements_bytes, item_bytes, total_bytes
 from onnxslim.ops.spec import Array, Declined, Facts, OpSpec, QuantRole, first_input
 
@@ -127,22 +129,25 @@ def _unique_bytes(node: ir.Node, inputs: Inputs) -> int | None:
 _CHAIN = QuantRole()
 
 SPECS = (
-    OpSpec(op_type="Gather", couple=movement_axes.gather, numpy=_gather, output_bytes=_gather_bytes,
+    OpSpec(op_type="Gather", vjp=RULES["Gather"],
+           couple=movement_axes.gather, numpy=_gather, output_bytes=_gather_bytes,
            moves=first_input, quant=_CHAIN),
-    OpSpec(op_type="GatherElements", numpy=_gather_elements, output_bytes=_gather_elements_bytes,
+    OpSpec(op_type="GatherElements", vjp=RULES["GatherElements"],
+           numpy=_gather_elements, output_bytes=_gather_elements_bytes,
            moves=first_input),
-    OpSpec(op_type="GatherND", numpy=_gather_nd, output_bytes=_gather_nd_bytes, moves=first_input),
-    OpSpec(op_type="NonZero", numpy=_non_zero, output_bytes=_non_zero_bytes),
+    OpSpec(op_type="GatherND", vjp=RULES["GatherND"],
+           numpy=_gather_nd, output_bytes=_gather_nd_bytes, moves=first_input),
+    OpSpec(op_type="NonZero", vjp=flat, numpy=_non_zero, output_bytes=_non_zero_bytes),
     OpSpec(op_type="Compress", output_bytes=total_bytes, moves=first_input),
     OpSpec(op_type="Scatter", output_bytes=_first_bytes),
-    OpSpec(op_type="ScatterElements", output_bytes=_first_bytes),
-    OpSpec(op_type="ScatterND", output_bytes=_first_bytes),
+    OpSpec(op_type="ScatterElements", vjp=RULES["ScatterElements"], output_bytes=_first_bytes),
+    OpSpec(op_type="ScatterND", vjp=RULES["ScatterND"], output_bytes=_first_bytes),
     OpSpec(op_type="TensorScatter", output_bytes=_first_bytes, moves=lambda node: (0, 1)),
-    OpSpec(op_type="Pad", couple=movement_axes.pad, output_bytes=_pad_bytes, sized_by=(1,),
+    OpSpec(op_type="Pad", vjp=RULES["Pad"], couple=movement_axes.pad, output_bytes=_pad_bytes, sized_by=(1,),
            identity_input=_pad_is_noop, quant=QuantRole()),
     OpSpec(op_type="CenterCropPad", output_bytes=_center_bytes, sized_by=(1,)),
     OpSpec(op_type="ReverseSequence", output_bytes=_first_bytes, moves=first_input),
-    OpSpec(op_type="TopK", output_bytes=_top_k_bytes),
+    OpSpec(op_type="TopK", vjp=RULES["TopK"], output_bytes=_top_k_bytes),
     OpSpec(op_type="Unique", output_bytes=_unique_bytes),
     OpSpec(op_type="NonMaxSuppression"),
 )  # fmt: skip

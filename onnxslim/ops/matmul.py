@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnxslim._ir import ir
+from onnxslim.ops import matmul_gradient
 from onnxslim.ops.attributes import int_of, text_of
 from onnxslim.ops.coupling import Axes, Layout, broadcast
 from onnxslim.ops.linear import gemm_linear, matmul_linear
@@ -129,14 +130,17 @@ def _couple_einsum(node: ir.Node, axes: Axes) -> None:
 
 
 SPECS = (
-    OpSpec(op_type="MatMul", linear=matmul_linear, couple=couple_product, macs=matmul_macs, quant=QuantRole(
+    OpSpec(op_type="MatMul", vjp=matmul_gradient.RULES["MatMul"],
+           linear=matmul_linear, couple=couple_product, macs=matmul_macs, quant=QuantRole(
         inputs=(0, 1), weight=1, weight_axis=lambda node: -1, kernel="QLinearMatMul")),
-    OpSpec(op_type="Gemm", linear=gemm_linear, couple=_couple_gemm, macs=_gemm, quant=QuantRole(
+    OpSpec(op_type="Gemm", vjp=matmul_gradient.RULES["Gemm"],
+           linear=gemm_linear, couple=_couple_gemm, macs=_gemm, quant=QuantRole(
         inputs=(0,), weight=1, weight_axis=_gemm_channels, bias=2, kernel="QGemm")),
     OpSpec(op_type="MatMulInteger", macs=matmul_macs, quant=QuantRole(
         inputs=(0,), weight=1, weight_axis=lambda node: -1, integer=True)),
     OpSpec(op_type="QLinearMatMul", macs=matmul_macs, quant=QuantRole(
         inputs=(0,), weight=3, weight_axis=lambda node: -1, integer=True)),
-    OpSpec(op_type="Einsum", couple=_couple_einsum, macs=_einsum, quant=QuantRole(inputs=(0, 1))),
+    OpSpec(op_type="Einsum", vjp=matmul_gradient.RULES["Einsum"],
+           couple=_couple_einsum, macs=_einsum, quant=QuantRole(inputs=(0, 1))),
     OpSpec(op_type="Det"),
 )  # fmt: skip

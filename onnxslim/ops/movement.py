@@ -9,6 +9,7 @@ import numpy as np
 from onnxslim._ir import ir
 from onnxslim.ops import movement_axes
 from onnxslim.ops.attributes import has, int_of, ints_of
+from onnxslim.ops.movement_gradient import RULES
 from onnxslim.ops.noop import one_input, same_shape
 from onnxslim.ops.sizes import array_bytes, broadcast_dims, elements_bytes, item_bytes
 from onnxslim.ops.spec import Array, Declined, Facts, OpSpec, QuantRole, every_input, first_input
@@ -219,66 +220,67 @@ _CHAIN = QuantRole()  # Quantize- and DequantizeLinear around it cancel: no kern
 
 SPECS = (
     OpSpec(
-        op_type="Identity", numpy=_identity, output_bytes=_moved_bytes, moves=first_input, quant=_CHAIN,
+        op_type="Identity", vjp=RULES["Identity"],
+        numpy=_identity, output_bytes=_moved_bytes, moves=first_input, quant=_CHAIN,
         identity_input=lambda node, facts: 0, elementwise=True, homogeneous=first_input,
     ),
     OpSpec(
-        op_type="Reshape",
+        op_type="Reshape", vjp=RULES["Reshape"],
         couple=movement_axes.reshape,
         sized_by=(1,), dims_input=1, numpy=_reshape,
         output_bytes=_moved_bytes, moves=first_input, quant=_CHAIN,
         identity_input=same_shape,
     ),
     OpSpec(
-        op_type="Flatten",
+        op_type="Flatten", vjp=RULES["Flatten"],
         couple=movement_axes.flatten,
         numpy=_flatten, output_bytes=_moved_bytes, moves=first_input, quant=_CHAIN,
         identity_input=same_shape,
     ),
     OpSpec(
-        op_type="Squeeze",
+        op_type="Squeeze", vjp=RULES["Squeeze"],
         couple=movement_axes.squeeze,
         numpy=_squeeze, output_bytes=_moved_bytes, moves=first_input, quant=_CHAIN,
         identity_input=same_shape,
     ),
     OpSpec(
-        op_type="Unsqueeze",
+        op_type="Unsqueeze", vjp=RULES["Unsqueeze"],
         couple=movement_axes.unsqueeze,
         numpy=_unsqueeze, output_bytes=_moved_bytes, moves=first_input, quant=_CHAIN,
         identity_input=same_shape,
     ),
     OpSpec(
-        op_type="Transpose",
+        op_type="Transpose", vjp=RULES["Transpose"],
         couple=movement_axes.transpose,
         numpy=_transpose, output_bytes=_moved_bytes, moves=first_input, quant=_CHAIN,
         identity_input=_transpose_is_noop,
     ),
     OpSpec(
-        op_type="Concat",
+        op_type="Concat", vjp=RULES["Concat"],
         couple=movement_axes.concat,
         numpy=_concat, output_bytes=_moved_bytes, moves=every_input,
         identity_input=one_input, quant=QuantRole(inputs=None, kernel="QLinearConcat"),
     ),
     OpSpec(
-        op_type="Split",
+        op_type="Split", vjp=RULES["Split"],
         couple=movement_axes.split,
         numpy=_split, output_bytes=_moved_bytes, moves=first_input, quant=_CHAIN,
         identity_input=lambda node, facts: 0 if len(node.outputs) == 1 else None,
     ),
     OpSpec(
-        op_type="Slice",
+        op_type="Slice", vjp=RULES["Slice"],
         couple=movement_axes.slice_,
         numpy=_slice, output_bytes=_moved_bytes, moves=first_input, quant=_CHAIN,
         identity_input=_slice_is_noop,
     ),
     OpSpec(
-        op_type="Expand",
+        op_type="Expand", vjp=RULES["Expand"],
         couple=movement_axes.expand,
         dims_input=1, numpy=_expand, output_bytes=_expand_bytes, sized_by=(1,),
         moves=first_input, identity_input=same_shape, quant=_CHAIN,
     ),
     OpSpec(
-        op_type="Tile",
+        op_type="Tile", vjp=RULES["Tile"],
         couple=movement_axes.tile,
         numpy=_tile, output_bytes=_tile_bytes, sized_by=(1,), moves=first_input, quant=_CHAIN,
         identity_input=_tile_is_noop,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from onnxslim._ir import ir
 from onnxslim.ops.attributes import int_of, ints_of
 from onnxslim.ops.coupling import Axes, same_axes
+from onnxslim.ops.normalization_gradient import RULES
 from onnxslim.ops.sizes import total_bytes
 from onnxslim.ops.spec import OpSpec, QuantRole, like_first
 
@@ -109,6 +110,7 @@ SPECS = tuple(
         quant=QuantRole(),
         dims=like_first,
         couple=couple,
+        vjp=RULES.get(name),
     )
     for name, couple in {
         "BatchNormalization": _batch,

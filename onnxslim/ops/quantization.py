@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnxslim._ir import ir
+from onnxslim.ops import quantization_gradient
 from onnxslim.ops.attributes import int_of
 from onnxslim.ops.coupling import Axes, Layout, same_axes
 from onnxslim.ops.sizes import broadcast_bytes
@@ -42,7 +43,17 @@ def _tie(scale: Layout, data: Layout, axes: Axes) -> None:
 
 
 SPECS = (
-    OpSpec(op_type="QuantizeLinear", couple=couple_scales, output_bytes=broadcast_bytes),
-    OpSpec(op_type="DequantizeLinear", couple=couple_scales, output_bytes=broadcast_bytes),
+    OpSpec(
+        op_type="QuantizeLinear",
+        vjp=quantization_gradient.RULES["QuantizeLinear"],
+        couple=couple_scales,
+        output_bytes=broadcast_bytes,
+    ),
+    OpSpec(
+        op_type="DequantizeLinear",
+        vjp=quantization_gradient.RULES["DequantizeLinear"],
+        couple=couple_scales,
+        output_bytes=broadcast_bytes,
+    ),
     OpSpec(op_type="DynamicQuantizeLinear"),
 )

@@ -13,6 +13,7 @@ from onnxslim.ops.arithmetic import INTEGERS
 from onnxslim.ops.attributes import int_of, ints_of
 from onnxslim.ops.coupling import Axes, same_axes
 from onnxslim.ops.movement import axes_of, given
+from onnxslim.ops.reduction_gradient import RULES
 from onnxslim.ops.sizes import elements_bytes
 from onnxslim.ops.spec import Array, Declined, Facts, OpSpec, QuantRole
 
@@ -108,7 +109,10 @@ def _running(node: ir.Node, axes: Axes) -> None:
 def _reduction(name: str, function: Callable[..., Any] | None = None, **facts: Any) -> OpSpec:
     evaluator = None if function is None else _reduce(function)
     couple = partial(_couple, sums=name in _SUMS, averages=name == "Mean")
-    return OpSpec(op_type=f"Reduce{name}", numpy=evaluator, output_bytes=_bytes, couple=couple, **facts)
+    rule = RULES.get(f"Reduce{name}")
+    return OpSpec(
+        op_type=f"Reduce{name}", numpy=evaluator, output_bytes=_bytes, couple=couple, vjp=rule, **facts
+    )
 
 
 SPECS = (
@@ -118,6 +122,8 @@ SPECS = (
     _reduction("Min", np.min, identity_input=_reduces_nothing),
     _reduction("Mean", identity_input=_reduces_nothing, quant=QuantRole()),
     *(_reduction(name) for name in ("L1", "L2", "LogSum", "LogSumExp", "SumSquare")),
-    *(OpSpec(op_type=name, output_bytes=_bytes, couple=_picked) for name in ("ArgMax", "ArgMin")),
-    *(OpSpec(op_type=name, output_bytes=_bytes, couple=_running) for name in ("CumSum", "CumProd")),
+    *(OpSpec(op_type=name, output_bytes=_bytes, couple=_picked, vjp=RULES.get(name))
+      for name in ("ArgMax", "ArgMin")),
+    *(OpSpec(op_type=name, output_bytes=_bytes, couple=_running, vjp=RULES.get(name))
+      for name in ("CumSum", "CumProd")),
 )  # fmt: skip

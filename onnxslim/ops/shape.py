@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxslim._ir import ir
+from onnxslim.ops.adjoint import flat
 from onnxslim.ops.attributes import int_of
 from onnxslim.ops.coupling import Axes
 from onnxslim.ops.spec import Array, OpSpec
@@ -56,7 +57,14 @@ def _any_axes(node: ir.Node, axes: Axes) -> None:
 
 SPECS = (
     OpSpec(
-        op_type="Shape", couple=_any_axes, numpy=_shape, output_bytes=_rank_bytes, from_dims=_shape_of_dims
+        op_type="Shape",
+        vjp=flat,
+        couple=_any_axes,
+        numpy=_shape,
+        output_bytes=_rank_bytes,
+        from_dims=_shape_of_dims,
     ),
-    OpSpec(op_type="Size", numpy=_size, output_bytes=lambda node, inputs: 8, from_dims=_size_of_dims),
+    OpSpec(
+        op_type="Size", vjp=flat, numpy=_size, output_bytes=lambda node, inputs: 8, from_dims=_size_of_dims
+    ),
 )

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from onnxslim._ir import ir
 
 if TYPE_CHECKING:
+    from onnxslim.ops.adjoint import Vjp
     from onnxslim.ops.coupling import Axes
     from onnxslim.ops.linear import Linear
 
@@ -138,6 +139,8 @@ class OpSpec:
         dims: ``(node, shape_of) -> dimensions`` of output 0, for what onnx itself does not infer.
         couple: ``(node, axes)``, says how axes hang together (:mod:`onnxslim.ops.coupling`); None where
             nobody knows, unless the operator is elementwise.
+        vjp: ``(node, tape) -> gradients of the inputs``, by index (:mod:`onnxslim.ops.adjoint`); None where
+            nobody knows, ``flat`` where they are zero everywhere or undefined.
         doc: page of the specification.
     """
 
@@ -161,6 +164,7 @@ class OpSpec:
     linear: Callable[[ir.Node, Sequence[int]], Linear | None] | None = None
     dims: Callable[[ir.Node, ShapeOf], Dims | None] | None = None
     couple: Callable[[ir.Node, Axes], None] | None = None
+    vjp: Vjp | None = None
 
     @property
     def data_movement(self) -> bool:

@@ -1,0 +1,138 @@
+"""Gradients of normalisations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from onnxslim._ir import ir
+from onnxslim.ops.adjoint import Tape, Undifferentiable, Vjp, like_shape, sum_to
+from onnxslim.ops.attributes import float_of, int_of
+from onnxslim.ops.terms import Term
+
+__all__ = ["RULES"]
+
+
+def _normalised(x: Term, axes: Sequence[int], epsilon: float) -> tuple[Term, Term]:
+    """``(x - mean) / deviation``, and one over the deviation."""
+    centred = x - x.mean(axes)
+    scale = 1.0 / ((centred * centred).mean(axes) + epsilon).then("Sqrt")
+    return centred * scale, scale
+
+
+def _through(normal: Term, scale: Term, dy: Term, axes: Sequence[int], *, centred: bool = True) -> Term:
+    """The gradient of what was normalised: without what would change the mean and the deviation."""
+    rest = dy - normal * (dy * normal).mean(axes)
+    return (rest - dy.mean(axes) if centred else rest) * scale
+
+
+def _batch(node: ir.Node, tape: Tape) -> Mapping[int, Term]:
+    """With stored statistics. Spec: https://onnx.ai/onnx/operators/onnx__BatchNormalization.html"""
+    if int_of(node, "training_mode", 0):
+        raise Undifferentiable("it changes its statistics")
+    x, scale, mean, variance = (tape.x(index) for index in (0, 1, 3, 4))
+    dy, found, rank = tape.dy(), {}, len(tape.dims(tape.x()))
+    behind, others = list(range(1, rank - 1)), [0, *range(2, rank)]
+    inverse = 1.0 / (variance + float_of(node, "epsilon", 1e-5)).then("Sqrt")
+    slope = scale * inverse
+    if tape.wants(0):
+        found[0] = dy * slope.unsqueeze(behind)
+    if tape.wanted & {1, 4}:
+        summed = (dy * (x - mean.unsqueeze(behind))).sum(others)
+        found[1] = summed * inverse
+        found[4] = summed * slope * inverse * inverse * -0.5
+    if tape.wanted & {2, 3}:
+        found[2] = dy.sum(others)
+        found[3] = -(found[2] * slope)
+    return found
+
+
+def _layer(node: ir.Node, tape: Tape) -> Mapping[int, Term]:
+    """Over the last axes. Spec: https://onnx.ai/onnx/operators/onnx__LayerNormalization.html"""
+    if any(tape.reads(index) for index in (1, 2)):
+        raise Undifferentiable("its statistics are read")
+    x, rank = tape.x(), len(tape.dims(tape.x()))
+    axes = list(range(int_of(node, "axis", -1) % rank, rank))
+    normal, deviation = _normalised(x, axes, float_of(node, "epsilon", 1e-5))
+    return _over_last(tape, normal, deviation, axes, centred=True)
+
+
+def _over_last(
+    tape: Tape, normal: Term, deviation: Term, axes: Sequence[int], *, centred: bool
+) -> Mapping[int, Term]:
+    x, dy, found = tape.x(), tape.dy(), {}
+    if tape.wants(0):
+        found[0] = _through(normal, deviation, dy * tape.x(1), axes, centred=centred)
+    if tape.wants(1):
+        found[1] = sum_to(tape, dy * normal, tape.dims(x), tape.x(1))
+    if tape.wants(2):
+        found[2] = sum_to(tape, dy, tape.dims(x), tape.x(2))
+    return found
+
+
+def _rms(node: ir.Node, tape: Tape) -> Mapping[int, Term]:
+    """Without a mean. Spec: https://onnx.ai/onnx/operators/onnx__RMSNormalization.html"""
+    x, rank = tape.x(), len(tape.dims(tape.x()))
+    axes = list(range(int_of(node, "axis", -1) % rank, rank))
+    inverse = 1.0 / ((x * x).mean(axes) + float_of(node, "epsilon", 1e-5)).then("Sqrt")
+    return _over_last(tape, x * inverse, inverse, axes, centred=False)
+
+
+def _instance(node: ir.Node, tape: Tape) -> Mapping[int, Term]:
+    return _grouped(node, tape, None)
+
+
+def _group(node: ir.Node, tape: Tape) -> Mapping[int, Term]:
+    return _grouped(node, tape, int_of(node, "num_groups", 1))
+
+
+def _grouped(node: ir.Node, tape: Tape, groups: int | None) -> Mapping[int, Term]:
+    """Statistics over a group's channels and positions; a scale for each channel, or each group."""
+    x, dy, scale = tape.x(), tape.dy(), tape.x(1)
+    dims, found = tape.dims(x), {}
+    channels = dims[1]
+    if not isinstance(channels, int):
+        raise Undifferentiable("the number of channels is not known")
+    count = channels if groups is None else groups
+    rows = [0, count, -1]
+    normal, deviation = _normalised(x.reshape(rows), [2], float_of(node, "epsilon", 1e-5))
+    each = [0, -1] if scale.dims == (count,) and count != channels else [0, channels]
+    behind = list(range(1, len(dims) - 1))
+    if each == [0, -1]:  # one number for each group
+        if tape.wants(0):
+            slope = dy.reshape(rows) * scale.unsqueeze([1])
+            found[0] = like_shape(tape, _through(normal, deviation, slope, [2]), x)
+        sums = (dy.reshape(rows) * normal).sum([0, 2]), dy.reshape(rows).sum([0, 2])
+    else:
+        if tape.wants(0):
+            slope = (dy * scale.unsqueeze(behind)).reshape(rows)
+            found[0] = like_shape(tape, _through(normal, deviation, slope, [2]), x)
+        by_channel = [0, channels, -1]
+        own = dy.reshape(by_channel)
+        sums = (own * normal.reshape(by_channel)).sum([0, 2]), own.sum([0, 2])
+    found[1], found[2] = sums
+    return found
+
+
+def _lp(node: ir.Node, tape: Tape) -> Mapping[int, Term]:
+    """Divided by its length. Spec: https://onnx.ai/onnx/operators/onnx__LpNormalization.html"""
+    x, y, dy = tape.x(), tape.y(), tape.dy()
+    axis, order = [int_of(node, "axis", -1)], int_of(node, "p", 2)
+    inner = (dy * y).sum(axis, keep=True)
+    if order == 2:
+        return {0: (dy - y * inner) / (x * x).sum(axis, keep=True).then("Sqrt")}
+    if order == 1:
+        return {0: (dy - x.then("Sign") * inner) / x.then("Abs").sum(axis, keep=True)}
+    raise Undifferentiable(f"a norm of order {order}")
+
+
+RULES: Mapping[str, Vjp] = MappingProxyType(
+    {
+        "BatchNormalization": _batch,
+        "LayerNormalization": _layer,
+        "RMSNormalization": _rms,
+        "InstanceNormalization": _instance,
+        "GroupNormalization": _group,
+        "LpNormalization": _lp,
+    }
+)
