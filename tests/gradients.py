@@ -15,7 +15,7 @@ import onnx.numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from onnxslim._ir import ir
-from onnxslim.distill.gradient import Gradient, differentiate
+from onnxslim.distillation.gradient import Gradient, differentiate
 from tests.models import run
 
 __all__ = ["Case", "check", "double"]

@@ -176,7 +176,7 @@ def _inside(
 
 def _tail(shapes: Shapes, value: ir.Value) -> tuple[object, ...] | None:
     shape = shapes.shape(value)
-    return None if shape is None else shape[1:]
+    return None if shape is None else tuple(shape[1:])
 
 
 def shares(terms: Sequence[Term], start: Mapping[str, float]) -> dict[str, float]:

@@ -213,7 +213,7 @@ def _check_pair(student: ir.Model, teacher: ir.Model) -> None:
 
     own, other = inputs(student), inputs(teacher)
     if own != other:
-        names = sorted(str(name) for name in {*own.items()} ^ {*other.items()} for name in name[:1])
+        names = sorted(str(name) for name, _ in {*own.items()} ^ {*other.items()})
         raise OptionError(
             "the student and its teacher take different inputs",
             where=f"input {names[0]}",

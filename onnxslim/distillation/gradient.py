@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxslim._ir import ir
 from onnxslim.analysis.facts import Known
-from onnxslim.distill import _prepare
+from onnxslim.distillation import _prepare
 from onnxslim.errors import OptionError
 from onnxslim.model import edit
 from onnxslim.model.tensors import shown
