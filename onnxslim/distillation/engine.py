@@ -75,7 +75,7 @@ class Engine:
         for name in self.student.forms:
             if name in part.graph.initializers:
                 part.graph.inputs.append(part.graph.initializers[name])
-        part.ir_version = max(part.ir_version, 4)
+                del part.graph.initializers[name]
         self.own = Observed(self._load(part), own)
         self.other = Observed(self._load(extract(self.teacher, other)[0]), other)
 
