@@ -30,6 +30,7 @@ _UNKNOWN = "how it is decoded is not known"
 _DIGITS = 1024  # told apart by one probe of a scale, in 16 bits too
 _NARROW = {"int4": 4, "uint4": 4, "int2": 2, "uint2": 2}
 _CLOSE = 1e-3
+_WHOLE = 8  # bits from which on scales stay as they are: kernels of integers have others that depend on them
 
 
 def decoded(worker: Worker, model: ir.Model, value: ir.Value) -> Form | str:
@@ -121,41 +122,50 @@ class _Decoder:
         )
         if signed and width[0] == 8 and codes.read().min() > -128:
             codes = Codes(name, stored, index, codes.shift, 8, -127, 127)
-        return self._scaled(codes, scales, bottom, unit)
+        return self._scaled(codes, scales, unit)
 
-    def _scaled(self, codes: Codes, scales: list[str], bottom: Array, unit: Array) -> Form | str:
-        """Which scale multiplies each element; a model of the whole, once it has passed a trial."""
-        stored = codes.stored
-        one = codes.packed(np.ones(unit.size, np.int64))
-        ones = {source: np.ones_like(self.stored[source]) for source in scales}
-        found = Scale("", np.ones(1, np.float32), np.zeros(unit.size, np.int64))
+    def _scaled(self, codes: Codes, scales: list[str], unit: Array) -> Form | str:
+        """Which scale multiplies each element; a form of the whole, once it has passed a trial."""
+        one, none = codes.packed(np.ones(unit.size, np.int64)), _filled(codes.stored, 0)
+        name, group = "", np.zeros(unit.size, np.int64)
         for source in scales:
-            array, group = self.stored[source], np.zeros(unit.size, np.int64)
-            place = 1
-            while place < max(array.size, 2):
-                digits = (np.arange(array.size) // place) % _DIGITS + 2
-                given = {**ones, source: digits.reshape(array.shape).astype(array.dtype)}
-                grown = self._run({**given, codes.name: one}).reshape(-1) - self._run(
-                    {**given, codes.name: _filled(stored, 0)}
-                ).reshape(-1)
-                digit = np.rint(grown / unit).astype(np.int64) - 2
-                if (digit < 0).any():
-                    break  # no factor
-                group += digit * place
-                place *= _DIGITS
-            else:
-                if group.max() < array.size:
-                    found = Scale(source if codes.width < 8 else "", array, group)
-                    factor = array.astype(np.float32).reshape(-1)[group]
-                    break
-        else:
-            factor = np.ones(unit.size, np.float32)
-            given = dict(self.stored)
-            bottom = self._run({**given, codes.name: _filled(stored, 0)}).reshape(-1)
-            unit = self._run({**given, codes.name: one}).reshape(-1) - bottom
-        zero = np.rint(-bottom / unit).astype(np.float32)
-        form = Coded(codes, found, (unit * factor).astype(np.float32), zero, self.weight.shape)
+            found = self._groups(source, {codes.name: one}, {codes.name: none}, scales)
+            if found is not None:
+                name, group = source, found
+                break
+        scale = self.stored[name] if name else np.ones(1, np.float32)
+        given = {name: np.ones_like(scale)} if name else {}
+        bottom, top = (self._run({**given, codes.name: each}).reshape(-1) for each in (none, one))
+        zero = np.rint(-bottom / (top - bottom)).astype(np.float32)
+        unit = np.asarray((top - bottom) * scale.astype(np.float32).reshape(-1)[group], np.float32)
+        trained = name if codes.width < _WHOLE else ""
+        form = Coded(codes, Scale(trained, scale, group), unit, zero, self.weight.shape)
         return form if self._holds(form) else _UNKNOWN
+
+    def _groups(
+        self, source: str, one: Mapping[str, Array], none: Mapping[str, Array], scales: list[str]
+    ) -> npt.NDArray[np.int64] | None:
+        """For each element of the weight the stored element that multiplies it; None if none does.
+
+        Args:
+            one, none: the codes, all 1 or all 0.
+        """
+        array = self.stored[source]
+        ones = {each: np.ones_like(self.stored[each]) for each in scales}
+
+        def grown(content: Array) -> Array:
+            given = {**ones, source: content.reshape(array.shape).astype(array.dtype)}
+            return (self._run({**given, **one}) - self._run({**given, **none})).reshape(-1)
+
+        unit, group, place = grown(np.ones(array.size)), np.zeros(self.weight.size, np.int64), 1
+        while place < max(array.size, 2):
+            digits = (np.arange(array.size) // place) % _DIGITS
+            found = np.rint(grown(digits + 2) / unit).astype(np.int64) - 2
+            if (found < 0).any():
+                return None
+            group += found * place
+            place *= _DIGITS
+        return group if group.max() < array.size else None
 
     def _holds(self, form: Coded) -> bool:
         """Whether a form says what the weight becomes: as it is stored, and with other codes and scales."""

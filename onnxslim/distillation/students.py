@@ -18,6 +18,7 @@ from onnxslim.distillation.decoding import decoded
 from onnxslim.distillation.forms import Form, Plain
 from onnxslim.model import edit
 from onnxslim.ops.registry import spec_of
+from onnxslim.passes.remove_dead_code import RemoveDeadCode
 from onnxslim.runtime.client import Worker
 
 __all__ = ["Student", "find_student"]
@@ -67,6 +68,7 @@ def find_student(worker: Worker, model: ir.Model) -> Student:
             student.frozen[name] = form
         else:
             _add(student, value, form)
+    RemoveDeadCode()(graph)  # what decoded the weights
     return student
 
 

@@ -25,8 +25,16 @@ __all__ = ["Settings", "State", "Trainer"]
 
 Array = npt.NDArray[Any]
 
-RATES = (3e-4, 1e-3, 3e-3)  # that are tried
-_USUAL = 1e-3  # where there is no time to try
+_USUAL = 1e-3  # rate: where there is no time to try others
+_FURTHER = (
+    1e-4,
+    3e-4,
+    _USUAL,
+    3e-3,
+    1e-2,
+    3e-2,
+)  # that may be tried, from the usual one on as they get better
+_TRIALS = 4  # of them, most often
 _TRIAL = 0.06  # of all steps go into the trial of one rate
 _FEWEST, _MOST = 12, 100  # steps of a trial
 _WARM_UP = 0.03
@@ -34,7 +42,7 @@ _LOOKS = 24  # at the held-out samples, from the beginning to the end
 _PATIENCE = 10  # looks without a better one
 _LONGEST = 5.0  # of a gradient, in lengths of those before it (their running mean)
 _ROLLBACKS = 5
-_TIMED = 3  # steps by which the time of one is told
+_TIMED = 6  # steps by which the time of one is told
 _OVERHEAD = 1.1  # looks and the rest
 _LATE = 1.3  # of the time that was given: then it ends, whatever was planned
 
@@ -112,22 +120,18 @@ class Trainer:
 
     def begin(self, first: Look) -> State:
         """The state before the first step, with a number of steps and a rate that suit."""
-        settings = self.settings
-        steps, rates = settings.steps, {}
-        tried = settings.rate is None
+        settings, steps = self.settings, self.settings.steps
         if steps is None:
             self.progress("timing a step")
-            each = self._seconds_of_a_step()
-            room = settings.seconds / (each * _OVERHEAD)
-            steps = max(int(room / (1 + _TRIAL * len(RATES)) if tried else room), 1)
-        trial = min(max(int(_TRIAL * steps), _FEWEST), _MOST)
-        if tried and steps >= 2 * _FEWEST * len(RATES):
-            for rate in RATES:
-                self.progress(f"trying the rate {rate:g}")
-                rates[f"{rate:g}"] = self._trial(rate, trial)
-        known = {float(rate): loss for rate, loss in rates.items() if math.isfinite(loss)}
-        chosen = min(known, key=lambda rate: known[rate]) if known else settings.rate or _USUAL
-        state = State(steps, chosen, rates=rates, looks=[first], best_look=first, best=self._copy())
+            room = settings.seconds / (self._seconds_of_a_step() * _OVERHEAD)
+            trials = min(_TRIAL * _TRIALS * room, _MOST * _TRIALS) if settings.rate is None else 0
+            steps = max(int(room - trials), 1)
+        rates: dict[float, float] = {}
+        if settings.rate is None and steps >= 2 * _FEWEST * _TRIALS:
+            rates = self._rates(min(max(int(_TRIAL * steps), _FEWEST), _MOST))
+        chosen = min(rates, key=lambda rate: rates[rate]) if rates else settings.rate or _USUAL
+        told = {f"{rate:g}": loss for rate, loss in rates.items()}
+        state = State(steps, chosen, rates=told, looks=[first], best_look=first, best=self._copy())
         state.optimizer.name = settings.optimizer
         return state
 
@@ -212,6 +216,24 @@ class Trainer:
                 targets[target_name(term)] = _labels(self.labels, batch.indices)
         return targets
 
+    def _rates(self, steps: int) -> dict[float, float]:
+        """Rates and the loss after a short trial of each: the usual one, then further as long as it helps."""
+        found: dict[float, float] = {}
+
+        def loss(place: int) -> float:
+            rate = _FURTHER[place]
+            if rate not in found:
+                self.progress(f"trying the rate {rate:g}")
+                found[rate] = self._trial(rate, steps)
+            return found[rate]
+
+        usual = _FURTHER.index(_USUAL)
+        way = 1 if loss(usual + 1) < loss(usual) else -1
+        place = usual if way < 0 else usual + 1
+        while 0 <= place + way < len(_FURTHER) and loss(place + way) < loss(place):
+            place += way
+        return found
+
     def _trial(self, rate: float, steps: int) -> float:
         """The loss on held-out samples after a short training with a rate; the student stays as it was."""
         before = self._copy()
@@ -225,13 +247,13 @@ class Trainer:
         return math.inf if look is None else self._total(look)
 
     def _seconds_of_a_step(self) -> float:
-        before, state = self._copy(), State(_TIMED + 1, 0.0)
-        self._advance(state, _TIMED + 1)  # builds the session
-        begun = time.monotonic()
-        for state.step in range(_TIMED):
-            self._advance(state, _TIMED + 1)
+        before, state, taken = self._copy(), State(_TIMED, 0.0), []
+        for state.step in [0] * _TIMED:  # one session is built, and one batch is known to the teacher
+            begun = time.monotonic()
+            self._advance(state, _TIMED)
+            taken.append(time.monotonic() - begun)
         self.restore(before)
-        return (time.monotonic() - begun) / _TIMED
+        return sorted(taken)[_TIMED // 3]
 
     def weighed(self, look: Look) -> Look:
         """A look with the sum of its terms as they are weighed in training."""
