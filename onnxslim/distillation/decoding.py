@@ -52,13 +52,13 @@ class _Decoder:
 
     def __init__(self, worker: Worker, model: ir.Model, name: str, stored: Mapping[str, Array]) -> None:
         part, _ = extract(model, [name])
-        for source in list(stored):  # constants of nodes become initializers, which can be overridden
+        for source in list(stored):  # constants of nodes become inputs as well
             value = next((v for node in part.graph for v in node.outputs if v.name == source), None)
             if value is not None:
                 edit.store_constant(part.graph, value, stored[source])
         read = [source for source in stored if source in part.graph.initializers]
-        part.graph.inputs.extend(part.graph.initializers[source] for source in read)
-        part.ir_version = max(part.ir_version, 4)
+        for source in read:
+            part.graph.inputs.append(part.graph.initializers.pop(source))
         self.name, self.stored = name, {source: stored[source] for source in read}
         self._session: RemoteSession = worker.load(part)
         self.weight = self._run({})
@@ -70,7 +70,7 @@ class _Decoder:
         self._session.close()
 
     def _run(self, given: Mapping[str, Array]) -> npt.NDArray[np.float32]:
-        return np.asarray(self._session.run(dict(given))[0], np.float32)
+        return np.asarray(self._session.run({**self.stored, **given})[0], np.float32)
 
     def form(self) -> Form | str:
         count = self.weight.size

@@ -18,7 +18,6 @@ from onnxslim.distillation.samples import stacked
 from onnxslim.distillation.students import Student
 from onnxslim.model import edit
 from onnxslim.passes.raise_opset import RaiseOpset
-from onnxslim.passes.set_input_shapes import SetInputShapes
 from onnxslim.runtime.client import Provider, RemoteSession, Worker
 
 __all__ = ["Engine", "Observed", "stackable"]
@@ -102,9 +101,11 @@ class Engine:
 
     def _build(self, feed: Feed) -> _Step:
         model = edit.copy_of(self.student.graph)
-        named = {value.name for value in model.graph.inputs}
-        shapes = {name: tuple(value.shape) for name, value in feed.items() if name in named}
-        SetInputShapes(shapes)(model)
+        for value in model.graph.inputs:
+            value.shape = ir.Shape(feed[value.name or ""].shape)
+        for node in model.graph.all_nodes():
+            for value in node.outputs:  # what the file says of them may not fit these inputs
+                value.shape = None
         if model.opset_imports.get("", _OPSET) < _OPSET:
             RaiseOpset(_OPSET)(model)
         loss = append_loss(model, self.terms, self.weights, self.variances)
