@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from onnxslim.distillation.losses import Term, append_loss
 from onnxslim.distillation.samples import stacked
 from onnxslim.distillation.students import Student
 from onnxslim.model import edit
+from onnxslim.passes.fold_constants import FoldConstants
 from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.runtime.client import Provider, RemoteSession, Worker
 
@@ -71,10 +72,7 @@ class Engine:
         targets = [term.target for term in self.terms if term.kind != "cross-entropy"]
         other = tuple(dict.fromkeys([*(name for name in outputs if name in known), *targets]))
         part, _ = extract(graph, own)
-        for name in self.student.forms:
-            if name in part.graph.initializers:
-                part.graph.inputs.append(part.graph.initializers[name])
-                del part.graph.initializers[name]
+        _lift(part, self.student.forms)
         self.own = Observed(self._load(part), own)
         self.other = Observed(self._load(extract(self.teacher, other)[0]), other)
 
@@ -106,10 +104,11 @@ class Engine:
         for node in model.graph.all_nodes():
             for value in node.outputs:  # what the file says of them may not fit these inputs
                 value.shape = None
+        names = _lift(model, self.student.forms)
+        FoldConstants()(model)  # what is computed from shapes
         if model.opset_imports.get("", _OPSET) < _OPSET:
             RaiseOpset(_OPSET)(model)
         loss = append_loss(model, self.terms, self.weights, self.variances)
-        names = [name for name in self.student.forms if name in model.graph.initializers]
         found = differentiate(model, loss, names)
         self.frozen.update(found.frozen)
         session = self._load(found.model)
@@ -118,6 +117,13 @@ class Engine:
 
     def _load(self, model: ir.Model) -> RemoteSession:
         return self.worker.load(model, optimize="all", threads=self.threads, providers=self.providers)
+
+
+def _lift(model: ir.Model, weights: Iterable[str]) -> list[str]:
+    """Make inputs of weights; the names of those that the model has."""
+    found = [name for name in weights if name in model.graph.initializers]
+    model.graph.inputs.extend(model.graph.initializers.pop(name) for name in found)
+    return found
 
 
 @dataclass
