@@ -119,7 +119,7 @@ def _state(
     head: Mapping[str, Any], arrays: Mapping[str, Array], like: Mapping[str, Array]
 ) -> tuple[State, dict[str, Array]]:
     groups = {
-        group: {str(name): arrays[f"{group}{number}"] for number, name in enumerate(names)}
+        group: {str(name): arrays[f"{group}{number}"].copy() for number, name in enumerate(names)}
         for group, names in head["names"].items()
     }
     for group in ("now", "best"):

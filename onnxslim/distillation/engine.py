@@ -20,6 +20,7 @@ from onnxslim.model import edit
 from onnxslim.passes.fold_constants import FoldConstants
 from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.runtime.client import Provider, RemoteSession, Worker
+from onnxslim.runtime.errors import RuntimeRefused
 
 __all__ = ["Engine", "Observed", "stackable"]
 
@@ -153,7 +154,10 @@ def stackable(run: Callable[[Feed], Mapping[str, Array]], feeds: Sequence[Feed])
     if pair is None:
         return False
     alone = [run(feed) for feed in pair]
-    together = run(stacked(pair))
+    try:
+        together = run(stacked(pair))
+    except RuntimeRefused:
+        return False
     for name, value in together.items():
         ones = [each[name] for each in alone]
         if any(one.ndim == 0 or not len(one) for one in ones):

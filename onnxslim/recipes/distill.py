@@ -293,7 +293,6 @@ class _Run:
         return {
             "student": fingerprint(self.student.model),
             "teacher": fingerprint(self.teacher),
-            "data": digest.hexdigest(),
             "number of steps": settings.steps,
             "time": None if settings.steps else settings.seconds,
             "optimizer": settings.optimizer,
@@ -305,6 +304,7 @@ class _Run:
             "number of threads": asked.threads,
             "providers": list(asked.providers),
             "runtime": environment().get("onnxruntime"),
+            "data": digest.hexdigest(),
         }
 
     def result(self, base: ir.Model, state: State) -> tuple[ir.Model | None, Look]:
