@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from onnxslim._ir import ir
-from onnxslim.analysis.facts import Known
 from onnxslim.distillation import _prepare
+from onnxslim.distillation._facts import Refined
 from onnxslim.errors import OptionError
 from onnxslim.model import edit
 from onnxslim.model.tensors import shown
@@ -74,7 +74,7 @@ class _Emitter:
     """Appends nodes to the graph of a step."""
 
     model: ir.Model
-    facts: Known
+    facts: Refined
     stored: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = field(default_factory=dict)
 
     def emit(
@@ -118,7 +118,7 @@ class _Reverse:
     def __init__(self, step: _prepare.Step, loss: str, wrt: Sequence[str]) -> None:
         self._step, self._wrt = step, wrt
         self._loss = step.values[loss]
-        self._facts = Known(step.model)
+        self._facts = Refined(step.model)
         self._emitter = _Emitter(step.model, self._facts)
         self._arrived: dict[ir.Value, list[Term]] = {}
         self._frozen: dict[str, str] = {}

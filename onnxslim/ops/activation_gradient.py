@@ -20,32 +20,33 @@ def _shaped(partial: Callable[[ir.Node, Term, Term, Term], Term]) -> Vjp:
 
 
 def _relu(x: Term, y: Term, dy: Term) -> Term:
-    return dy * y.then("Sign")
+    return dy.where(y > 0.0)
 
 
 def _leaky(node: ir.Node, x: Term, y: Term, dy: Term) -> Term:
-    return (x >= 0.0).choose(dy, dy * float_of(node, "alpha", 0.01))
+    alpha = float_of(node, "alpha", 0.01)
+    return dy * ((x >= 0.0).cast(x.dtype) * (1 - alpha) + alpha)
 
 
 def _prelu(node: ir.Node, tape: Tape) -> Mapping[int, Term]:
     x, slope, dy = tape.x(0), tape.x(1), tape.dy()
-    above, found = x >= 0.0, {}
+    below, found = (x < 0.0).cast(x.dtype), {}
     if tape.wants(0):
-        found[0] = above.choose(dy, dy * slope)
+        found[0] = dy * (below * (slope - 1.0) + 1.0)
     if tape.wants(1):
-        found[1] = sum_to(tape, above.choose(0.0, dy * x), tape.dims(x), slope)
+        found[1] = sum_to(tape, dy * x * below, tape.dims(x), slope)
     return found
 
 
 def _hard_sigmoid(node: ir.Node, x: Term, y: Term, dy: Term) -> Term:
     inside = (y > 0.0).both(y < 1.0)
-    return inside.choose(dy * float_of(node, "alpha", 0.2), 0.0)
+    return (dy * float_of(node, "alpha", 0.2)).where(inside)
 
 
 def _hard_swish(x: Term, y: Term, dy: Term) -> Term:
     """0 below -3, 1 above 3, ``x / 3 + 1 / 2`` in between."""
-    between = (x < 3.0).choose(dy * (x * (1 / 3) + 0.5), dy)
-    return (x > -3.0).choose(between, 0.0)
+    inside = (x > -3.0).both(x < 3.0)
+    return dy * ((x * (1 / 3) + 0.5).where(inside) + (x >= 3.0).cast(x.dtype))
 
 
 def gelu_slope(x: Term, *, tanh: bool = False) -> Term:
@@ -64,20 +65,26 @@ def _gelu(node: ir.Node, x: Term, y: Term, dy: Term) -> Term:
     return dy * gelu_slope(x, tanh=text_of(node, "approximate", "none") == "tanh")
 
 
+def _pieces(x: Term, below: Term, above: float) -> Term:
+    """One slope below zero, another above."""
+    positive = (x > 0.0).cast(x.dtype)
+    return below - positive * (below - above)
+
+
 def _elu(node: ir.Node, x: Term, y: Term, dy: Term) -> Term:
-    return (x > 0.0).choose(dy, dy * (y + float_of(node, "alpha", 1.0)))
+    return dy * _pieces(x, y + float_of(node, "alpha", 1.0), 1.0)
 
 
 def _selu(node: ir.Node, x: Term, y: Term, dy: Term) -> Term:
     """Defaults as in the standard, rounded to float there."""
     alpha = float_of(node, "alpha", 1.67326319217681884765625)
     gamma = float_of(node, "gamma", 1.05070102214813232421875)
-    return (x > 0.0).choose(dy * gamma, dy * (y + alpha * gamma))
+    return dy * _pieces(x, y + alpha * gamma, gamma)
 
 
 def _celu(node: ir.Node, x: Term, y: Term, dy: Term) -> Term:
     alpha = float_of(node, "alpha", 1.0)
-    return (x > 0.0).choose(dy, dy * (y * (1 / alpha) + 1.0))
+    return dy * _pieces(x, y * (1 / alpha) + 1.0, 1.0)
 
 
 def _swish(node: ir.Node, x: Term, y: Term, dy: Term) -> Term:
@@ -97,11 +104,11 @@ def _softsign(x: Term, y: Term, dy: Term) -> Term:
 
 
 def _thresholded(node: ir.Node, x: Term, y: Term, dy: Term) -> Term:
-    return (x > float_of(node, "alpha", 1.0)).choose(dy, 0.0)
+    return dy.where(x > float_of(node, "alpha", 1.0))
 
 
 def _shrink(node: ir.Node, x: Term, y: Term, dy: Term) -> Term:
-    return (x.then("Abs") > float_of(node, "lambd", 0.5)).choose(dy, 0.0)
+    return dy.where(x.then("Abs") > float_of(node, "lambd", 0.5))
 
 
 def _axis(node: ir.Node) -> int:

@@ -42,7 +42,7 @@ def _extreme(node: ir.Node, tape: Tape) -> Mapping[int, Term]:
         free = chosen if taken is None else chosen.both(taken.then("Not"))
         taken = chosen if taken is None else taken.then("Or", chosen)
         if tape.wants(index):
-            found[index] = sum_to(tape, free.choose(dy, 0.0), tape.dims(y), x)
+            found[index] = sum_to(tape, dy.where(free), tape.dims(y), x)
     return found
 
 
@@ -58,11 +58,10 @@ def _clip(node: ir.Node, tape: Tape) -> Mapping[int, Term]:
     below = x < tape.x(1) if tape.has(1) else None
     above = x > tape.x(2) if tape.has(2) else None
     if tape.wants(0):
-        outside = below if above is None else above if below is None else below.then("Or", above)
-        found[0] = dy if outside is None else outside.choose(0.0, dy)
+        found[0] = dy.where(x.equals(tape.y()))
     for index, where in ((1, below), (2, above)):
         if where is not None and tape.wants(index):
-            found[index] = sum_to(tape, where.choose(dy, 0.0), tape.dims(x), tape.x(index))
+            found[index] = sum_to(tape, dy.where(where), tape.dims(x), tape.x(index))
     return found
 
 
@@ -70,9 +69,9 @@ def _where(node: ir.Node, tape: Tape) -> Mapping[int, Term]:
     condition, dy, dims = tape.x(0), tape.dy(), tape.dims(tape.y())
     found = {}
     if tape.wants(1):
-        found[1] = sum_to(tape, condition.choose(dy, 0.0), dims, tape.x(1))
+        found[1] = sum_to(tape, dy.where(condition), dims, tape.x(1))
     if tape.wants(2):
-        found[2] = sum_to(tape, condition.choose(0.0, dy), dims, tape.x(2))
+        found[2] = sum_to(tape, dy.where(condition.then("Not")), dims, tape.x(2))
     return found
 
 

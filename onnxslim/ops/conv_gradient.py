@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from onnxslim._ir import ir
-from onnxslim.ops.adjoint import Tape, Undifferentiable, Vjp
+from onnxslim.ops.adjoint import Tape, Vjp
 from onnxslim.ops.attributes import int_of, ints_of, text_of
-from onnxslim.ops.terms import Term
+from onnxslim.ops.terms import Term, joined
 
 __all__ = ["RULES", "Window", "window_of"]
+
+_END = -(1 << 31)  # before the first position, for what runs backwards
+_CACHED = 1 << 18  # floats of a gathered input that are near enough to be added up in place
+_WIDE = 16  # channels from which a product of its own for each element of the kernel pays
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +88,7 @@ def _conv(node: ir.Node, tape: Tape) -> Mapping[int, Term]:
     groups, found = int_of(node, "group", 1), {}
     window = window_of(node, tape.sizes(weight, 2), tape.sizes(x, 2), tape.sizes(tape.y(), 2))
     if tape.wants(0):
-        found[0] = _transposed(window, dy, weight, groups)
+        found[0] = _spread(tape, window, dy, weight, groups)
     if tape.wants(1):
         found[1] = _weight(tape, window, x, dy, groups, tape.sizes(weight))
     if tape.wants(2):
@@ -90,8 +96,13 @@ def _conv(node: ir.Node, tape: Tape) -> Mapping[int, Term]:
     return found
 
 
-def _transposed(window: Window, dy: Term, weight: Term, groups: int) -> Term:
-    """Every output's gradient, spread over the inputs that it was computed from."""
+def _spread(tape: Tape, window: Window, dy: Term, weight: Term, groups: int) -> Term:
+    """Every output's gradient, added to the inputs that it was computed from."""
+    read = tape.sizes(weight)[1]
+    plain = groups == 1 and max(window.strides) == 1
+    gathered = math.prod(window.kernel) * read * math.prod(window.outputs)
+    if plain and (gathered > _CACHED or math.prod(window.kernel) == 1):
+        return _convolved_back(window, dy, weight)
     return dy.then(
         "ConvTranspose",
         weight,
@@ -103,51 +114,79 @@ def _transposed(window: Window, dy: Term, weight: Term, groups: int) -> Term:
     )
 
 
+def _convolved_back(window: Window, dy: Term, weight: Term) -> Term:
+    """Without strides that is a convolution with the kernel turned round."""
+    axes = range(len(window.kernel))
+    reach = [dilation * (size - 1) for dilation, size in zip(window.dilations, window.kernel, strict=True)]
+    pads = [
+        span - pad for pads in (window.begins, window.ends) for span, pad in zip(reach, pads, strict=True)
+    ]
+    if min(pads) < 0:  # more padding than the kernel reaches: nothing comes back from there
+        begins = [max(-pad, 0) for pad in pads[: len(reach)]]
+        ends = [size - max(-pad, 0) for size, pad in zip(window.outputs, pads[len(reach) :], strict=True)]
+        dy = dy.slice(begins, ends, [axis + 2 for axis in axes])
+    if any(reach):
+        turned = [_END] * len(reach)
+        weight = weight.slice([-1] * len(reach), turned, [axis + 2 for axis in axes], [-1] * len(reach))
+    weight = weight.transpose([1, 0, *(axis + 2 for axis in axes)])
+    return dy.then("Conv", weight, dilations=window.dilations, pads=[max(pad, 0) for pad in pads])
+
+
 def _weight(tape: Tape, window: Window, x: Term, dy: Term, groups: int, sizes: tuple[int, ...]) -> Term:
-    """A convolution of the input with the output's gradient, with strides and dilations exchanged."""
-    made, read = sizes[0], sizes[1]
-    rank = len(window.kernel)
-    if made == groups and read == 1:
-        return _depthwise(tape, window, x, dy, made)
-    spatial = list(range(3, rank + 3))
-    batch = -1
-    # [N, G I, ...] -> [I, G N, ...] and [N, O, ...] -> [O, N, ...]: what is summed over are the channels
-    if groups == 1:
-        image = x.transpose([1, 0, *range(2, rank + 2)])
-    else:
-        split = x.reshape([0, groups, read, *window.inputs]).transpose([2, 1, 0, *spatial])
-        image = split.reshape([read, batch, *window.inputs])
-    kernel = dy.transpose([1, 0, *range(2, rank + 2)])
-    return _correlated(window, image, kernel, groups).transpose([1, 0, *range(2, rank + 2)])
+    """For each element of the kernel, the products of what it meets with what comes of it, summed up.
 
-
-def _depthwise(tape: Tape, window: Window, x: Term, dy: Term, channels: int) -> Term:
-    """Every channel of every sample is a group of its own."""
-    rows = tape.dims(x)[0]
-    if not isinstance(rows, int):
-        raise Undifferentiable("the batch size is not known; give the inputs a static shape")
-    image = x.reshape([1, -1, *window.inputs])
-    kernel = dy.reshape([-1, 1, *window.outputs])
-    found = _correlated(window, image, kernel, rows * channels)
-    return found.reshape([-1, channels, 1, *window.kernel]).sum([0])
-
-
-def _correlated(window: Window, image: Term, kernel: Term, groups: int) -> Term:
-    """A convolution whose outputs are the elements of the window's kernel."""
-    ends = tuple(end - rest for end, rest in zip(window.ends, window.rest, strict=True))
-    rank = len(ends)
-    found = image.then(
-        "Conv",
-        kernel,
-        strides=window.dilations,
-        dilations=window.strides,
-        pads=[*window.begins, *(max(end, 0) for end in ends)],
-        group=groups,
+    The products of all positions and samples are one product of matrices, ``[O, N P] [N P, I]``.
+    """
+    made, read = sizes[0] // groups, sizes[1]
+    rank, kernel = len(window.kernel), math.prod(window.kernel)
+    if made == read == 1:
+        return _depthwise(window, x, dy, sizes[0])
+    behind = range(3, rank + 3)
+    rows = (
+        dy.reshape([0, groups, made, *window.outputs])
+        .transpose([1, 2, 0, *behind])
+        .reshape([groups, made, -1])
     )
-    if min(ends) >= 0:
-        return found
-    axes = [axis for axis in range(rank) if ends[axis] < 0]
-    return found.slice([0] * len(axes), [window.kernel[a] for a in axes], [axis + 2 for axis in axes])
+    image = x.reshape([0, groups, read, *window.inputs]).transpose([1, 2, 0, *behind])
+    met = [part.reshape([groups, read, -1]) for part in _met(window, image, 3)]
+    if groups == 1:
+        rows, met = rows.reshape([made, -1]), [part.reshape([read, -1]) for part in met]
+    if kernel == 1 or read >= _WIDE:
+        products = [_product(rows, part, groups).reshape([groups, made, read, 1]) for part in met]
+        return joined(products, 3).reshape(sizes)
+    whole = _product(rows, joined(met, -2), groups).reshape([groups, made, kernel, read])
+    return whole.transpose([0, 1, 3, 2]).reshape(sizes)
+
+
+def _product(rows: Term, columns: Term, groups: int) -> Term:
+    """``rows columns^T``, of each group."""
+    if groups == 1:
+        return rows.then("Gemm", columns, transB=1)
+    return rows.then("MatMul", columns.transpose([0, 2, 1]))
+
+
+def _depthwise(window: Window, x: Term, dy: Term, channels: int) -> Term:
+    """Every channel by itself: sums of products of positions."""
+    others = [0, *range(2, len(window.kernel) + 2)]
+    sums = [(part * dy).sum(others).unsqueeze([1]) for part in _met(window, x, 2)]
+    return joined(sums, 1).reshape([channels, 1, *window.kernel])
+
+
+def _met(window: Window, image: Term, first: int) -> Iterator[Term]:
+    """For each element of the kernel, the input that it meets at every output."""
+    axes = [axis + first for axis in range(len(window.kernel))]
+    needed = [max(end - rest, 0) for end, rest in zip(window.ends, window.rest, strict=True)]
+    padded = image.pad([*[0] * first, *window.begins, *[0] * first, *needed])
+    for element in itertools.product(*map(range, window.kernel)):
+        starts = [k * dilation for k, dilation in zip(element, window.dilations, strict=True)]
+        ends = [
+            start + stride * (count - 1) + 1
+            for start, stride, count in zip(starts, window.strides, window.outputs, strict=True)
+        ]
+        whole = tuple(ends) == window.inputs and not any((*starts, *window.begins, *needed))
+        yield (
+            padded if whole and max(window.strides) == 1 else padded.slice(starts, ends, axes, window.strides)
+        )
 
 
 def _conv_transpose(node: ir.Node, tape: Tape) -> Mapping[int, Term]:

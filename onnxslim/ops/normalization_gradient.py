@@ -87,30 +87,23 @@ def _group(node: ir.Node, tape: Tape) -> Mapping[int, Term]:
 
 
 def _grouped(node: ir.Node, tape: Tape, groups: int | None) -> Mapping[int, Term]:
-    """Statistics over a group's channels and positions; a scale for each channel, or each group."""
+    """Statistics over a group's channels and positions; a scale and a bias for each channel."""
     x, dy, scale = tape.x(), tape.dy(), tape.x(1)
     dims, found = tape.dims(x), {}
     channels = dims[1]
     if not isinstance(channels, int):
         raise Undifferentiable("the number of channels is not known")
-    count = channels if groups is None else groups
-    rows = [0, count, -1]
+    if scale.dims != (channels,):
+        raise Undifferentiable("its scales are not one for each channel")
+    rows, behind = [0, groups or channels, -1], list(range(1, len(dims) - 1))
     normal, deviation = _normalised(x.reshape(rows), [2], float_of(node, "epsilon", 1e-5))
-    each = [0, -1] if scale.dims == (count,) and count != channels else [0, channels]
-    behind = list(range(1, len(dims) - 1))
-    if each == [0, -1]:  # one number for each group
-        if tape.wants(0):
-            slope = dy.reshape(rows) * scale.unsqueeze([1])
-            found[0] = like_shape(tape, _through(normal, deviation, slope, [2]), x)
-        sums = (dy.reshape(rows) * normal).sum([0, 2]), dy.reshape(rows).sum([0, 2])
-    else:
-        if tape.wants(0):
-            slope = (dy * scale.unsqueeze(behind)).reshape(rows)
-            found[0] = like_shape(tape, _through(normal, deviation, slope, [2]), x)
-        by_channel = [0, channels, -1]
-        own = dy.reshape(by_channel)
-        sums = (own * normal.reshape(by_channel)).sum([0, 2]), own.sum([0, 2])
-    found[1], found[2] = sums
+    if tape.wants(0):
+        slope = (dy * scale.unsqueeze(behind)).reshape(rows)
+        found[0] = like_shape(tape, _through(normal, deviation, slope, [2]), x)
+    if tape.wanted & {1, 2}:
+        own = dy.reshape([0, channels, -1])
+        found[1] = (own * normal.reshape([0, channels, -1])).sum([0, 2])
+        found[2] = own.sum([0, 2])
     return found
 
 

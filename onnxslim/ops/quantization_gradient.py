@@ -55,7 +55,7 @@ def _quantize(node: ir.Node, tape: Tape) -> Mapping[int, Term]:
     if tape.has(2):
         steps = steps + _along(tape, tape.x(2), len(dims)).cast(x.dtype)
     inside = (steps >= low).both(steps <= high)
-    passed = inside.choose(dy / scale, 0.0)
+    passed = (dy / scale).where(inside)
     found = {0: passed}
     if tape.wants(1):
         found[1] = _to_scale(tape, -(passed * (x / scale)), dims, tape.x(1))

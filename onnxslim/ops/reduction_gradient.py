@@ -70,7 +70,7 @@ def _product(x: Term, y: Term, dy: Term, axes: list[int]) -> Term:
     """The product of the others, where a factor is zero too."""
     zero = x.equals(0.0)
     count = zero.cast(x.dtype).sum(axes, keep=True)
-    others = zero.choose(1.0, x).then("ReduceProd", integers(x, axes), keepdims=1)
+    others = zero.choose(1.0, x).then("ReduceProd", integers(x, axes), keepdims=1, noop_with_empty_axes=1)
     alone = zero.cast(x.dtype) * count.equals(1.0).cast(x.dtype)
     none = count.equals(0.0).cast(x.dtype)
     return dy * others * (none / zero.choose(1.0, x) + alone)

@@ -128,6 +128,13 @@ class Term:
         assert isinstance(typed, Term)
         return self.then("Where", typed.like(yes), typed.like(no), dtype=typed.dtype)
 
+    def where(self, condition: Term) -> Term:
+        """Where booleans hold, and zero elsewhere; a product is an order of magnitude faster than a Where.
+
+        What is not finite stays so; use :meth:`choose` to leave it out.
+        """
+        return self * condition.cast(self.dtype)
+
     def cast(self, dtype: ir.DataType) -> Term:
         """The same numbers in another element type."""
         return self if dtype == self.dtype else self.then("Cast", dtype=dtype, to=int(dtype))
