@@ -16,6 +16,7 @@ import numpy.typing as npt
 from onnxslim._ir import ir
 from onnxslim.model import edit
 from onnxslim.ops.registry import is_quantizing
+from onnxslim.reconstruct.binary import Binary
 from onnxslim.reconstruct.blocks import Coded
 from onnxslim.reconstruct.codebook import Codebook
 
@@ -56,8 +57,17 @@ class Decoder:
             value = nodes.add("Reshape", value, nodes.small(np.array(book.shape, np.int64)))
         return self._finished(value, name, book)
 
-    def _finished(self, value: ir.Value, name: str, form: Coded | Codebook) -> ir.Value:
-        integer = isinstance(form, Coded) and form.is_integer
+    def summed(self, form: Binary, name: str) -> ir.Value:
+        """The weight as the sum of its signs times their scales, out of packed bits."""
+        nodes = _Chain(self, next(iter(self.scope)), name)
+        value = nodes.signs(nodes.codes(form.bits, 1), nodes.floats(doubled(form.scale), "s"), form.bases, 0)
+        value = nodes.add("Reshape", value, nodes.small(np.array(form.shape, np.int64)))
+        if form.is_integer:
+            value = nodes.add("Cast", value, to=ir.DataType.INT8)
+        return self._finished(value, name, form)
+
+    def _finished(self, value: ir.Value, name: str, form: Coded | Codebook | Binary) -> ir.Value:
+        integer = isinstance(form, Coded | Binary) and form.is_integer
         value.name = edit.unique_name(self.scope, f"{name}_w")
         value.shape = ir.Shape(form.shape)
         value.type = ir.TensorType(ir.DataType.INT8 if integer else ir.DataType.FLOAT)
@@ -82,6 +92,13 @@ class Decoder:
         shape = (-1, blocks, entries) if blocks > 1 else (-1, entries)
         table = book.table.reshape(-1 if book.table.size == entries else shape)
         return SharedTable(self, book, codes, nodes.store(table, "t"))
+
+    def summed_table(self, form: Binary, name: str) -> SummedTable:
+        """The same of signs; the rows have whole bytes of them."""
+        nodes = _Chain(self, next(iter(self.scope)), name)
+        rows = np.moveaxis(form.bits, 0, 1).reshape(form.shape[0], -1)
+        scale = np.moveaxis(doubled(form.scale)[..., 0], 0, 1)
+        return SummedTable(self, form, nodes.store(_pack(rows, 1), "q"), nodes.store(scale, "s"))
 
 
 @dataclass(frozen=True)
@@ -148,6 +165,35 @@ class SharedTable:
         return _in_place_of(old, value, gather.graph)
 
 
+@dataclass(frozen=True)
+class SummedTable:
+    """The stored parts of a table of signs."""
+
+    decoder: Decoder
+    form: Binary
+    codes: ir.Value
+    scale: ir.Value
+
+    def rows(self, gather: ir.Node) -> ir.Value:
+        """What ``gather`` looks up, in float, from nodes in front of it."""
+        old, indices = gather.outputs[0], gather.inputs[1]
+        assert gather.graph is not None and indices is not None
+        nodes = _Chain(self.decoder, gather, old.name or "rows", gather.graph)
+        bases, _, blocks, block, _ = self.form.bits.shape
+        shape = nodes.add("Shape", indices)
+        bits = nodes.rows(self.codes, indices, 1)
+        bits = nodes.add("Reshape", bits, nodes.extended(shape, (bases, blocks, block)))
+        scale = nodes.cast(nodes.add("Gather", self.scale, indices, axis=0), self.scale)
+        value = nodes.signs(bits, scale, bases, -3)
+        value = nodes.add("Reshape", value, nodes.extended(shape, (blocks * block,)))
+        return _in_place_of(old, value, gather.graph)
+
+
+def doubled(scale: Array) -> Array:
+    """From the middle of -a and a, a bit goes half of the way; doubling is exact in every type of a scale."""
+    return scale + scale
+
+
 def _in_place_of(old: ir.Value, value: ir.Value, owner: edit.Scope) -> ir.Value:
     value.name = edit.unique_name(owner, f"{old.name}_decoded")
     value.shape, value.type = old.shape, old.type
@@ -198,6 +244,19 @@ class _Chain:
             ends = (self.small(np.array([end], np.int64)) for end in (0, codes.size))
             value = self.add("Slice", value, *ends)
         return self.add("Reshape", value, self.small(np.array(codes.shape, np.int64)))
+
+    def signs(self, bits: ir.Value, scale: ir.Value, bases: int, axis: int) -> ir.Value:
+        """Bits as ``-scale / 2`` and ``scale / 2``, the bases along ``axis`` summed up one after another."""
+        value = self.add("Cast", bits, to=ir.DataType.FLOAT)
+        value = self.add("Sub", value, self.small(np.array(0.5, np.float32)))
+        value = self.add("Mul", value, scale)
+        if bases == 1 and axis == 0:
+            return value
+        numbers = (self.small(np.array(number, np.int64)) for number in range(bases))
+        parts = [self.add("Gather", value, number, axis=axis) for number in numbers]
+        for part in parts[1:]:
+            parts[0] = self.add("Add", parts[0], part)
+        return parts[0]
 
     def rows(self, stored: ir.Value, indices: ir.Value, bits: int) -> ir.Value:
         """Codes of the rows that are looked up, out of packed bytes."""

@@ -10,12 +10,13 @@ import numpy.typing as npt
 
 from onnxslim.analysis.products import Product
 from onnxslim.calibration.store import Calibration
+from onnxslim.reconstruct.binary import Binary, binarize, damped
 from onnxslim.reconstruct.blocks import Coded, View, round_blocks
 from onnxslim.reconstruct.codebook import Codebook, share
 from onnxslim.reconstruct.gptq import output_error, round_by_outputs
 from onnxslim.reconstruct.rounding import sqnr_db
 
-__all__ = ["coded", "shared"]
+__all__ = ["coded", "shared", "summed"]
 
 Array = npt.NDArray[Any]
 
@@ -79,6 +80,29 @@ def shared(
             key=lambda book: _quality_db(weight, book.decode(), product, moments),
         )
     return best, _quality_db(weight, best.decode(), product, moments)
+
+
+def summed(
+    weight: Array,
+    product: Product,
+    view: View,
+    bases: int,
+    *,
+    inputs: Calibration | None = None,
+    held_out: Calibration | None = None,
+) -> tuple[Binary, float]:
+    """The weight as sums of signs, and the signal to noise ratio that is left, in dB.
+
+    The arguments are those of :func:`coded`.
+    """
+    moments, others = _moments(inputs, product), _moments(held_out, product)
+    judge = moments if others is None else others
+    forms = [binarize(weight, view, bases)]
+    if moments is not None:
+        forms += [binarize(weight, view, bases, each) for each in damped(moments)]
+    qualities = [_quality_db(weight, form.decode(), product, judge) for form in forms]
+    best = int(np.argmax(qualities))
+    return forms[best], qualities[best]
 
 
 def _moments(calibration: Calibration | None, product: Product) -> Array | None:

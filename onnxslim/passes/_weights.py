@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxslim._ir import ir
+from onnxslim.analysis.products import Product, product_of
 from onnxslim.analysis.selection import Selection
 from onnxslim.model import edit
-from onnxslim.ops.registry import is_constant, is_dequantize, is_quantize
+from onnxslim.ops.registry import is_constant, is_dequantize, is_quantize, spec_of
 from onnxslim.passes._decoding import is_decoding
 
-__all__ = ["constants", "float_weight", "is_excluded", "is_table", "look_up", "remove"]
+__all__ = ["constants", "float_weight", "integer_weight", "is_excluded", "is_table", "look_up", "remove"]
 
 Array = npt.NDArray[Any]
 
@@ -52,6 +53,21 @@ def float_weight(value: ir.Value, only: Sequence[str] = ()) -> Array | None:
     if weight is None or weight.dtype != np.float32 or not _saves(value, weight.shape):
         return None
     return weight
+
+
+def integer_weight(value: ir.Value, only: Sequence[str] = ()) -> tuple[npt.NDArray[np.int8], Product] | None:
+    """The content of an int8 constant of rank 2 or more that only conversions and integer operators read as
+    their weight, and how it is multiplied."""
+    users = tuple(value.uses())
+    if value.dtype != ir.DataType.INT8 or (only and value.name not in only):
+        return None
+    if not users or value.is_graph_output() or not all(_is_integer_weight(*use) for use in users):
+        return None
+    weight = edit.constant_value(value)
+    if weight is None or weight.ndim < 2:
+        return None
+    reader = users[0].node
+    return weight, product_of(reader.outputs[0] if is_dequantize(reader) else value, weight.shape)
 
 
 def is_excluded(value: ir.Value, exclude: str) -> bool:
@@ -100,3 +116,10 @@ def _is_row_lookup(user: ir.Node, index: int) -> bool:
 def _is_scale(user: ir.Node, index: int) -> bool:
     """Whether the value is a scale already: of a quantizer, or of a decoding such as these passes make."""
     return is_quantize(user) or is_dequantize(user) or is_decoding(user, index)
+
+
+def _is_integer_weight(user: ir.Node, index: int) -> bool:
+    if is_dequantize(user):
+        return index == 0
+    spec = spec_of(user)
+    return spec is not None and spec.quant is not None and spec.quant.integer and spec.quant.weight == index

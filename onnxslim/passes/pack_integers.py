@@ -8,11 +8,10 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from onnxslim._ir import ir
-from onnxslim.analysis.products import product_of
 from onnxslim.errors import OptionError
 from onnxslim.model import edit
-from onnxslim.ops.registry import is_dequantize, spec_of
 from onnxslim.passes._decoding import CODED_BYTES, MIN_OPSET, Decoder
+from onnxslim.passes._weights import integer_weight
 from onnxslim.passes.base import Pass, Promise
 from onnxslim.reconstruct.blocks import Coded, View, round_blocks
 from onnxslim.reconstruct.rounding import sqnr_db
@@ -80,16 +79,10 @@ class PackIntegers(Pass):
         return {name: coded for name, coded in found.items() if coded is not None}
 
     def _code(self, value: ir.Value) -> Coded | None:
-        users, name = tuple(value.uses()), value.name or ""
-        if value.dtype != ir.DataType.INT8 or (self.only and name not in self.only):
+        found, name = integer_weight(value, self.only), value.name or ""
+        if found is None or found[0].size % (8 // self.bits):
             return None
-        if not users or not all(_is_weight(*use) for use in users):
-            return None
-        weight = edit.constant_value(value)
-        if weight is None or value.is_graph_output() or weight.ndim < 2 or weight.size % (8 // self.bits):
-            return None
-        reader = users[0].node
-        product = product_of(reader.outputs[0] if is_dequantize(reader) else value, weight.shape)
+        weight, product = found
         view = View(product.outer, product.length, product.inner).blocked(self.block)
         coded = round_blocks(weight, view, self.bits)
         if coded.nbytes + CODED_BYTES + 4 * len(name) > weight.nbytes:
@@ -99,10 +92,3 @@ class PackIntegers(Pass):
             self.decline(name, f"{self.bits} bits would leave {quality:.0f} dB, below {self.narrow_sqnr_db:g}")
             return None
         return coded
-
-
-def _is_weight(user: ir.Node, index: int) -> bool:
-    if is_dequantize(user):
-        return index == 0
-    spec = spec_of(user)
-    return spec is not None and spec.quant is not None and spec.quant.integer and spec.quant.weight == index

@@ -136,7 +136,7 @@ def compress(
     target_latency: str | Target | None = None,
     target_bytes: str | Target | None = None,
     objective: Objective = "both",
-    weights: Literal["int8", "int4", "int2"] = "int8",
+    weights: str = "int8",
     time: str | float = "10min",
     samples: int | None = None,
     batch: int | None = None,
@@ -158,7 +158,8 @@ def compress(
         target_latency: ``"0.7x"`` or ``"5ms"``.
         target_bytes: ``"0.3x"`` or ``"2MB"``.
         objective: what is minimised among the candidates that pay: time x bytes, time, or bytes.
-        weights: the fewest bits that weights may be stored in.
+        weights: the fewest bits that weights may be stored in: ``int8``, ``int4``, ``int2``, ``binary``, with
+            ``binary:2`` for at most two signs a weight.
         time: no new candidate is begun after this long.
         threads: of the latency measurement.
         target: the hardware to place quantizers for; default this machine.
@@ -197,7 +198,7 @@ def quantize(
     *,
     calibration: Calibration | None = None,
     mode: Literal["auto", "static", "dynamic", "weight-only"] = "auto",
-    weights: Literal["int8", "int4", "int2"] = "int8",
+    weights: str = "int8",
     activations: Literal["", "uint8", "int8", "uint16", "int16"] = "",
     metric: str | None = None,
     metric_output: str | None = None,
@@ -222,7 +223,8 @@ def quantize(
         mode: which forms are tried.
         integer_io: let inputs and outputs be integers of the same name and shape; the metadata say what they
             stand for, see :mod:`onnxslim.model.encoding`.
-        weights: the fewest bits that weights may be stored in.
+        weights: the fewest bits that weights may be stored in: ``int8``, ``int4``, ``int2``, ``binary``, with
+            ``binary:2`` for at most two signs a weight.
         activations: the type of static activations, of those that the target lists; default its first.
         options: ``{pass name: {option: value}}``.
 

@@ -25,14 +25,30 @@ from onnxslim.passes.quantize_static import Activations, QuantizeStatic
 from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.recipes.candidate import Candidate
 from onnxslim.recipes.engine import Step, run_steps
-from onnxslim.recipes.few_bits import Moments, in_blocks, in_few_bits, moments_of, packed_in_few_bits
+from onnxslim.recipes.few_bits import (
+    Moments,
+    binary_weights,
+    in_blocks,
+    in_few_bits,
+    moments_of,
+    packed_in_few_bits,
+)
 from onnxslim.recipes.least_noise import least_noise
 from onnxslim.recipes.storage import CODES_OPSET, REST, Storage
 from onnxslim.recipes.unit_times import unit_times
+from onnxslim.reconstruct.binary import MAX_BASES
 from onnxslim.runtime.targets.load import load_target
 from onnxslim.runtime.targets.target import DEFAULT_TARGET
 
-__all__ = ["MODES", "UNCALIBRATED", "WEIGHTS", "candidates", "dynamic_candidate", "static_candidate"]
+__all__ = [
+    "MODES",
+    "UNCALIBRATED",
+    "WEIGHTS",
+    "candidates",
+    "dynamic_candidate",
+    "parse_weights",
+    "static_candidate",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +57,7 @@ _TIMING_FEEDS = 4
 _LOOK_S = 2.0  # of measuring a placement
 _AS_FAST = 1.02
 _PACKED_DB = (30.0, 40.0)  # what storage alone may leave of the outputs: at least, and where it is cheap
-WEIGHTS = {"int8": 8, "int4": 4, "int2": 2}  # the fewest bits
+WEIGHTS = {"int8": 8, "int4": 4, "int2": 2, "binary": 1}  # the fewest bits
 UNCALIBRATED = ("dynamic", "weight-only")  # modes that need no calibration
 MODES = ("compress", "auto", "static", *UNCALIBRATED)
 
@@ -65,7 +81,7 @@ def candidates(
         calibration: of this model; without one there are no static candidates.
         target: what to place integers for; default this machine.
         mode: ``compress`` and ``auto`` try everything, the others one kind.
-        weights: the fewest bits that weights are stored in.
+        weights: the fewest bits that weights are stored in; ``binary:2`` allows two signs for each weight.
         activations: the type of static activations; default the first of the target's.
         data: what 4-bit weights are fitted on, and equalized channels calibrated on.
         feeds: held-out feeds that decide how static ranges are found, whether biases are corrected, which
@@ -75,8 +91,7 @@ def candidates(
     Raises:
         OptionError: no such mode, target or type of weights.
     """
-    if weights not in WEIGHTS:
-        raise OptionError(f"there is no type of weights {weights!r}", hint="one of: " + ", ".join(WEIGHTS))
+    kind, bases = parse_weights(weights)
     if mode not in MODES:
         raise OptionError(f"there is no mode {mode!r}", hint="one of: " + ", ".join(MODES))
     placed_for = load_target(target or DEFAULT_TARGET)
@@ -89,7 +104,7 @@ def candidates(
             first = _fastest(model, first, feeds)
         best = least_noise(model, first, feeds, data)
         static = static_candidate(best, packed.packing)
-        if weights != "int8" and feeds:
+        if kind != "int8" and feeds:
             found += in_few_bits(model, static, feeds)
         found.append(static)
         careful = replace(best, min_sqnr_db=_OUTLIERS_DB)
@@ -102,15 +117,37 @@ def candidates(
     # where bytes alone decide, packed floats must not win against what was asked for
     integers_only = bool(found and placed_for.fusions) and not placed_for.is_cpu
     if mode in ("compress", "auto", "weight-only") and not integers_only:
-        fitted = moments_of(model, data, feeds) if weights != "int8" else Moments()
-        if placed_for.is_cpu:
-            found += in_blocks(model, WEIGHTS[weights], fitted, feeds)
-        if weights != "int8":
+        fitted = moments_of(model, data, feeds) if kind != "int8" else Moments()
+        if kind == "binary":
+            found += binary_weights(model, bases, data, fitted, feeds)
+        elif placed_for.is_cpu:
+            found += in_blocks(model, WEIGHTS[kind], fitted, feeds)
+        if kind != "int8":
             found += packed_in_few_bits(model, fitted, feeds)
         found.append(replace(packed, essential="") if integer_io else packed)
     if integer_io:
         found = [replace(each, ports=(RaiseOpset(), QuantizePorts(calibration))) for each in found]
     return found
+
+
+def parse_weights(text: str) -> tuple[str, int]:
+    """Read ``--weights``: the type, and of binary weights the signs for each, at most.
+
+    Raises:
+        OptionError: there is no such type, or not so many signs.
+
+    Example:
+        >>> parse_weights("binary:2"), parse_weights("int4")
+        (('binary', 2), ('int4', 4))
+    """
+    kind, colon, number = text.partition(":")
+    if kind not in WEIGHTS or (colon and kind != "binary"):
+        raise OptionError(
+            f"there is no type of weights {text!r}", hint=f"one of: {', '.join(WEIGHTS)}[:BASES]"
+        )
+    if colon and number not in map(str, range(1, MAX_BASES + 1)):
+        raise OptionError(f"{number!r} is no number of bases", hint=f"1 to {MAX_BASES}, as in binary:2")
+    return kind, int(number or MAX_BASES)
 
 
 def _raised(quantize: QuantizeStatic | QuantizeDynamic) -> RaiseOpset:

@@ -10,20 +10,25 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from onnxslim._ir import ir
-from onnxslim.calibration.data import DataLike
+from onnxslim.calibration.data import DataLike, open_feeds
 from onnxslim.calibration.store import Calibration
+from onnxslim.passes.binarize_weights import BinarizeWeights
 from onnxslim.passes.pack_integers import PackIntegers
 from onnxslim.passes.pack_weights import PackWeights
 from onnxslim.passes.quantize_blocks import QuantizeBlocks
 from onnxslim.passes.raise_opset import RaiseOpset
+from onnxslim.recipes.binary import Signs
 from onnxslim.recipes.candidate import Candidate
 from onnxslim.recipes.engine import Step, run_steps
+from onnxslim.recipes.pruning.samples import held
 from onnxslim.recipes.storage import CODES_OPSET, EIGHT_BITS, Storage, Storing, inputs_of_weights
 from onnxslim.reconstruct.blocks import Coded
 
-__all__ = ["Moments", "in_blocks", "in_few_bits", "moments_of", "packed_in_few_bits"]
+__all__ = ["Moments", "binary_weights", "in_blocks", "in_few_bits", "moments_of", "packed_in_few_bits"]
 
 _LEVELS_DB = (20.0, 30.0)  # what few bits may leave of the outputs: at least, and where it is cheap
+_BINARY_DB = tuple(float(level) for level in range(-18, 46, 3))  # before products are fitted in order
+_SAMPLES = 512  # that products are fitted to
 _BLOCK = 32  # weights that share a scale
 
 Feeds = Sequence[Mapping[str, Any]]
@@ -56,6 +61,23 @@ def packed_in_few_bits(model: ir.Model, moments: Moments, feeds: Feeds) -> Itera
     head = (RaiseOpset(opset=CODES_OPSET),)
     candidate = Candidate(f"packed weights, 4 bits{moments.label}", head, essential=pack.name)
     yield from _stored(model, candidate, feeds, (PackIntegers(block=_BLOCK), pack, *EIGHT_BITS))
+
+
+def binary_weights(
+    model: ir.Model, bases: int, data: DataLike | None, moments: Moments, feeds: Feeds
+) -> Iterator[Candidate]:
+    """Weights that are sums of at most ``bases`` signs, with 4 and more bits as further rungs."""
+    if data is None or not feeds:
+        return
+    head = (RaiseOpset(opset=CODES_OPSET),)
+    base = run_steps(model, head).model
+    signs = Signs(base, held(open_feeds(data, base).spread(_SAMPLES)), bases)
+    pack = PackWeights(bits=4, block=_BLOCK, inputs=moments.inputs, held_out=moments.held_out)
+    forms: tuple[Storing, ...] = (*signs.forms(), pack, *EIGHT_BITS)
+    storage = Storage(base, feeds, forms, _BINARY_DB, signs.refit)
+    steps = storage.steps(_BINARY_DB[0])
+    if any(isinstance(step, BinarizeWeights) for step in steps):
+        yield Candidate("binary weights", head, steps, essential=BinarizeWeights.name, storage=storage)
 
 
 def in_blocks(model: ir.Model, bits: int, moments: Moments, feeds: Feeds) -> Iterator[Candidate]:

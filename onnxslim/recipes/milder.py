@@ -19,7 +19,6 @@ from onnxslim.recipes.storage import Storage
 __all__ = ["Milder"]
 
 _FEEDS = 4
-_LEVELS_DB = (*(float(level) for level in range(24, 61, 3)), 90.0)  # what storage leaves; the last is 16 bits
 
 Accepts = Callable[[ir.Model], bool]
 
@@ -66,10 +65,13 @@ class Milder:
 
     def _cleaner(self, candidate: Candidate, storage: Storage, accepts: Accepts) -> Candidate | None:
         found: Candidate | None = None
-        low, high = 0, len(_LEVELS_DB)  # of the levels below ``low`` none is accepted, that at ``high`` is
+        low, high = (
+            0,
+            len(storage.levels),
+        )  # of the levels below ``low`` none is accepted, that at ``high`` is
         while low < high:
             middle = (low + high) // 2
-            level = _LEVELS_DB[middle]
+            level = storage.levels[middle]
             form = replace(candidate, name=f"{candidate.name}, {level:g} dB", packing=storage.steps(level))
             if accepts(run_steps(self.model, form.passes).model):
                 found, high = form, middle

@@ -15,7 +15,7 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol, cast
@@ -40,6 +40,7 @@ from onnxslim.runtime.client import RemoteSession, open_worker
 __all__ = [
     "CODES_OPSET",
     "EIGHT_BITS",
+    "LEVELS_DB",
     "REST",
     "Offer",
     "Storage",
@@ -54,7 +55,9 @@ Feed = Mapping[str, Any]
 
 CODES_OPSET = 11  # blocks, and several codes to a byte, need it
 _FEEDS, _SECONDS = 8, 40.0  # feeds that noise is measured on: so many, or fewer where they take longer
-_LADDER_DB = range(15, 91, 3)  # sums of single noises for which a choice is made and measured
+_LADDER_DB = range(-18, 91, 3)  # sums of single noises for which a choice is made and measured
+_LEAST_DB = 15  # what rounding alone leaves that is worth trying
+LEVELS_DB = (*(float(level) for level in range(24, 61, 3)), 90.0)  # the last is 16 bits
 _HARDLY = 1.02
 _SMALL = 0.002  # of all weights: what is smaller is not worth measurements of its own
 _WEIGHTS_BYTES = 1 << 30  # of a model: all forms of larger ones would not fit into memory beside each other
@@ -105,17 +108,23 @@ class Storage:
         feeds: held-out inputs; without any, and where the weights are beyond 1 GB, all weights are stored in
             the first form that takes them.
         forms: passes, the one that makes the smallest weights first.
+        levels: signal to noise ratios of choices that are worth trying, from noisy to clean.
+        refit: fits a choice to the data once more.  What single noises sum up to then tells only which
+            weights bear fewer bits, so nothing else is measured.
     """
 
     model: ir.Model
     feeds: Sequence[Feed]
     forms: Sequence[Storing] = EIGHT_BITS
+    levels: Sequence[float] = LEVELS_DB
+    refit: Callable[[Sequence[Pass]], Sequence[Pass]] | None = None
 
     def steps(self, sqnr_db: float) -> tuple[Step, ...]:
         """The passes that leave ``sqnr_db`` at the noisiest output, or as much as the forms allow."""
         if self._unmeasured:
             return (*cast("Sequence[Pass]", self.forms), *REST)
-        return (*self._plan(sqnr_db).steps, *REST)
+        steps = self._plan(sqnr_db).steps
+        return (*(self.refit(steps) if self.refit is not None else steps), *REST)
 
     def knee(self, low_db: float, high_db: float) -> float:
         """The cleanest level from ``low_db`` to ``high_db`` that costs hardly more bytes than the first.
@@ -127,6 +136,10 @@ class Storage:
         limit = _HARDLY * self._plan(low_db).nbytes
         levels = [float(level) for level in np.arange(high_db, low_db, -1)]
         return next((level for level in levels if self._plan(level).nbytes <= limit), low_db)
+
+    @property
+    def _ladder(self) -> Sequence[int]:
+        return [level for level in _LADDER_DB if level >= min(*self.levels, _LEAST_DB)]
 
     @property
     def _unmeasured(self) -> bool:
@@ -162,11 +175,11 @@ class Storage:
         small = tuple(name for name in sizes if sizes[name] < _SMALL * total)
         groups = [*((name,) for name in sizes if name not in small), *([small] if small else [])]
         with open_worker() as worker, worker.load(_lifted(self.model, list(sizes))) as session:
-            noise = _Noise(session, self.feeds, len(groups) * len(self.forms) + len(_LADDER_DB))
+            noise = _Noise(session, self.feeds, len(groups) * len(self.forms) + len(self._ladder))
             offers = [self._offers(group, stored, noise) for group in groups]
             plans: list[_Plan] = []
             known: list[Offer] = []
-            for level in _LADDER_DB:
+            for level in self._ladder:
                 chosen = allocate(offers, level)
                 if chosen == known:
                     continue
@@ -180,8 +193,10 @@ class Storage:
                 steps = [
                     replace(cast("Any", self.forms[form]), only=tuple(names[form])) for form in sorted(names)
                 ]
-                reached = noise.of(decoded)
-                sqnr_db = -10 * math.log10(reached) if reached else math.inf
+                sqnr_db = float(level)
+                if self.refit is None:
+                    reached = noise.of(decoded)
+                    sqnr_db = -10 * math.log10(reached) if reached else math.inf
                 plans.append(_Plan(sqnr_db, sum(offer.nbytes for offer in chosen), tuple(steps)))
         return plans
 
@@ -210,7 +225,7 @@ class _Plan:
 
     sqnr_db: float
     nbytes: float
-    steps: tuple[Step, ...]
+    steps: tuple[Pass, ...]
 
 
 def allocate(offers: Sequence[Sequence[Offer]], sqnr_db: float) -> list[Offer]:

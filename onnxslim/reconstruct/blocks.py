@@ -60,6 +60,23 @@ class View:
         nearest = min(divisors, key=lambda divisor: abs(math.log(divisor / block)), default=self.length)
         return View(self.outer, self.length, self.inner, nearest)
 
+    def columns(self, weight: Array) -> Array:
+        """A weight as ``[length, outer * inner]``: what an output sums up is a column."""
+        cube = weight.reshape(self.outer, self.length, self.inner)
+        return np.moveaxis(cube, 1, 0).reshape(self.length, -1).copy()
+
+    def cubes(self, parts: Array) -> Array:
+        """The inverse for ``[..., length or blocks, columns]``: ``[..., outer, blocks, block or 1, inner]``.
+
+        Example:
+            >>> view = View(2, 6, 1, 3)
+            >>> view.cubes(view.columns(np.arange(12))).ravel().tolist() == list(range(12))
+            True
+        """
+        outer, blocks, _, inner = self.shape
+        cut = parts.reshape(*parts.shape[:-2], blocks, parts.shape[-2] // blocks, outer, inner)
+        return np.ascontiguousarray(np.moveaxis(cut, -2, -4))
+
 
 @dataclass(frozen=True)
 class Coded:

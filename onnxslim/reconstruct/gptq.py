@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from onnxslim.reconstruct.blocks import Coded, View, round_blocks, round_rows
 
-__all__ = ["gptq", "output_error", "round_by_outputs"]
+__all__ = ["gptq", "inverse_factor", "output_error", "round_by_outputs"]
 
 Array = npt.NDArray[Any]
 
@@ -62,10 +62,10 @@ def gptq(
         True
     """
     _, blocks, block, _ = view.shape
-    matrix = _matrix(weight, view)
+    matrix = view.columns(weight.astype(np.float64))
     diagonal = np.diag(moments)
     order = np.argsort(-diagonal, kind="stable") if by_activation else np.arange(view.length)
-    factor = _inverse_factor(moments[np.ix_(order, order)], damping)
+    factor = inverse_factor(moments[np.ix_(order, order)], damping)
     scales = np.ones((blocks, matrix.shape[1]), np.float32)
     zeros = np.full((blocks, matrix.shape[1]), 1 << (bits - 1), np.uint8)
     known = None
@@ -88,9 +88,9 @@ def gptq(
             work[row + 1 : end] -= np.outer(factor[row, row + 1 : end], errors[row - start])
         work[end:] -= factor[start:end, end:].T @ errors
     coded = Coded(
-        _untable(codes.reshape(blocks, block, -1), view),
-        _untable(scales[:, None], view),
-        np.full((1, 1, 1, 1), zeros.flat[0], np.uint8) if symmetric else _untable(zeros[:, None], view),
+        view.cubes(codes),
+        view.cubes(scales),
+        np.full((1, 1, 1, 1), zeros.flat[0], np.uint8) if symmetric else view.cubes(zeros),
         bits,
         weight.shape,
     )
@@ -138,14 +138,8 @@ def _damped(weight: Array, view: View, moments: Array, bits: int, symmetric: boo
 
 def output_error(weight: Array, other: Array, view: View, moments: Array) -> float:
     """Squared error of a product's output with another weight: ``tr(D^T X^T X D)``, ``D`` the difference."""
-    lost = _matrix(weight, view) - _matrix(other, view)
+    lost = view.columns(weight.astype(np.float64)) - view.columns(other.astype(np.float64))
     return float(np.sum(lost * (moments @ lost)))
-
-
-def _matrix(weight: Array, view: View) -> Array:
-    """``[length, outer * inner]`` in float64."""
-    cube = weight.reshape(view.outer, view.length, view.inner).astype(np.float64)
-    return np.moveaxis(cube, 1, 0).reshape(view.length, -1).copy()
 
 
 def _table(array: Array, view: View) -> Array:
@@ -153,12 +147,6 @@ def _table(array: Array, view: View) -> Array:
     outer, blocks, _, inner = view.shape
     whole = np.broadcast_to(array, (outer, blocks, 1, inner))[:, :, 0]
     return np.moveaxis(whole, 1, 0).reshape(blocks, -1)
-
-
-def _untable(array: Array, view: View) -> Array:
-    """``[blocks, block or 1, outer * inner]`` as ``[outer, blocks, block or 1, inner]``."""
-    outer, blocks, _, inner = view.shape
-    return np.ascontiguousarray(np.moveaxis(array.reshape(blocks, -1, outer, inner), 2, 0))
 
 
 def _batches(length: int, block: int, step: int) -> list[tuple[int, int]]:
@@ -170,8 +158,12 @@ def _batches(length: int, block: int, step: int) -> list[tuple[int, int]]:
     ]
 
 
-def _inverse_factor(moments: Array, damping: float) -> Array:
-    """The upper Cholesky factor of the damped inverse."""
+def inverse_factor(moments: Array, damping: float) -> Array:
+    """The upper Cholesky factor of the inverse of ``moments``, damped by a share of the mean of its diagonal.
+
+    Raises:
+        numpy.linalg.LinAlgError: not positive definite, however much it is damped.
+    """
     damped = moments.astype(np.float64)
     mean = float(np.diag(damped).mean())
     if not mean > 0 or not np.isfinite(damped).all():

@@ -23,11 +23,24 @@ from onnxslim.analysis.extract import extract
 from onnxslim.analysis.linears import Product, products_of
 from onnxslim.model import edit
 from onnxslim.ops.linear import Linear
+from onnxslim.passes.replace_weights import set_bias
 from onnxslim.recipes.pruning.samples import Samples
 from onnxslim.reconstruct.ridge import Fit, Sums, fit, with_ones
 from onnxslim.runtime.client import Worker
 
-__all__ = ["Refitted", "reconstruct", "row_feed", "sums_of", "wanted_input"]
+__all__ = [
+    "Refitted",
+    "affordable",
+    "reconstruct",
+    "refit",
+    "row_feed",
+    "spread",
+    "stacked",
+    "sums_of",
+    "targets_of",
+    "wanted_input",
+    "write_back",
+]
 
 Array = npt.NDArray[Any]
 Feed = Mapping[str, Any]
@@ -57,6 +70,9 @@ class Refitted:
     declined: str = ""
 
 
+Refit = Callable[[ir.Model, Product, Sums, Sums], Refitted]
+
+
 def reconstruct(
     worker: Worker,
     original: ir.Model,
@@ -65,6 +81,7 @@ def reconstruct(
     kept: Kept,
     *,
     select: Callable[[Product], bool] = lambda product: True,
+    refitted: Refit | None = None,
     seed: int = 0,
     progress: Callable[[str], None] = lambda message: None,
 ) -> list[Refitted]:
@@ -75,19 +92,22 @@ def reconstruct(
         feeds: inputs; no labels are needed.
         kept: the channels of the original that a value still has, by name; those not named have all.
         select: which of the products that get other inputs than in the original are fitted.
+        refitted: fits one product, from sums over rows to fit on and over held-out ones; default least
+            squares.
         seed: of the positions whose rows are taken.
     """
+    refitted = refitted or refit
     values = {value.name for node in original.graph for value in node.outputs}
     products = [p for p in products_of(model) if p.name in values and select(p)]
     found: list[Refitted] = []
     for block in _blocks(products, len(feeds)):
-        targets = _targets(worker, original, feeds, block, seed)
+        targets = targets_of(worker, original, feeds, block, seed)
         for level in sorted({product.level for product in block}):
             now = [product for product in block if product.level == level]
             progress(f"reconstructing {now[0].name}")
-            for part in _affordable(now, found):
+            for part in affordable(now, found):
                 sums = sums_of(worker, model, feeds, part, targets, kept, seed)
-                found += [_refit(model, product, *sums[product.name]) for product in part]
+                found += [refitted(model, product, *sums[product.name]) for product in part]
     return found
 
 
@@ -150,33 +170,44 @@ class _Adder:
         self._rows = 0
 
 
-def _refit(model: ir.Model, product: Product, sums: Sums, held_out: Sums) -> Refitted:
-    tensor = product.weight.const_value
-    assert tensor is not None
-    linear, has_bias = product.linear, product.has_bias
-    weight = linear.matrix(tensor.numpy().astype(np.float64))
-    groups, length, outputs = weight.shape
-    if has_bias:
-        bias = np.zeros(groups * outputs)
-        if product.bias is not None and product.bias.const_value is not None:
-            bias = np.broadcast_to(product.bias.const_value.numpy(), bias.shape)
-        weight = np.concatenate([weight, bias.reshape(groups, 1, outputs)], axis=1)
-    energy = _spread(held_out, has_bias)
+def refit(model: ir.Model, product: Product, sums: Sums, held_out: Sums) -> Refitted:
+    """Write the fit of one product into the model, if it is better on held-out rows."""
+    weight, length, has_bias = stacked(product), product.dims[1], product.has_bias
+    energy = spread(held_out, has_bias)
     if held_out.error(weight) < _EXACT * energy:  # nothing before it has changed
         return Refitted(product.name, 0.0, 0.0, None)
     found: Fit = fit(sums, held_out, weight, bias=has_bias)
     before, after = found.before / energy, found.after / energy
     if found.damping is None:
         return Refitted(product.name, before, after, None, "nothing is better on held-out samples")
-    edit.replace_initializer(
-        product.weight, linear.weight_of(found.weight[:, :length], tensor.shape.numpy()).astype(np.float32)
-    )
-    if has_bias:
-        _set_bias(model, product, found.weight[:, length].reshape(-1).astype(np.float32))
+    write_back(model, product, found.weight[:, :length], found.weight[:, length:])
     return Refitted(product.name, before, after, found.damping)
 
 
-def _spread(sums: Sums, has_bias: bool) -> float:
+def stacked(product: Product) -> Array:
+    """The weight of a product as ``[groups, length, outputs]`` in float64; its bias is one more row, where it
+    has one or could."""
+    tensor = product.weight.const_value
+    assert tensor is not None
+    weight = product.linear.matrix(tensor.numpy().astype(np.float64))
+    groups, _, outputs = weight.shape
+    if not product.has_bias:
+        return weight
+    bias = np.zeros(groups * outputs)
+    if product.bias is not None and product.bias.const_value is not None:
+        bias = np.broadcast_to(product.bias.const_value.numpy(), bias.shape)
+    return np.concatenate([weight, bias.reshape(groups, 1, outputs)], axis=1)
+
+
+def write_back(model: ir.Model, product: Product, weight: Array, bias: Array) -> None:
+    """Write a weight ``[groups, length, outputs]`` and, if there is one, a bias ``[groups, 1, outputs]``."""
+    tensor = product.linear.weight_of(weight, product.shape).astype(np.float32)
+    edit.replace_initializer(product.weight, tensor)
+    if product.has_bias:
+        set_bias(model, product, bias.reshape(-1).astype(np.float32))
+
+
+def spread(sums: Sums, has_bias: bool) -> float:
     """The energy of the targets, about their mean where that is known: an offset counts for nothing."""
     energy = float(sums.energy.sum())
     if has_bias and sums.count:
@@ -184,23 +215,7 @@ def _spread(sums: Sums, has_bias: bool) -> float:
     return max(energy, float(np.finfo(np.float64).tiny))
 
 
-def _set_bias(model: ir.Model, product: Product, bias: Array) -> None:
-    old = product.bias
-    if old is not None and old.is_initializer() and len(old.uses()) == 1 and not old.is_graph_output():
-        edit.replace_initializer(old, bias)
-        return
-    new = edit.add_initializer(model.graph, bias, f"{product.name}_bias")
-    if old is not None and product.linear.bias is None:
-        user = product.output.producer()
-        assert user is not None
-        user.replace_input_with(list(user.inputs).index(old), new)
-        return
-    assert product.linear.bias is not None
-    product.node.resize_inputs(max(len(product.node.inputs), product.linear.bias + 1))
-    product.node.replace_input_with(product.linear.bias, new)
-
-
-def _targets(
+def targets_of(
     worker: Worker, original: ir.Model, feeds: Samples, products: Sequence[Product], seed: int
 ) -> dict[str, list[Array]]:
     """Rows of the outputs in the original."""
@@ -279,7 +294,7 @@ def _blocks(products: Sequence[Product], samples: int) -> Iterator[list[Product]
         yield block
 
 
-def _affordable(products: Sequence[Product], declined: list[Refitted]) -> Iterator[list[Product]]:
+def affordable(products: Sequence[Product], declined: list[Refitted]) -> Iterator[list[Product]]:
     """Parts whose sums fit into memory together; what is too large by itself is declined."""
     part: list[Product] = []
     size = 0
