@@ -32,10 +32,23 @@ ROWS = (
     "mnist_mobilenetv2:0.28x",
     "mnist_vit:0.55x",
     "ppocr_cls:0.56x",
+    "mnist_resnet14:binary",
+    "mnist_mobilenetv2:binary",
+    "mnist_vit:binary",
+    "ppocr_cls:binary",
+    "ppocr_cls:int2",
     "mnist_mobilenetv2:int2",
     "mnist_vit:int2",
     "mnist_mobilenetv2:int4",
 )
+FORMS = {
+    "binary": '[[pass]]\nname = "binarize-weights"\nbases = 1\nmin_sqnr_db = 0.0\n',
+    **{
+        f"int{bits}": f'[[pass]]\nname = "pack-weights"\nbits = {bits}\n'
+        "narrow_sqnr_db = 0.0\nmin_sqnr_db = 0.0\n"
+        for bits in (2, 4)
+    },
+}
 SAMPLES, FEW = 512, 64
 LINES = 800  # that score the classifier of lines
 HEADER = ("student", "control", "seeds", "original", "student's", "distilled", "spread", "SQNR dB", "s")
@@ -106,8 +119,7 @@ def student_of(name: str, form: str, seed: int, folder: Path) -> Path:
         onnxslim("prune", original, *where, *data.data, *data.score, *seeds, "--target-macs", form)
         return result
     recipe = folder / f"{form}.toml"
-    bits = f"bits = {form.removeprefix('int')}\nnarrow_sqnr_db = 0.0\nmin_sqnr_db = 0.0\n"
-    recipe.write_text(f'[[pass]]\nname = "pack-weights"\n{bits}')
+    recipe.write_text(FORMS[form])
     onnxslim("run", str(recipe), original, *where, "--no-verify")
     return result
 
@@ -171,12 +183,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--zoo", type=Path, required=True, help="the folder that was fetched")
     parser.add_argument("--seeds", type=int, default=3, help="how many runs of each row")
     parser.add_argument("--time", default="60s", help="of each training")
+    parser.add_argument("--steps", help="of each training, instead of a time")
+    parser.add_argument("--threads", default="2", help="of each training")
     parser.add_argument("--controls", action="store_true", help="of pruned rows, too")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where distillation.md and .json go")
     given = parser.parse_args(arguments)
     rows = given.rows or ROWS
     check_names(parser, [row.partition(":")[0] for row in rows])
     use(given.zoo)
+    length = ("--steps", given.steps) if given.steps else ("--time", given.time)
     table, all_runs, failed = "", list[Run](), 0
     lines: list[tuple[str, ...]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -185,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for control in ("", *controls):
                 try:
                     runs = [
-                        distil(row, control, seed, Path(folder), ("--time", given.time))
+                        distil(row, control, seed, Path(folder), (*length, "--threads", given.threads))
                         for seed in range(given.seeds)
                     ]
                 except (RuntimeError, FileNotFoundError) as error:

@@ -109,7 +109,9 @@ def add_loss(model: ir.Model, feed: Mapping[str, Array]) -> dict[str, Array]:
     """Mean squared distances from random targets, which become inputs; their values."""
     outputs = [value for value in model.graph.outputs if value.dtype == ir.DataType.FLOAT]
     runner = session(model)
-    made = dict(zip([v.name for v in model.graph.outputs], runner.run(None, needed(runner, feed)), strict=True))
+    made = dict(
+        zip([v.name for v in model.graph.outputs], runner.run(None, needed(runner, feed)), strict=True)
+    )
     random, targets, total = np.random.default_rng(0), {}, None
     graph = model.graph
 
@@ -181,7 +183,9 @@ def needed(runner: ort.InferenceSession, values: Mapping[str, Array]) -> dict[st
     return {value.name: values[value.name] for value in runner.get_inputs()}
 
 
-def interleaved(pairs: Sequence[tuple[ort.InferenceSession, Mapping[str, Array]]], rounds: int) -> list[float]:
+def interleaved(
+    pairs: Sequence[tuple[ort.InferenceSession, Mapping[str, Array]]], rounds: int
+) -> list[float]:
     """Fewest seconds of each, run by turns."""
     times: list[list[float]] = [[] for _ in pairs]
     start = time.perf_counter()

@@ -8,6 +8,7 @@ which stored scale multiplies it.  What was found is tried on other codes and sc
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -30,7 +31,8 @@ _UNKNOWN = "how it is decoded is not known"
 _DIGITS = 1024  # told apart by one probe of a scale, in 16 bits too
 _NARROW = {"int4": 4, "uint4": 4, "int2": 2, "uint2": 2}
 _CLOSE = 1e-3
-_WHOLE = 8  # bits from which on scales stay as they are: kernels of integers have others that depend on them
+_WHOLE = 128  # codes from which on scales stay: kernels of integers have others that depend on them
+_FEW = 3  # values that are all that a weight of 8 bits has: signs, with zero or without
 
 
 def decoded(worker: Worker, model: ir.Model, value: ir.Value) -> Form | str:
@@ -116,13 +118,10 @@ class _Decoder:
         for bit in range(max(stored.size - 1, 1).bit_length()):
             chosen = (np.arange(stored.size) >> bit) & 1
             index |= (run(np.where(chosen, full, empty)) != bottom).astype(np.int64) << bit
-        low = -(1 << int(width[0]) - 1) if signed else 0
-        codes = Codes(
-            name, stored, index, shift.astype(np.uint8), int(width[0]), low, low + (1 << int(width[0])) - 1
-        )
-        if signed and width[0] == 8 and codes.read().min() > -128:
-            codes = Codes(name, stored, index, codes.shift, 8, -127, 127)
-        return self._scaled(codes, scales, unit)
+        size = int(width[0])
+        low = -(1 << size - 1) if signed else 0
+        codes = Codes(name, stored, index, shift.astype(np.uint8), size, low, low + (1 << size) - 1)
+        return self._scaled(_narrowed(codes), scales, unit)
 
     def _scaled(self, codes: Codes, scales: list[str], unit: Array) -> Form | str:
         """Which scale multiplies each element; a form of the whole, once it has passed a trial."""
@@ -136,9 +135,9 @@ class _Decoder:
         scale = self.stored[name] if name else np.ones(1, np.float32)
         given = {name: np.ones_like(scale)} if name else {}
         bottom, top = (self._run({**given, codes.name: each}).reshape(-1) for each in (none, one))
-        zero = np.rint(-bottom / (top - bottom)).astype(np.float32)
+        zero = (np.rint(-2 * bottom / (top - bottom)) / 2).astype(np.float32)  # signs have none: 0.5
         unit = np.asarray((top - bottom) * scale.astype(np.float32).reshape(-1)[group], np.float32)
-        trained = name if codes.width < _WHOLE else ""
+        trained = name if codes.levels < _WHOLE else ""
         form = Coded(codes, Scale(trained, scale, group), unit, zero, self.weight.shape)
         return form if self._holds(form) else _UNKNOWN
 
@@ -173,14 +172,25 @@ class _Decoder:
             return False
         rng = np.random.default_rng(0)
         trial = Coded(form.codes, form.scale, form.unit, form.zero, form.shape)
-        low, high = form.codes.low, form.codes.high
-        level = rng.integers(low, high + 1, trial.latent.size) - form.zero
+        low = form.codes.low
+        code = low + form.codes.step * rng.integers(0, form.codes.levels, trial.latent.size)
         trial.growth[:] = rng.uniform(-0.3, 0.3, trial.growth.size) if form.scale.name else 0
-        trial.latent[:] = trial._unit() * level
-        given = {form.codes.name: form.codes.packed(level + form.zero)}
+        trial.latent[:] = trial._unit() * (code - form.zero)
+        given = {form.codes.name: form.codes.packed(code)}
         if form.scale.name:
             given[form.scale.name] = trial._scales()
         return _near(trial.value(), self._run(given))
+
+
+def _narrowed(codes: Codes) -> Codes:
+    """The range that the codes really take, where a type of 8 bits holds signs, or is symmetric."""
+    if codes.width < 8:
+        return codes
+    found = np.unique(codes.read())
+    if len(found) == 2 or (len(found) == _FEW and found[0] + found[2] == 2 * found[1]):
+        return replace(codes, low=int(found[0]), high=int(found[-1]), step=int(found[1] - found[0]))
+    symmetric = codes.low < 0 and found[0] > codes.low
+    return replace(codes, low=codes.low + 1) if symmetric else codes
 
 
 def _near(one: Array, other: Array) -> bool:

@@ -90,6 +90,7 @@ class Codes:
         shift: and at which bit the code begins.
         width: bits of a code.
         low, high: the range of the codes.
+        step: from one code to the next; signs are two apart.
     """
 
     name: str
@@ -99,12 +100,32 @@ class Codes:
     width: int
     low: int
     high: int
+    step: int = 1
+
+    @property
+    def levels(self) -> int:
+        """How many different codes there are."""
+        return (self.high - self.low) // self.step + 1
+
+    def nearest(self, exact: Array) -> Array:
+        """The codes nearest to numbers.
+
+        Example:
+            >>> none = np.zeros(1, np.int64)
+            >>> signs = Codes("w", np.zeros(1, np.int8), none, np.zeros(1, np.uint8), 8, -1, 1, step=2)
+            >>> signs.nearest(np.array([0.2, -7.0]))
+            array([ 1., -1.])
+        """
+        places = np.rint((exact - self.low) / self.step)
+        return np.asarray(self.low + self.step * np.clip(places, 0, self.levels - 1))
 
     def read(self) -> npt.NDArray[np.int64]:
         """The codes, one for each element of the weight."""
         fields = self._bytes().reshape(-1)[self.index].astype(np.int64) >> self.shift
         codes = fields & ((1 << self.width) - 1)
-        return np.where(codes > self.high, codes - (1 << self.width), codes) if self.low < 0 else codes
+        return (
+            codes if self.low >= 0 else np.where(codes >> (self.width - 1), codes - (1 << self.width), codes)
+        )
 
     def packed(self, codes: Array) -> Array:
         """The stored tensor with other codes; what else its bytes hold stays.
@@ -122,7 +143,7 @@ class Codes:
         flat |= self._summed(np.asarray(codes, np.int64) & mask)
         if self.stored.dtype.itemsize == 1 and self.stored.dtype.kind in "iu":
             return flat.astype(np.uint8).view(self.stored.dtype).reshape(self.stored.shape)
-        signed = np.where(flat > self.high, flat - (1 << self.width), flat) if self.low < 0 else flat
+        signed = np.where(flat >> (self.width - 1), flat - (1 << self.width), flat) if self.low < 0 else flat
         return signed.astype(np.int8).astype(self.stored.dtype).reshape(self.stored.shape)
 
     def _bytes(self) -> Array:
@@ -179,7 +200,8 @@ class Coded:
 
     @property
     def kind(self) -> str:
-        return f"codes of {self.codes.width} bits"
+        levels = self.codes.levels
+        return "signs" if levels == 2 else f"codes of {max(levels - 1, 1).bit_length()} bits"
 
     @property
     def parameters(self) -> dict[str, Array]:
@@ -195,7 +217,8 @@ class Coded:
     def pull(self, gradient: Array) -> dict[str, Array]:
         flat, unit = gradient.reshape(-1), self._unit()
         exact = self._exact(unit)
-        within = (exact >= self.codes.low - 0.5) & (exact <= self.codes.high + 0.5)
+        beyond = self.codes.step / 2
+        within = (exact >= self.codes.low - beyond) & (exact <= self.codes.high + beyond)
         found: dict[str, Array] = {"weight": np.where(within, flat, np.float32(0))}
         if self.scale.name:
             level = self._codes(unit) - self.zero
@@ -227,7 +250,7 @@ class Coded:
         return np.asarray(level + self.zero)
 
     def _codes(self, unit: Array) -> Array:
-        return np.clip(np.rint(self._exact(unit)), self.codes.low, self.codes.high)
+        return self.codes.nearest(self._exact(unit))
 
 
 def _replace(model: ir.Model, name: str, content: Array) -> None:

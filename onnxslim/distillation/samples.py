@@ -59,8 +59,8 @@ class Pool:
 
     Example:
         >>> pool = Pool([{"x": np.full((1, 2), i, np.float32)} for i in range(5)], size=2, vary=False)
-        >>> pool.epoch, sorted(i for step in range(3) for i in set(pool.batch(step).indices))[:3]
-        (3, [0, 1, 1])
+        >>> pool.epoch, sorted({i for step in range(pool.epoch) for i in pool.batch(step).indices})
+        (3, [0, 1, 2, 3, 4])
     """
 
     feeds: Sequence[Feed]

@@ -12,7 +12,7 @@ from onnxslim._ir import ir
 from onnxslim.distillation.forms import Coded, Plain
 from onnxslim.distillation.students import Student, find_student
 from onnxslim.model import edit
-from onnxslim.passes import PackWeights
+from onnxslim.passes import BinarizeWeights, PackWeights
 from onnxslim.runtime.client import open_worker
 from tests.distillation.nets import with_arrays
 from tests.models import run
@@ -57,7 +57,15 @@ def dequantized(dtype: Any, *, block: int = 0, axis: int = 1, zero: bool = True,
     return with_arrays(text, parts, opset)
 
 
+def binary(container: Literal["packed", "qdq"]) -> ir.Model:
+    net = product()
+    assert BinarizeWeights(bases=1, container=container, min_sqnr_db=0.0)(net).modified
+    return net
+
+
 NETS = {
+    "signs": lambda: binary("packed"),
+    "signs of 8 bits": lambda: binary("qdq"),
     "int2": lambda: packed(2),
     "int4": lambda: packed(4),
     "int4 in blocks": lambda: packed(4, 16),
@@ -108,7 +116,12 @@ def test_whatever_training_does_the_form_stays(name: str) -> None:
     assert codes.dtype == net.graph.initializers[form.codes.name].dtype
     levels = form.codes.read()
     assert levels.min() >= form.codes.low and levels.max() <= form.codes.high
-    assert len(np.unique(form.value().reshape(ROWS, COLUMNS)[:16, 0])) <= 2**form.codes.width
+    assert len(np.unique(form.value().reshape(ROWS, COLUMNS)[:16, 0])) <= form.codes.levels
+    if name.startswith("signs"):
+        assert form.kind == "signs"
+        for column in form.value().reshape(ROWS, COLUMNS).T:
+            low, high = np.unique(column)
+            assert low == -high
 
 
 def test_gradients_of_scales_are_those_of_differences() -> None:
