@@ -10,34 +10,25 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from onnxslim._ir import ir
 from onnxslim.analysis.cost import summary
-from onnxslim.calibration.checkpoint import DataDigest
-from onnxslim.calibration.data import DataLike, Feeds
-from onnxslim.calibration.fingerprint import fingerprint
-from onnxslim.distillation.checkpoint import Checkpoint
-from onnxslim.distillation.engine import Engine, stackable
-from onnxslim.distillation.judge import Judge, Look
-from onnxslim.distillation.losses import plan_terms
+from onnxslim.calibration.data import DataLike, open_feeds
 from onnxslim.distillation.optimizer import OptimizerName
-from onnxslim.distillation.samples import Pool
-from onnxslim.distillation.students import Student, find_student
-from onnxslim.distillation.trainer import Settings, State, Trainer
-from onnxslim.errors import CalibrationError, ModelError, OptionError
+from onnxslim.distillation.students import find_student
+from onnxslim.distillation.trainer import Settings
+from onnxslim.errors import OptionError
 from onnxslim.measure.metrics import resolve
 from onnxslim.measure.verify import verify
 from onnxslim.model.io import ModelLike, load, save
 from onnxslim.passes.base import Decline, Promise
 from onnxslim.recipes.budget import parse_duration
 from onnxslim.recipes.engine import run_steps
+from onnxslim.recipes.learning import Asked, Learning
 from onnxslim.recipes.named import simplify_steps
 from onnxslim.recipes.parts import Parts, open_data, split_data
 from onnxslim.recipes.pipeline import Result, path_of, source_file
@@ -48,26 +39,34 @@ from onnxslim.runtime.client import Worker, open_worker
 from onnxslim.runtime.environment import environment
 from onnxslim.runtime.providers import resolve as resolve_providers
 
-__all__ = ["distill"]
+__all__ = ["HELD_OUT_SHARE", "distill"]
 
-Array = npt.NDArray[Any]
-
-_FITTED = 0.85  # of what is not tested on
-_HELD_OUT = 256  # samples that are looked at, at most
+HELD_OUT_SHARE = 0.15
+"""Of what is not tested on, how much decides which weights are kept."""
 _CHECKED = 32  # feeds on which the outputs are compared
 _WALL_S = 3600.0  # of one request: a large step on few cores
 
 
 @dataclass(frozen=True)
-class _Request:
-    settings: Settings
-    size: int
-    vary: bool
-    labels: bool
-    threads: int
-    providers: tuple[str, ...]
-    checkpoint: Path | None
-    resume: bool
+class _Data:
+    data: DataLike
+    held_out: DataLike | None
+    test: DataLike | None
+    metric: str | None
+    output: str | None
+    options: Mapping[str, Any]
+
+    def parts(self, worker: Worker, model: ir.Model, seed: int) -> Parts:
+        """To train on, to choose by, to score by."""
+        opened = open_data(worker, model, self.data, seed=seed, **self.options)
+        own_test = self.metric is not None and ":" in self.metric
+        if self.held_out is None:
+            share = 1 - HELD_OUT_SHARE
+            return split_data(opened, self.test, model, seed=seed, own_test=own_test, fitted=share)
+        tested = None if self.test is None else open_feeds(self.test, model, seed=seed)
+        if tested is None and not own_test:
+            opened, tested = opened.split(0.7, seed)
+        return Parts(opened, open_feeds(self.held_out, model, seed=seed), tested, opened.notes)
 
 
 def distill(
@@ -82,6 +81,7 @@ def distill(
     optimizer: OptimizerName = "adam",
     augment: bool = True,
     labels: bool = False,
+    held_out: DataLike | None = None,
     test: DataLike | None = None,
     metric: str | None = None,
     metric_output: str | None = None,
@@ -109,6 +109,7 @@ def distill(
         optimizer: ``adam`` or ``sgd``.
         augment: shift what looks like images, mix samples of floats.
         labels: learn the ``__labels__`` of the data too.
+        held_out: inputs that decide which weights are kept; default a part of ``data``.
         threads: of onnxruntime; default the cores that there are.
         checkpoint: a file that keeps what was done so far.
         resume: go on with what ``checkpoint`` holds.
@@ -129,7 +130,7 @@ def distill(
     if resume and checkpoint is None:
         raise OptionError("there is no checkpoint to resume", hint="name its file")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    request = _Request(
+    request = Asked(
         Settings(steps, parse_duration(time), optimizer, rate, seed),
         batch_size,
         augment,
@@ -140,19 +141,12 @@ def distill(
         resume,
     )
     options = {"samples": samples, "batch": batch, "images": images}
-    return _distill(student, teacher, data, request, test, metric, metric_output, options, progress)
+    given = _Data(data, held_out, test, metric, metric_output, options)
+    return _distill(student, teacher, given, request, progress)
 
 
 def _distill(
-    source: ModelLike,
-    teacher_source: ModelLike,
-    data: DataLike,
-    request: _Request,
-    test: DataLike | None,
-    metric_name: str | None,
-    metric_output: str | None,
-    options: Mapping[str, Any],
-    progress: Progress,
+    source: ModelLike, teacher_source: ModelLike, given: _Data, request: Asked, progress: Progress
 ) -> Result:
     original, teacher = load(source), load(teacher_source)
     _check_pair(original, teacher)
@@ -165,12 +159,10 @@ def _distill(
         prover = Prover(worker, seed=seed)
         base = run_steps(original, simplify_steps(), prover)
         other = run_steps(teacher, simplify_steps(), Prover(worker, seed=seed)).model
-        opened = open_data(worker, original, data, seed=seed, **options)
-        own_test = metric_name is not None and ":" in metric_name
-        parts = split_data(opened, test, original, seed=seed, own_test=own_test, fitted=_FITTED)
-        metric = resolve(metric_name or "agreement", original=teacher, feeds=parts.test, output=metric_output)
+        parts = given.parts(worker, original, seed)
+        metric = resolve(given.metric or "agreement", original=teacher, feeds=parts.test, output=given.output)
         begun = monotonic()
-        run = _Run(worker, find_student(worker, base.model), other, parts, request, progress)
+        run = Learning(worker, find_student(worker, base.model), other, parts, request, progress)
         state = run.train()
         seconds = monotonic() - begun
         model, after = run.result(base.model, state)
@@ -225,156 +217,3 @@ def _check_pair(student: ir.Model, teacher: ir.Model) -> None:
             "the student and its teacher have no output of floats in common",
             hint="give the model that the student was made of",
         )
-
-
-@dataclass
-class _Run:
-    """One training: the models, the data and what was asked for."""
-
-    worker: Worker
-    student: Student
-    teacher: ir.Model
-    parts: Parts
-    request: _Request
-    progress: Progress
-    notes: list[str] = field(default_factory=list)
-
-    def train(self) -> State:
-        """Train the student.
-
-        Raises:
-            ModelError: nothing can be trained.
-        """
-        request = self.request
-        terms = plan_terms(self.student.graph, self.teacher, labelled=request.labels)
-        if not self.student.forms or not terms:
-            raise ModelError(
-                "nothing in the student can be trained: no weight of a known form is left",
-                hint="distil before the weights are quantized",
-            )
-        self.engine = Engine(
-            self.worker, self.student, self.teacher, terms, request.threads, request.providers
-        )
-        feeds, labels = _read(self.parts.fit, request.labels)
-        held, held_labels = _read(self.parts.held_out.spread(_HELD_OUT), request.labels)
-        together = stackable(self.engine.other.run, feeds) and stackable(self._own, feeds)
-        if not together:
-            self.notes.append("the models take one sample at a time, and so did each step of the training")
-        size = request.size if together else 1
-        self.judge = Judge.of(self.engine, held, held_labels, size=size)
-        pool = Pool(
-            feeds,
-            size=size,
-            seed=request.settings.seed,
-            together=together,
-            vary=request.vary,
-            mix=not request.labels,
-        )
-        self.trainer = Trainer(self.engine, pool, self.judge, request.settings, labels, self.progress)
-        first = self.trainer.prepare()
-        checkpoint = Checkpoint(request.checkpoint, self._identity())
-        self.trainer.keep = checkpoint.save
-        kept = checkpoint.load(self.trainer.parameters()) if request.resume else None
-        if kept is None:
-            state = self.trainer.begin(first)
-        else:
-            state, parameters = kept
-            self.trainer.restore(parameters)
-        return self.trainer.run(state)
-
-    def _own(self, feed: Mapping[str, Array]) -> dict[str, Array]:
-        return self.engine.own.run(feed, {name: f.value() for name, f in self.student.forms.items()})
-
-    def _identity(self) -> dict[str, Any]:
-        digest = DataDigest()
-        for sample in self.parts.fit.samples():
-            digest.add(sample)
-        asked, settings = self.request, self.request.settings
-        return {
-            "student": fingerprint(self.student.model),
-            "teacher": fingerprint(self.teacher),
-            "number of steps": settings.steps,
-            "time": None if settings.steps else settings.seconds,
-            "optimizer": settings.optimizer,
-            "rate": settings.rate,
-            "seed": settings.seed,
-            "batch size": asked.size,
-            "augmentation": asked.vary,
-            "labels": asked.labels,
-            "number of threads": asked.threads,
-            "providers": list(asked.providers),
-            "runtime": environment().get("onnxruntime"),
-            "data": digest.hexdigest(),
-        }
-
-    def result(self, base: ir.Model, state: State) -> tuple[ir.Model | None, Look]:
-        """The trained model as it is stored, and what held-out samples say of it; None if not better."""
-        assert state.best_look is not None
-        before = state.looks[0]
-        if not state.best_look.step:
-            self.notes.append("returned unchanged: no step of the training agreed better with the teacher")
-            return None, before
-        model = self.student.stored()
-        found = self.trainer.weighed(
-            self.judge.look_at(self.engine.observed(model).run, state.best_look.step)
-        )
-        start = self.trainer.weighed(self.judge.look_at(self.engine.observed(base).run, 0))
-        if found.agreement < start.agreement or not found.loss < start.loss:
-            self.notes.append(
-                "returned unchanged: as it is stored, the trained model agrees less than before"
-            )
-            return None, before
-        return model, found
-
-    def frozen(self) -> dict[str, str]:
-        """What was not trained -> why."""
-        return {**self.student.frozen, **self.engine.frozen}
-
-    def told(self, state: State, after: Look, seconds: float) -> dict[str, Any]:
-        """``Report.distillation``."""
-        before, frozen = state.looks[0], self.frozen()
-        trained = [
-            {"name": name, "kind": form.kind, "elements": form.value().size}
-            for name, form in self.student.forms.items()
-            if name not in frozen
-        ]
-        assert state.best_look is not None
-        return {
-            "steps": state.step,
-            "planned": state.steps,
-            "best": state.best_look.step,
-            "seconds": seconds,
-            "rate": state.rate,
-            "rates": state.rates,
-            "rollbacks": state.rollbacks,
-            "samples": len(self.parts.fit),
-            "terms": [
-                {
-                    "name": term.name,
-                    "weight": self.engine.weights[term.name],
-                    "before": before.terms[term.name],
-                    "after": after.terms[term.name],
-                }
-                for term in self.engine.terms
-            ],
-            "looks": [
-                {"step": look.step, "loss": look.loss, "agreement": look.agreement} for look in state.looks
-            ],
-            "losses": state.losses,
-            "trained": trained,
-            "frozen": frozen,
-        }
-
-
-def _read(feeds: Feeds, labelled: bool) -> tuple[list[dict[str, Array]], list[Array] | None]:
-    """All feeds, and the labels where they are asked for."""
-    samples = list(feeds.samples())
-    if not labelled:
-        return [sample.feed for sample in samples], None
-    labels = [sample.labels for sample in samples if sample.labels is not None]
-    if len(labels) != len(samples):
-        raise CalibrationError(
-            "the data have no labels to learn",
-            hint="put them under the key __labels__, or leave --labels out",
-        )
-    return [sample.feed for sample in samples], [np.asarray(label) for label in labels]
