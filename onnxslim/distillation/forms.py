@@ -21,6 +21,8 @@ __all__ = ["Coded", "Codes", "Form", "Plain", "Scale"]
 
 Array = npt.NDArray[Any]
 
+_INSIDE = 0.999  # of what is rounded to a code: where latent floats lie at first
+
 
 class Form(Protocol):
     """How one weight is stored."""
@@ -197,6 +199,14 @@ class Coded:
         level = self.codes.read() - self.zero
         self.latent = (self.unit * level).astype(np.float32)
         self.growth = np.zeros(self.scale.stored.size, np.float32)  # logarithms: of scales over stored ones
+
+    def remember(self, original: Array) -> None:
+        """Let the latent floats be what the codes were rounded from, as far as they round to these codes."""
+        unit, half = self._unit(), _INSIDE * self.codes.step / 2
+        codes = self._codes(unit)
+        exact = np.divide(original.reshape(-1), unit, out=np.zeros_like(self.latent), where=unit != 0)
+        kept = np.clip(exact + self.zero, codes - half, codes + half)
+        self.latent[:] = unit * (kept - self.zero)
 
     @property
     def kind(self) -> str:

@@ -10,18 +10,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from onnxslim._ir import ir
 from onnxslim.analysis.constants import constant_sources
+from onnxslim.analysis.extract import named_values
 from onnxslim.analysis.shapes import Shapes, infer
 from onnxslim.distillation.decoding import decoded
-from onnxslim.distillation.forms import Form, Plain
+from onnxslim.distillation.forms import Coded, Form, Plain
+from onnxslim.measure.metrics import cosine
 from onnxslim.model import edit
 from onnxslim.ops.registry import spec_of
 from onnxslim.passes.remove_dead_code import RemoveDeadCode
 from onnxslim.runtime.client import Worker
 
 __all__ = ["Student", "find_student"]
+
+_ALIKE = 0.5  # cosine; signs of normally distributed weights have 0.8
 
 
 @dataclass
@@ -48,11 +53,12 @@ class Student:
         return model
 
 
-def find_student(worker: Worker, model: ir.Model) -> Student:
+def find_student(worker: Worker, model: ir.Model, teacher: ir.Model | None = None) -> Student:
     """The weights of a model; single numbers are none.
 
     Args:
         worker: where stored weights are decoded.
+        teacher: what it was made of: codes remember the floats that they were rounded from.
     """
     graph = edit.copy_of(model)
     student = Student(model, graph)
@@ -64,6 +70,10 @@ def find_student(worker: Worker, model: ir.Model) -> Student:
                 _add(student, value, Plain(name, np.array(content, np.float32)))
             continue
         form = decoded(worker, graph, value)
+        if isinstance(form, Coded) and teacher is not None:
+            original = _original(value, teacher)
+            if original is not None and _alike(original, form.value()):
+                form.remember(original)
         if isinstance(form, str):
             student.frozen[name] = form
         else:
@@ -81,6 +91,30 @@ def _add(student: Student, value: ir.Value, form: Form) -> None:
     if value.producer() is not None:
         edit.store_constant(student.graph.graph, value, content.copy())
     student.forms[name] = form
+
+
+def _original(value: ir.Value, teacher: ir.Model) -> npt.NDArray[np.float32] | None:
+    """What the teacher multiplies with where the student reads a weight, moved perhaps."""
+    readers, seen = [value], set[ir.Value]()
+    named = named_values(teacher.graph)
+    while readers:
+        current = readers.pop()
+        for node, index in () if current in seen else tuple(current.uses()):
+            other = named.get(node.outputs[0].name or "") if node.outputs else None
+            twin = None if other is None else other.producer()
+            if twin is not None and twin.op_type == node.op_type and index < len(twin.inputs):
+                found = edit.constant_value(twin.inputs[index])
+                if found is not None and found.dtype == np.float32:
+                    return found
+            if (spec := spec_of(node)) is not None and index in spec.moved_inputs(node):
+                readers += node.outputs
+        seen.add(current)
+    return None
+
+
+def _alike(original: npt.NDArray[np.float32], value: npt.NDArray[np.float32]) -> bool:
+    """Whether one was rounded from the other, element by element."""
+    return original.size == value.size and cosine(original, value) > _ALIKE
 
 
 def _weights(model: ir.Model) -> Iterator[ir.Value]:

@@ -162,7 +162,7 @@ def _distill(
         parts = given.parts(worker, original, seed)
         metric = resolve(given.metric or "agreement", original=teacher, feeds=parts.test, output=given.output)
         begun = monotonic()
-        run = Learning(worker, find_student(worker, base.model), other, parts, request, progress)
+        run = Learning(worker, find_student(worker, base.model, other), other, parts, request, progress)
         state = run.train()
         seconds = monotonic() - begun
         model, after = run.result(base.model, state)

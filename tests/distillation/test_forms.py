@@ -181,3 +181,17 @@ def test_single_numbers_and_what_is_not_finite_are_no_weights() -> None:
     parts = {"low": np.float32(0), "high": np.float32(6), "factor": np.array([2], "f")}
     student = student_of(with_arrays(text, {**parts, "mask": np.array([0, 0, -np.inf, 0], "f")}))
     assert not student.forms and student.frozen == {"mask": "it is not finite"}
+
+
+@pytest.mark.parametrize("name", ["int2", "int4 in blocks", "signs"])
+def test_codes_remember_what_they_were_rounded_from(name: str) -> None:
+    """The weight stays as it is, but its latent floats are nearer to the original's."""
+    net, original = NETS[name](), edit.constant_value(product().graph.initializers["w"])
+    assert original is not None
+    with open_worker() as worker:
+        [plain] = find_student(worker, net).forms.values()
+        [hinted] = find_student(worker, net, product()).forms.values()
+    assert isinstance(plain, Coded) and isinstance(hinted, Coded)
+    assert np.array_equal(plain.value(), hinted.value())
+    errors = [np.abs(form.latent - original.reshape(-1)).mean() for form in (plain, hinted)]
+    assert errors[1] < 0.5 * errors[0]
