@@ -100,3 +100,30 @@ def test_an_interrupted_run_is_not_lost_unasked(folder: Path, capsys: pytest.Cap
     assert "not an interrupted distillation" in capsys.readouterr().err
     assert Path("out.onnx.partial").read_bytes() == b"nothing"
     assert main([*COMMAND, "--steps", "5", "--force", "-q"]) == 0
+
+
+def test_the_short_way_prunes_and_trains(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["prune", "teacher.onnx", "--data", "data.npz", "--round", "1", "-o", "short.onnx", "--json"]
+    assert main([*command, "--ratio", "0.4", "--distill", "1s", "--save-mask", "mask.json"]) == 0
+    report = found(capsys)
+    assert report["after"]["params"] < report["before"]["params"] and Path("mask.json").exists()
+    assert report["distillation"]["looks"] and report["latency"]["ratio"] > 0
+    assert report["metric"]["before"] == 1.0 and "student" in report["metric"]
+    [output] = run(onnx.load("short.onnx"), {"x": rows(3)})
+    assert output.shape == (3, 4)
+
+
+def test_the_short_way_needs_something_to_learn_on(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prune", "teacher.onnx", "-o", "short.onnx", "--ratio", "0.4", "--distill"]) == 2
+    assert "nothing to learn on" in capsys.readouterr().err
+    given = ["teacher.onnx", "--data", "data.npz", "-o", "short.onnx", "--distill", "1s"]
+    assert main(["quantize", *given, "--integer-io"]) == 2
+    assert main(["prune", *given, "--ratio", "0.4", "--distill", "soon"]) == 2
+    assert not Path("short.onnx").exists()
+
+
+def test_what_was_quantized_learns_or_stays(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["teacher.onnx", "--data", "data.npz", "-o", "short.onnx", "--distill", "1s", "--json"]
+    assert main(["quantize", *given, "--mode", "weight-only"]) == 0
+    report = found(capsys)
+    assert report["distillation"] or any("nothing was distilled" in note for note in report["notes"])
