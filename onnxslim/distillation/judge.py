@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from onnxslim.distillation.engine import Engine
 from onnxslim.distillation.losses import Term
-from onnxslim.distillation.samples import stacked
+from onnxslim.distillation.samples import Batch, stacked
 from onnxslim.measure.metrics import cosine
 
 __all__ = ["Judge", "Look"]
@@ -42,6 +42,9 @@ class Look:
 class Judge:
     """Held-out samples and what the teacher says of them.
 
+    Variations of the samples are looked at too: there are more of them, so that agreement is told more
+    finely, and a student that was fitted to the very samples has no advantage on them.
+
     Args:
         batches: feeds, each of one or several samples.
         targets: the teacher's values on each.
@@ -64,10 +67,17 @@ class Judge:
         labels: Sequence[Array] | None = None,
         *,
         size: int = 1,
+        more: Sequence[Batch] = (),
     ) -> Judge:
-        """A judge by these samples, run in batches of ``size`` where their shapes are equal."""
-        groups = list(_groups(feeds, size))
-        batches = [stacked([feeds[i] for i in group]) for group in groups]
+        """A judge by these samples, run in batches of ``size`` where their shapes are equal.
+
+        Args:
+            more: variations of them, which count as much.
+        """
+        groups = [*_groups(feeds, size)]
+        batches: list[Feed] = [stacked([feeds[i] for i in group]) for group in groups]
+        groups += [list(batch.indices) for batch in more]
+        batches += [batch.feed for batch in more]
         targets = [engine.other.run(batch) for batch in batches]
         variances = {
             term.name: _variance([target[term.target] for target in targets])

@@ -31,7 +31,8 @@ __all__ = ["Asked", "Learning"]
 
 Array = npt.NDArray[Any]
 
-_LOOKED_AT = 256  # samples that are looked at, at most
+_LOOKED_AT = 320  # samples that are looked at, with their variations, at most
+_VARIATIONS = 3  # of each
 
 
 @dataclass(frozen=True)
@@ -82,15 +83,14 @@ class Learning:
         if not together:
             self.notes.append("the models take one sample at a time, and so did each step of the training")
         size = request.size if together else 1
-        self.judge = Judge.of(self.engine, held, held_labels, size=size)
-        pool = Pool(
-            feeds,
-            size=size,
-            seed=request.settings.seed,
-            together=together,
-            vary=request.vary,
-            mix=not request.labels,
-        )
+        seed = request.settings.seed
+        how: dict[str, Any] = {"size": size, "together": together, "vary": request.vary, "mix": not request.labels}
+        others = Pool(held, seed=seed + 1, **how)
+        times = min(_VARIATIONS, max(_LOOKED_AT // len(held) - 1, 0)) if request.vary else 0
+        found = (others.batch(step) for step in range(times * others.epoch))
+        more = [batch for batch in found if batch.varied]
+        self.judge = Judge.of(self.engine, held, held_labels, size=size, more=more)
+        pool = Pool(feeds, seed=seed, **how)
         self.trainer = Trainer(self.engine, pool, self.judge, request.settings, labels, self.progress)
         first = self.trainer.prepare()
         checkpoint = Checkpoint(request.checkpoint, self._identity())
