@@ -37,6 +37,7 @@ _FURTHER = (
 _TRIALS = 4  # of them, most often
 _TRIAL = 0.06  # of all steps go into the trial of one rate
 _FEWEST, _MOST = 12, 100  # steps of a trial
+_LARGER = 3.0  # at most, is the rate than the best of a trial: few steps like smaller ones than many do
 _WARM_UP = 0.03
 _LOOKS = 24  # at the held-out samples, from the beginning to the end
 _PATIENCE = 16  # looks without a better one
@@ -127,9 +128,12 @@ class Trainer:
             trials = min(_TRIAL * _TRIALS * room, _MOST * _TRIALS) if settings.rate is None else 0
             steps = max(int(room - trials), 1)
         rates: dict[float, float] = {}
+        trial = min(max(int(_TRIAL * steps), _FEWEST), _MOST)
         if settings.rate is None and steps >= 2 * _FEWEST * _TRIALS:
-            rates = self._rates(min(max(int(_TRIAL * steps), _FEWEST), _MOST))
-        chosen = min(rates, key=lambda rate: rates[rate]) if rates else settings.rate or _USUAL
+            rates = self._rates(trial)
+        chosen = settings.rate or _USUAL
+        if rates:
+            chosen = min(rates, key=lambda rate: rates[rate]) * min(math.sqrt(steps / trial), _LARGER)
         told = {f"{rate:g}": loss for rate, loss in rates.items()}
         state = State(steps, chosen, rates=told, looks=[first], best_look=first, best=self._copy())
         state.optimizer.name = settings.optimizer

@@ -120,6 +120,16 @@ def distill(
         OptionError: teacher and student do not belong together; the checkpoint belongs to another run.
         CalibrationError: the data do not fit the models.
         ModelError: nothing in the student can be trained.
+
+    Example:
+        >>> import numpy as np, onnx.parser
+        >>> text = '''<ir_version: 8, opset_import: ["" : 17]>
+        ...     g (float[n,2] x) => (float[n,1] y) <float[2,1] w = {%s}> { y = MatMul(x, w) }'''
+        >>> teacher, student = (onnx.parser.parse_model(text % weights) for weights in ("1, 2", "0.5, 0"))
+        >>> x = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
+        >>> found = distill(student, teacher, {"x": x}, steps=300, rate=0.03)
+        >>> found.model.graph.initializers["w"].const_value.numpy().round(1).tolist()
+        [[1.0], [2.0]]
     """
     if steps is not None and steps < 1:
         raise OptionError(f"the number of steps must be at least 1, not {steps}")

@@ -24,7 +24,7 @@ def sentences(report: Report) -> list[str]:
     Example:
         >>> told = {"steps": 9, "best": 6, "seconds": 2.0, "rate": 0.001, "samples": 4}
         >>> sentences(Report(distillation=told))
-        ['9 steps in 2.00 s on 4 samples at the rate 0.001; what step 6 left was kept']
+        ['9 steps in 2 s on 4 samples at the rate 0.001; what step 6 left was kept']
     """
     found = report.distillation
     if not found:
