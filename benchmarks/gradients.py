@@ -31,7 +31,7 @@ import onnxruntime as ort
 from benchmarks.writing import RESULTS, markdown, write
 from benchmarks.zoo.layout import TASKS, check_names, model_path, task, use
 from onnxslim._ir import ir
-from onnxslim.distill.gradient import Gradient, differentiate
+from onnxslim.distillation.gradient import Gradient, differentiate
 from onnxslim.model import edit, io
 from onnxslim.recipes.api import simplify
 

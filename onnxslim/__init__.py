@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from onnxslim.recipes.api import run_recipe as run_recipe
     from onnxslim.recipes.api import simplify as simplify
     from onnxslim.recipes.bench import bench as bench
+    from onnxslim.recipes.distill import distill as distill
     from onnxslim.recipes.pipeline import Pipeline as Pipeline
     from onnxslim.recipes.pipeline import Result as Result
     from onnxslim.recipes.pruning.api import prune as prune
@@ -63,6 +64,7 @@ _HOME = {
     "compare": "recipes.api",
     "compare_layers": "recipes.api",
     "compress": "recipes.api",
+    "distill": "recipes.distill",
     "inspect": "analysis.inspection",
     "load": "model.io",
     "passes": "",

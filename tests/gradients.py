@@ -16,7 +16,7 @@ import onnx.utils
 from onnx.reference import ReferenceEvaluator
 
 from onnxslim._ir import ir
-from onnxslim.distill.gradient import Gradient, differentiate
+from onnxslim.distillation.gradient import Gradient, differentiate
 from tests.models import run
 
 __all__ = ["Case", "check", "double"]

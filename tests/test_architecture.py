@@ -30,7 +30,7 @@ LAYERS = [
     ("measure",),  # runs on feeds and draws random ones; feeds know nothing of measuring
     ("reconstruct",),
     ("passes",),
-    ("distill",),
+    ("distillation",),
     ("report",),
     ("recipes",),
     ("cli",),

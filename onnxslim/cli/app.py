@@ -18,6 +18,7 @@ VERBS = {
     "share": "Every weight stored once, equal outputs.",
     "quantize": "8-bit integers where they pay, floats where they do not.",
     "prune": "Fewer channels, heads or weights, with what was lost made good.",
+    "distill": "The compressed model learns from the original, without labels.",
     "compress": "Smaller and faster inside an accuracy budget, measured here.",
     "calibrate": "Measure the ranges of activations and keep them.",
     "bench": "Measure one model, or two against each other.",

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import logging
-from collections.abc import Iterator
-from pathlib import Path
 
 import click
 
 from onnxslim.cli import options
+from onnxslim.cli.checkpoints import checkpoint_beside, telling
 from onnxslim.cli.files import check_target, model_path
 from onnxslim.cli.screen import Screen
-from onnxslim.errors import ResourceError
 
 __all__ = ["command"]
-
-_log = logging.getLogger(__name__)
 
 
 @click.command("calibrate")
@@ -79,7 +73,7 @@ def command(
     if data is None and resume:
         raise click.UsageError("--resume needs the --data of the calibration that was interrupted")
     check_target(output, (model, *merge, *((data,) if data else ())), force=force)
-    checkpoint = _checkpoint(output, force=force, resume=resume)
+    checkpoint = checkpoint_beside(output, "calibration", force=force, resume=resume)
     screen = Screen("calibrate", as_json, verbose, quiet)
     from onnxslim.calibration.checkpoint import discard
     from onnxslim.calibration.runner import calibrate
@@ -87,7 +81,7 @@ def command(
     from onnxslim.report.text import Table, number
 
     parts = [Calibration.load(name) for name in merge]
-    with _telling(checkpoint):
+    with telling(checkpoint):
         with model_path(model) as path, screen.progress() as progress:
             for part in parts:
                 part.check(path)
@@ -116,32 +110,3 @@ def command(
     rows = tuple((name.replace("_", " "), number(value)) for name, value in facts.items())
     screen.tables([Table("Calibration", ("", ""), rows, "ll")], [], {"output": output, **facts})
     return 0
-
-
-@contextlib.contextmanager
-def _telling(checkpoint: Path) -> Iterator[None]:
-    """Say, when the work is interrupted or runs out of something, that it need not begin anew."""
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit, MemoryError, OSError, ResourceError):
-        if checkpoint.exists():
-            _log.warning("%s holds what was done so far; --resume continues it", checkpoint)
-        raise
-
-
-def _checkpoint(output: str, *, force: bool, resume: bool) -> Path:
-    """Where the state of an unfinished run lies; refuses to lose one that is there already."""
-    from onnxslim.errors import OptionError
-
-    path = Path(f"{output}.partial")
-    if path.exists() and not resume:
-        if not force:
-            raise OptionError(
-                "an interrupted calibration lies here",
-                where=str(path),
-                hint="--resume continues it, --force starts anew",
-            )
-        from onnxslim.calibration.checkpoint import discard
-
-        discard(path)
-    return path

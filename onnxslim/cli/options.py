@@ -11,6 +11,7 @@ __all__ = [
     "budget",
     "common",
     "data",
+    "distilling",
     "overrides",
     "parse_assignments",
     "parse_counts",
@@ -315,6 +316,17 @@ def overrides(function: F) -> F:
         callback=parse_assignments,
         metavar="PASS.OPTION=VALUE",
         help="Set an option of a pass; may be repeated.",
+    )(function)
+
+
+def distilling(function: F) -> F:
+    """``--distill``."""
+    return click.option(
+        "--distill",
+        is_flag=False,
+        flag_value="5min",
+        metavar="[TIME]",
+        help="Let the result learn from MODEL for so long, 5min unless said otherwise; needs --data.",
     )(function)
 
 

@@ -110,6 +110,7 @@ def _ratios(ctx: click.Context, parameter: click.Parameter, values: tuple[str, .
 @click.option(
     "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="When measuring time."
 )
+@options.distilling
 @options.common
 def command(
     model: str, data: str | None, test: str | None, mask: str | None, save_mask: str | None, **given: Any

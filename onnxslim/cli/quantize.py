@@ -45,6 +45,7 @@ __all__ = ["command"]
 )
 @options.budget
 @options.overrides
+@options.distilling
 @options.common
 def command(
     model: str,

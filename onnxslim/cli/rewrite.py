@@ -41,7 +41,7 @@ class Rewrite:
 
     def run(self, work: Callable[[str, Callable[..., None]], Result]) -> int:
         """Call ``work(path, progress)``, write what it returns, show the report; returns the exit code."""
-        self._check()
+        self.check()
         screen = Screen(self.verb, self.as_json, self.verbose, self.quiet, self.output == "-")
         with model_path(self.model) as path, screen.progress() as progress:
             result = work(path, progress)
@@ -68,7 +68,8 @@ class Rewrite:
                 report = with_reasons(report, result.model)
         return replace(report, output=replace(info, path=self.output))
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Refuse, before any work is done, what cannot be written."""
         if self.output is None and not self.dry_run:
             raise click.UsageError("say where to write the model: -o OUT (or --dry-run)")
         if self.output == "-" and self.as_json:

@@ -11,7 +11,7 @@ from onnxslim.ops.coupling import Axes, same_axes
 from onnxslim.ops.sizes import broadcast_bytes, total_bytes
 from onnxslim.ops.spec import Facts, OpSpec, QuantRole, first_input
 
-__all__ = ["SPECS"]
+__all__ = ["SPECS", "is_softmax", "softmax_axis"]
 
 
 def _pointwise(op_type: str, **facts: Any) -> OpSpec:
@@ -37,6 +37,16 @@ def _dropout_is_noop(node: ir.Node, facts: Facts) -> int | None:
     if has(node, "is_test"):
         return 0 if int_of(node, "is_test", 0) else None
     return 0 if (opset_of(node) or 0) >= 7 else None
+
+
+def is_softmax(node: ir.Node) -> bool:
+    """Whether a node makes probabilities, or their logarithms, of scores."""
+    return node.op_type in ("Softmax", "LogSoftmax") and node.domain in ("", "ai.onnx")
+
+
+def softmax_axis(node: ir.Node) -> int:
+    """The axis along which a softmax sums up to 1 (before operator set 13: the first of several)."""
+    return int_of(node, "axis", -1 if (opset_of(node) or 13) >= 13 else 1)
 
 
 def _normalised(node: ir.Node, axes: Axes) -> None:

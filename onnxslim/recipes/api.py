@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from onnxslim._ir import ir
@@ -173,6 +174,7 @@ def quantize(
     threads: int = 1,
     target: str | None = None,
     integer_io: bool = False,
+    distill: str | float | None = None,
     options: Overrides | None = None,
     seed: int = 0,
     progress: Progress = lambda message: None,
@@ -190,6 +192,8 @@ def quantize(
         weights: the fewest bits that weights may be stored in: ``int8``, ``int4``, ``int2``, ``binary``, with
             ``binary:2`` for at most two signs a weight.
         activations: the type of static activations, of those that the target lists; default its first.
+        distill: let the result learn from the original for so long, see :func:`onnxslim.distill`; what
+            may be lost is then asked of what has learned, and the smallest form may be chosen before.
         options: ``{pass name: {option: value}}``.
 
     The other arguments are those of :func:`compress`.
@@ -224,14 +228,34 @@ def quantize(
         integer_io=integer_io,
         seconds=parse_duration(time),
     )
-    chosen: DataLike = "random" if data is None else data
     data_options = {"samples": samples, "batch": batch, "images": images}
-    return search_best(
-        source if not isinstance(source, ir.Model) else model,
-        chosen,
-        request,
-        calibration=calibration,
+
+    def make(chosen: DataLike, asked: Request, how: Mapping[str, Any]) -> Result:
+        return search_best(
+            source if not isinstance(source, ir.Model) else model,
+            chosen,
+            asked,
+            calibration=calibration,
+            data_options=how,
+            progress=progress,
+        )
+
+    if distill is None:
+        return make("random" if data is None else data, request, data_options)
+    if integer_io:
+        raise OptionError("a model with integer inputs learns nothing", hint="leave --integer-io out")
+    from onnxslim.recipes.distilled import distilled
+
+    return distilled(
+        lambda pool, test: make(pool, replace(request, drop=Drop(1.0, relative=True)), {}),
+        source,
+        data,
+        time=distill,
+        drop=request.drop,
+        metric=metric,
+        metric_output=metric_output,
         data_options=data_options,
+        seed=seed,
         progress=progress,
     )
 

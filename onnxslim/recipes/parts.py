@@ -45,13 +45,20 @@ def open_data(
 
 
 def split_data(
-    feeds: Feeds, test: DataLike | None, model: ir.Model, *, seed: int = 0, own_test: bool = False
+    feeds: Feeds,
+    test: DataLike | None,
+    model: ir.Model,
+    *,
+    seed: int = 0,
+    own_test: bool = False,
+    fitted: float = 0.7,
 ) -> Parts:
     """Split 70/30, and what is not tested on once more.
 
     Args:
         test: tested on instead of a part of ``feeds``.
         own_test: the metric brings its own data, so nothing need be set aside.
+        fitted: share of what is not tested on that is fitted on.
 
     Raises:
         CalibrationError: there are too few feeds.
@@ -66,6 +73,6 @@ def split_data(
                 hint="give at least 4 feeds, better 32 or more",
             )
         feeds, tested = feeds.split(0.7, seed)
-    fit, held_out = feeds.split(0.7, seed + 1)
+    fit, held_out = feeds.split(fitted, seed + 1)
     notes = (*feeds.notes, _RANDOM) if feeds.is_random else feeds.notes
     return Parts(fit, held_out, tested, notes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from onnxslim.report import measured, quantities
+from onnxslim.report import measured, quantities, training
 from onnxslim.report.blocks import comparison, facts, figure, intervals, legend, listed, table
 from onnxslim.report.charts import Estimate, Strip, bars, strip
 from onnxslim.report.markup import SPACE, Safe, element, join, text
@@ -167,6 +167,20 @@ def _accuracy(report: Report) -> Iterator[Safe]:
     yield comparison("Score", quantities.score(report), is_single(report))
 
 
+def _training(report: Report) -> Iterator[Safe]:
+    found = report.distillation
+    if not found:
+        return
+    yield listed(training.sentences(report), "details")
+    for key in ("loss", "agreement"):
+        words = f"{key.capitalize()} on held-out samples; the point is what was kept."
+        drawn = training.curve(training.looks(report, key), found.get("best"), words, f"training-{key}")
+        yield figure(drawn, words) if drawn else Safe("")
+    yield table(training.term_table(report))
+    yield table(training.training_output_table(report))
+    yield table(training.trained_table(report))
+
+
 def _work(report: Report) -> Iterator[Safe]:
     yield table(pass_table(report))
     yield table(trial_table(report))
@@ -197,6 +211,7 @@ _SECTIONS: tuple[tuple[str, Callable[[Report], Iterator[Safe]]], ...] = (
     ("Operators and kernels", _running),
     ("Where the time goes", _hot),
     ("Accuracy", _accuracy),
+    ("Training", _training),
     ("What was done", _work),
     ("What was left alone", _declined),
     ("Origin", _origin),

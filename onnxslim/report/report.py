@@ -69,6 +69,11 @@ class Report:
         gates: each with ``gate`` (as it was asked for), ``verdict`` (``met``, ``broken``, ``undecided``)
             and ``found`` (a sentence).
         tried: the candidates of a search, each with ``name``, ``kept`` and ``reason``.
+        distillation: what a training did: ``steps``, ``planned``, ``best`` (the step that was kept),
+            ``seconds``, ``rate``, ``rates`` (tried rate -> loss), ``rollbacks``, ``samples``,
+            ``terms`` (each ``name``, ``weight``, ``before`` and ``after``), ``looks`` at held-out samples
+            (``step``, ``loss``, ``agreement``), ``losses`` (of the steps), ``trained`` (``name``, ``kind``,
+            ``elements``), ``frozen`` (name -> reason) and ``outputs`` before it, as in ``verification``.
         environment: as :func:`onnxslim.runtime.environment.environment` makes it.
         seeds: name -> seed of everything drawn at random.
         notes: remarks that a reader must not miss, one sentence each.
@@ -94,6 +99,7 @@ class Report:
     profile: Fields | None = None
     gates: tuple[Fields, ...] = ()
     tried: tuple[Fields, ...] = ()
+    distillation: Fields | None = None
     environment: Fields = field(default_factory=dict)
     seeds: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

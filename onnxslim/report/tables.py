@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from onnxslim.report import measured, quantities
+from onnxslim.report import measured, quantities, training
 from onnxslim.report.report import Report
 from onnxslim.report.text import Table, change, duration, finite, number, ratio, size
 from onnxslim.report.verdict import is_single
@@ -43,6 +43,7 @@ def summary(report: Report) -> Iterator[Table]:
             measured.percentile_table(report),
             measured.scenario_table(report),
             *measured.resource_tables(report),
+            training.term_table(report),
         )
         if table.rows
     )
@@ -64,6 +65,8 @@ def details(report: Report) -> Iterator[Table]:
             pass_table(report),
             trial_table(report),
             weight_table(report),
+            training.trained_table(report),
+            training.training_output_table(report),
             output_table(report.verification or {}),
             decline_table(report, _DECLINES_SHOWN),
         )

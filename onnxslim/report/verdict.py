@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from onnxslim.report.report import Report
 from onnxslim.report.text import bounds, counted, duration, finite, ratio, size
+from onnxslim.report.training import sentences
 
 __all__ = [
     "MARGIN",
@@ -155,7 +156,8 @@ def _files(report: Report) -> Headline | None:
 def remarks(report: Report) -> Iterator[str]:
     """The sentences under the tables: what the headline rests on, how the result was checked, the notes."""
     found = headline(report)
-    yield from dict.fromkeys((*(found.details if found else ()), *verified(report), *notes(report)))
+    told = sentences(report)
+    yield from dict.fromkeys((*(found.details if found else ()), *told, *verified(report), *notes(report)))
 
 
 def notes(report: Report) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from onnxslim.distill.gradient import differentiate
+from onnxslim.distillation.gradient import differentiate
 from onnxslim.ops.adjoint import flat
 from onnxslim.ops.quantization_gradient import RULES
 from onnxslim.ops.registry import all_specs

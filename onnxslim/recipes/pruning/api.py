@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from onnxslim.analysis.channels import Mask
@@ -42,6 +43,7 @@ def prune(
     metric: str | None = None,
     metric_output: str | None = None,
     max_drop: str | float | Drop | None = None,
+    distill: str | float | None = None,
     samples: int | None = None,
     batch: int | None = None,
     images: Any = None,
@@ -71,6 +73,8 @@ def prune(
         reconstruct: refit the products behind what was removed.
         max_drop: what may be lost of the metric at most; where the target costs more, the most of the saving
             that does not is taken, as judged on inputs that nothing was fitted to.
+        distill: let the result learn from the original for so long (``"5min"``), see
+            :func:`onnxslim.distill`.
 
     The other arguments are those of :func:`onnxslim.compress`.
 
@@ -105,4 +109,23 @@ def prune(
         seed=seed,
     )
     options = {"samples": samples, "batch": batch, "images": images}
-    return prune_model(source, data, request, test=test, data_options=options, progress=progress)
+    if distill is None:
+        return prune_model(source, data, request, test=test, data_options=options, progress=progress)
+    from onnxslim.recipes.distilled import distilled  # what is only pruned need not pay for it
+
+    def make(pool: DataLike, tested: DataLike | None) -> PruneResult:
+        return prune_model(source, pool, replace(request, drop=None), test=tested, progress=progress)
+
+    return distilled(
+        make,
+        source,
+        data,
+        time=distill,
+        drop=request.drop,
+        test=test,
+        metric=metric,
+        metric_output=metric_output,
+        data_options=options,
+        seed=seed,
+        progress=progress,
+    )

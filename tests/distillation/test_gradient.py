@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxslim._ir import ir
-from onnxslim.distill.gradient import differentiate
+from onnxslim.distillation.gradient import differentiate
 from onnxslim.errors import ModelError, OptionError
 from tests.gradients import check
 from tests.models import model, proto, run

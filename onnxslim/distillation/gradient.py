@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxslim._ir import ir
-from onnxslim.distill import _prepare
-from onnxslim.distill._emitter import Emitter
-from onnxslim.distill._expand import expand
-from onnxslim.distill._facts import Refined
-from onnxslim.distill._walk import Walk
+from onnxslim.distillation import _prepare
+from onnxslim.distillation._emitter import Emitter
+from onnxslim.distillation._expand import expand
+from onnxslim.distillation._facts import Refined
+from onnxslim.distillation._walk import Walk
 from onnxslim.errors import OptionError
 from onnxslim.model import edit
 from onnxslim.model.tensors import shown

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from onnxslim._ir import ir
-from onnxslim.distill._emitter import Emitter
-from onnxslim.distill._prepare import OPSET, captured, spread, sweep
+from onnxslim.distillation._emitter import Emitter
+from onnxslim.distillation._prepare import OPSET, captured, spread, sweep
 from onnxslim.model.tensors import shown
 from onnxslim.ops.adjoint import Tape, Undifferentiable, flat
 from onnxslim.ops.control import control_flow

@@ -8,9 +8,9 @@ from typing import Any
 import onnx.defs
 
 from onnxslim._ir import inline_functions, ir
-from onnxslim.distill._emitter import Emitter
-from onnxslim.distill._facts import Refined
-from onnxslim.distill._prepare import Step, captured, reach
+from onnxslim.distillation._emitter import Emitter
+from onnxslim.distillation._facts import Refined
+from onnxslim.distillation._prepare import Step, captured, reach
 from onnxslim.model import edit
 from onnxslim.ops.adjoint import Tape, Undifferentiable
 from onnxslim.ops.attributes import opset_of

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from onnxslim._ir import ir
-from onnxslim.distill._facts import Refined
+from onnxslim.distillation._facts import Refined
 from onnxslim.model import edit
 from onnxslim.ops.spec import Array, Dims
 

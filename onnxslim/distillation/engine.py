@@ -1,0 +1,182 @@
+"""What runs in the worker: the teacher, the student with its weights as inputs, and the training step."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxslim._ir import ir
+from onnxslim.analysis.extract import extract
+from onnxslim.distillation.gradient import differentiate
+from onnxslim.distillation.losses import Term, append_loss
+from onnxslim.distillation.samples import stacked
+from onnxslim.distillation.students import Student
+from onnxslim.model import edit
+from onnxslim.passes.fold_constants import FoldConstants
+from onnxslim.passes.raise_opset import RaiseOpset
+from onnxslim.runtime.client import Provider, RemoteSession, Worker
+from onnxslim.runtime.errors import RuntimeRefused
+
+__all__ = ["Engine", "Observed", "stackable"]
+
+Array = npt.NDArray[Any]
+Feed = Mapping[str, Array]
+
+_SESSIONS = 16  # of steps, for as many shapes of inputs
+_OPSET = 13  # from which on a softmax is one along one axis
+_CLOSE = 1e-3
+
+
+@dataclass
+class Observed:
+    """A model that gives some of its values; weights may be given to it."""
+
+    session: RemoteSession
+    names: tuple[str, ...]
+
+    def run(self, feed: Feed, weights: Mapping[str, Array] | None = None) -> dict[str, Array]:
+        """The values by name."""
+        taken = {info.name for info in self.session.inputs}
+        given = {name: value for name, value in {**feed, **(weights or {})}.items() if name in taken}
+        return dict(zip(self.names, map(np.asarray, self.session.run(given)), strict=True))
+
+
+@dataclass
+class Engine:
+    """The models of one distillation.
+
+    Attributes:
+        frozen: weights that get no gradient -> why; known after the first step.
+    """
+
+    worker: Worker
+    student: Student
+    teacher: ir.Model
+    terms: Sequence[Term]
+    threads: int = 1
+    providers: Sequence[Provider] = ("CPUExecutionProvider",)
+    weights: dict[str, float] = field(default_factory=dict)
+    variances: dict[str, float] = field(default_factory=dict)
+    frozen: dict[str, str] = field(default_factory=dict)
+    _steps: OrderedDict[object, _Step] = field(default_factory=OrderedDict)
+
+    def __post_init__(self) -> None:
+        graph = self.student.graph
+        outputs = [value.name or "" for value in graph.graph.outputs]
+        own = tuple(dict.fromkeys([*outputs, *(term.value for term in self.terms)]))
+        known = {value.name for value in self.teacher.graph.outputs}
+        targets = [term.target for term in self.terms if term.kind != "cross-entropy"]
+        other = tuple(dict.fromkeys([*(name for name in outputs if name in known), *targets]))
+        part, _ = extract(graph, own)
+        _lift(part, self.student.forms)
+        self.own = Observed(self._load(part), own)
+        self.other = Observed(self._load(extract(self.teacher, other)[0]), other)
+
+    def observed(self, model: ir.Model) -> Observed:
+        """A model in which the values that are compared have the names of the student's."""
+        part, _ = extract(model, self.own.names)
+        return Observed(self._load(part), self.own.names)
+
+    def step(
+        self, feed: Feed, targets: Mapping[str, Array], weights: Mapping[str, Array]
+    ) -> tuple[float, dict[str, Array]]:
+        """The loss of a batch, and the gradient of each weight that has one.
+
+        Args:
+            targets: what the teacher says, by the names of the inputs that :func:`append_loss` makes.
+        """
+        key = tuple((name, value.shape) for name, value in sorted(feed.items()))
+        if key not in self._steps:
+            self._steps[key] = self._build(feed)
+            while len(self._steps) > _SESSIONS:
+                self._steps.popitem(last=False)[1].session.close()
+        self._steps.move_to_end(key)
+        return self._steps[key].run({**feed, **targets, **weights})
+
+    def _build(self, feed: Feed) -> _Step:
+        model = edit.copy_of(self.student.graph)
+        for value in model.graph.inputs:
+            value.shape = ir.Shape(feed[value.name or ""].shape)
+        for node in model.graph.all_nodes():
+            for value in node.outputs:  # what the file says of them may not fit these inputs
+                value.shape = None
+        names = _lift(model, self.student.forms)
+        FoldConstants()(model)  # what is computed from shapes
+        if model.opset_imports.get("", _OPSET) < _OPSET:
+            RaiseOpset(_OPSET)(model)
+        loss = append_loss(model, self.terms, self.weights, self.variances)
+        found = differentiate(model, loss, names)
+        self.frozen.update(found.frozen)
+        session = self._load(found.model)
+        outputs = [loss, *found.gradients.values()]
+        return _Step(session, outputs, tuple(found.gradients))
+
+    def _load(self, model: ir.Model) -> RemoteSession:
+        return self.worker.load(model, optimize="all", threads=self.threads, providers=self.providers)
+
+
+def _lift(model: ir.Model, weights: Iterable[str]) -> list[str]:
+    """Make inputs of weights; the names of those that the model has."""
+    found = [name for name in weights if name in model.graph.initializers]
+    model.graph.inputs.extend(model.graph.initializers.pop(name) for name in found)
+    return found
+
+
+@dataclass
+class _Step:
+    session: RemoteSession
+    outputs: list[str]
+    weights: tuple[str, ...]
+
+    def run(self, given: Mapping[str, Array]) -> tuple[float, dict[str, Array]]:
+        taken = {info.name for info in self.session.inputs}
+        loss, *gradients = self.session.run(
+            {name: value for name, value in given.items() if name in taken}, self.outputs
+        )
+        return float(np.asarray(loss)), {
+            name: np.asarray(gradient) for name, gradient in zip(self.weights, gradients, strict=True)
+        }
+
+
+def stackable(run: Callable[[Feed], Mapping[str, Array]], feeds: Sequence[Feed]) -> bool:
+    """Whether a model computes for each sample of a batch what it computes for the sample alone.
+
+    Args:
+        run: the model.
+        feeds: samples; two of equal shapes are tried.
+    """
+    pair = next(_pairs(feeds), None)
+    if pair is None:
+        return False
+    alone = [run(feed) for feed in pair]
+    try:
+        together = run(stacked(pair))
+    except RuntimeRefused:
+        return False
+    for name, value in together.items():
+        ones = [each[name] for each in alone]
+        if any(one.ndim == 0 or not len(one) for one in ones):
+            return False
+        expected = np.concatenate(ones)
+        if value.shape != expected.shape:
+            return False
+        scale = np.abs(expected).max(initial=0.0)
+        if value.dtype.kind == "f" and np.abs(value - expected).max(initial=0.0) > _CLOSE * scale:
+            return False
+    return True
+
+
+def _pairs(feeds: Sequence[Feed]) -> Iterator[tuple[Feed, Feed]]:
+    seen: dict[object, Feed] = {}
+    for feed in feeds:
+        if any(value.ndim == 0 for value in feed.values()):
+            return
+        key = tuple((name, value.shape) for name, value in sorted(feed.items()))
+        if key in seen:
+            yield seen[key], feed
+        seen[key] = feed

@@ -1,0 +1,145 @@
+"""The weights of a student: where the floats that are trained stand in its graph, and how each is stored.
+
+A weight is the first value in floats that is computed from stored tensors alone and, moved at most, read by
+something that depends on the inputs: the stored tensor itself, or what decodes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxslim._ir import ir
+from onnxslim.analysis.constants import constant_sources
+from onnxslim.analysis.extract import named_values
+from onnxslim.analysis.shapes import Shapes, infer
+from onnxslim.distillation.decoding import decoded
+from onnxslim.distillation.forms import Coded, Form, Plain
+from onnxslim.measure.metrics import cosine
+from onnxslim.model import edit
+from onnxslim.ops.registry import spec_of
+from onnxslim.passes.remove_dead_code import RemoveDeadCode
+from onnxslim.runtime.client import Worker
+
+__all__ = ["Student", "find_student"]
+
+_ALIKE = 0.5  # cosine; signs of normally distributed weights have 0.8
+
+
+@dataclass
+class Student:
+    """A model and what can be trained in it.
+
+    Attributes:
+        model: as it is stored.
+        graph: the same with each weight as an initializer of floats.
+        forms: how each is stored, by the name of that initializer.
+        frozen: what is not trained -> why.
+    """
+
+    model: ir.Model
+    graph: ir.Model
+    forms: dict[str, Form] = field(default_factory=dict)
+    frozen: dict[str, str] = field(default_factory=dict)
+
+    def stored(self) -> ir.Model:
+        """The model with the weights as they are now."""
+        model = edit.copy_of(self.model)
+        for form in self.forms.values():
+            form.store(model)
+        return model
+
+
+def find_student(worker: Worker, model: ir.Model, teacher: ir.Model | None = None) -> Student:
+    """The weights of a model; single numbers are none.
+
+    Args:
+        worker: where stored weights are decoded.
+        teacher: what it was made of: codes remember the floats that they were rounded from.
+    """
+    graph = edit.copy_of(model)
+    student = Student(model, graph)
+    for value in list(_weights(graph)):
+        name = value.name or ""
+        content = edit.constant_value(value)
+        if content is not None:
+            if content.size > 1:
+                _add(student, value, Plain(name, np.array(content, np.float32)))
+            continue
+        form = decoded(worker, graph, value)
+        if isinstance(form, Coded) and teacher is not None:
+            original = _original(value, teacher)
+            if original is not None and _alike(original, form.value()):
+                form.remember(original)
+        if isinstance(form, str):
+            student.frozen[name] = form
+        else:
+            _add(student, value, form)
+    RemoveDeadCode()(graph)  # what decoded the weights
+    return student
+
+
+def _add(student: Student, value: ir.Value, form: Form) -> None:
+    name = value.name or ""
+    content = form.value()
+    if not np.isfinite(content).all():
+        student.frozen[name] = "it is not finite"
+        return
+    if value.producer() is not None:
+        edit.store_constant(student.graph.graph, value, content.copy())
+    student.forms[name] = form
+
+
+def _original(value: ir.Value, teacher: ir.Model) -> npt.NDArray[np.float32] | None:
+    """What the teacher multiplies with where the student reads a weight, moved perhaps."""
+    readers, seen = [value], set[ir.Value]()
+    named = named_values(teacher.graph)
+    while readers:
+        current = readers.pop()
+        for node, index in () if current in seen else tuple(current.uses()):
+            other = named.get(node.outputs[0].name or "") if node.outputs else None
+            twin = None if other is None else other.producer()
+            if twin is not None and twin.op_type == node.op_type and index < len(twin.inputs):
+                found = edit.constant_value(twin.inputs[index])
+                if found is not None and found.dtype == np.float32:
+                    return found
+            if (spec := spec_of(node)) is not None and index in spec.moved_inputs(node):
+                readers += node.outputs
+        seen.add(current)
+    return None
+
+
+def _alike(original: npt.NDArray[np.float32], value: npt.NDArray[np.float32]) -> bool:
+    """Whether one was rounded from the other, element by element."""
+    return original.size == value.size and cosine(original, value) > _ALIKE
+
+
+def _weights(model: ir.Model) -> Iterator[ir.Value]:
+    """Values of floats in the main graph, without what merely moves them."""
+    constant, types = constant_sources(model), infer(model)
+    found: dict[ir.Value, None] = {}
+    for node in model.graph.all_nodes():
+        if any(output in constant for output in node.outputs):
+            continue
+        for value in node.inputs:
+            if value is not None and value in constant:
+                root = _unmoved(value, types)
+                own = root.graph is model.graph and not root.is_graph_input() and not root.is_graph_output()
+                if own and types.dtype(root) == ir.DataType.FLOAT:
+                    found[root] = None
+    return iter(found)
+
+
+def _unmoved(value: ir.Value, types: Shapes) -> ir.Value:
+    """What a constant is, before it is moved."""
+    while (node := value.producer()) is not None:
+        spec = spec_of(node)
+        moved = () if spec is None else spec.moved_inputs(node)
+        source = node.inputs[moved[0]] if len(moved) == 1 else None
+        if source is None or types.dtype(source) != ir.DataType.FLOAT:
+            break
+        value = source
+    return value

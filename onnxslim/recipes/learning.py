@@ -1,0 +1,206 @@
+"""One training of one student: from its models and data to the weights that are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxslim._ir import ir
+from onnxslim.calibration.checkpoint import DataDigest
+from onnxslim.calibration.data import Feeds
+from onnxslim.calibration.fingerprint import fingerprint
+from onnxslim.distillation.checkpoint import Checkpoint
+from onnxslim.distillation.engine import Engine, stackable
+from onnxslim.distillation.judge import Judge, Look
+from onnxslim.distillation.losses import plan_terms
+from onnxslim.distillation.samples import Pool
+from onnxslim.distillation.students import Student
+from onnxslim.distillation.trainer import Settings, State, Trainer
+from onnxslim.errors import CalibrationError, ModelError
+from onnxslim.recipes.parts import Parts
+from onnxslim.recipes.search import Progress
+from onnxslim.runtime.client import Worker
+from onnxslim.runtime.environment import environment
+
+__all__ = ["Asked", "Learning"]
+
+Array = npt.NDArray[Any]
+
+_LOOKED_AT = 320  # samples that are looked at, with their variations, at most
+_VARIATIONS = 3  # of each
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a user asks of a training; see :func:`onnxslim.distill`."""
+
+    settings: Settings
+    size: int
+    vary: bool
+    labels: bool
+    threads: int
+    providers: tuple[str, ...]
+    checkpoint: Path | None
+    resume: bool
+
+
+@dataclass
+class Learning:
+    """One training: the models, the data and what was asked for."""
+
+    worker: Worker
+    student: Student
+    teacher: ir.Model
+    parts: Parts
+    request: Asked
+    progress: Progress
+    notes: list[str] = field(default_factory=list)
+
+    def train(self) -> State:
+        """Train the student.
+
+        Raises:
+            ModelError: nothing can be trained.
+        """
+        request = self.request
+        terms = plan_terms(self.student.graph, self.teacher, labelled=request.labels)
+        if not self.student.forms or not terms:
+            raise ModelError(
+                "nothing in the student can be trained: no weight of a known form is left",
+                hint="distil before the weights are quantized",
+            )
+        self.engine = Engine(
+            self.worker, self.student, self.teacher, terms, request.threads, request.providers
+        )
+        feeds, labels = _read(self.parts.fit, request.labels)
+        held, held_labels = _read(self.parts.held_out.spread(_LOOKED_AT), request.labels)
+        together = stackable(self.engine.other.run, feeds) and stackable(self._own, feeds)
+        if not together:
+            self.notes.append("the models take one sample at a time, and so did each step of the training")
+        size = request.size if together else 1
+        seed = request.settings.seed
+        how: dict[str, Any] = {
+            "size": size,
+            "together": together,
+            "vary": request.vary,
+            "mix": not request.labels,
+        }
+        others = Pool(held, seed=seed + 1, **how)
+        times = min(_VARIATIONS, max(_LOOKED_AT // len(held) - 1, 0)) if request.vary else 0
+        found = (others.batch(step) for step in range(times * others.epoch))
+        more = [batch for batch in found if batch.varied]
+        self.judge = Judge.of(self.engine, held, held_labels, size=size, more=more)
+        pool = Pool(feeds, seed=seed, **how)
+        self.trainer = Trainer(self.engine, pool, self.judge, request.settings, labels, self.progress)
+        first = self.trainer.prepare()
+        checkpoint = Checkpoint(request.checkpoint, self._identity())
+        self.trainer.keep = checkpoint.save
+        kept = checkpoint.load(self.trainer.parameters()) if request.resume else None
+        if kept is None:
+            state = self.trainer.begin(first)
+        else:
+            state, parameters = kept
+            self.trainer.restore(parameters)
+        return self.trainer.run(state)
+
+    def _own(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        return self.engine.own.run(feed, {name: f.value() for name, f in self.student.forms.items()})
+
+    def _identity(self) -> dict[str, Any]:
+        digest = DataDigest()
+        for sample in self.parts.fit.samples():
+            digest.add(sample)
+        asked, settings = self.request, self.request.settings
+        return {
+            "student": fingerprint(self.student.model),
+            "teacher": fingerprint(self.teacher),
+            "number of steps": settings.steps,
+            "time": None if settings.steps else settings.seconds,
+            "optimizer": settings.optimizer,
+            "rate": settings.rate,
+            "seed": settings.seed,
+            "batch size": asked.size,
+            "augmentation": asked.vary,
+            "labels": asked.labels,
+            "number of threads": asked.threads,
+            "providers": list(asked.providers),
+            "runtime": environment().get("onnxruntime"),
+            "data": digest.hexdigest(),
+        }
+
+    def result(self, base: ir.Model, state: State) -> tuple[ir.Model | None, Look]:
+        """The trained model as it is stored, and what held-out samples say of it; None if not better."""
+        assert state.best_look is not None
+        before = state.looks[0]
+        if not state.best_look.step:
+            self.notes.append("returned unchanged: no step of the training agreed better with the teacher")
+            return None, before
+        model = self.student.stored()
+        found = self.trainer.weighed(
+            self.judge.look_at(self.engine.observed(model).run, state.best_look.step)
+        )
+        start = self.trainer.weighed(self.judge.look_at(self.engine.observed(base).run, 0))
+        if found.agreement < start.agreement or not found.loss < start.loss:
+            self.notes.append(
+                "returned unchanged: as it is stored, the trained model agrees less than before"
+            )
+            return None, before
+        return model, found
+
+    def frozen(self) -> dict[str, str]:
+        """What was not trained -> why."""
+        return {**self.student.frozen, **self.engine.frozen}
+
+    def told(self, state: State, after: Look, seconds: float) -> dict[str, Any]:
+        """``Report.distillation``."""
+        before, frozen = state.looks[0], self.frozen()
+        trained = [
+            {"name": name, "kind": form.kind, "elements": form.value().size}
+            for name, form in self.student.forms.items()
+            if name not in frozen
+        ]
+        assert state.best_look is not None
+        return {
+            "steps": state.step,
+            "planned": state.steps,
+            "best": state.best_look.step,
+            "seconds": seconds,
+            "rate": state.rate,
+            "rates": state.rates,
+            "rollbacks": state.rollbacks,
+            "samples": len(self.parts.fit),
+            "terms": [
+                {
+                    "name": term.name,
+                    "weight": self.engine.weights[term.name],
+                    "before": before.terms[term.name],
+                    "after": after.terms[term.name],
+                }
+                for term in self.engine.terms
+            ],
+            "looks": [
+                {"step": look.step, "loss": look.loss, "agreement": look.agreement} for look in state.looks
+            ],
+            "losses": state.losses,
+            "trained": trained,
+            "frozen": frozen,
+        }
+
+
+def _read(feeds: Feeds, labelled: bool) -> tuple[list[dict[str, Array]], list[Array] | None]:
+    """All feeds, and the labels where they are asked for."""
+    samples = list(feeds.samples())
+    if not labelled:
+        return [sample.feed for sample in samples], None
+    labels = [sample.labels for sample in samples if sample.labels is not None]
+    if len(labels) != len(samples):
+        raise CalibrationError(
+            "the data have no labels to learn",
+            hint="put them under the key __labels__, or leave --labels out",
+        )
+    return [sample.feed for sample in samples], [np.asarray(label) for label in labels]

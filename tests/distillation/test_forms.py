@@ -1,0 +1,197 @@
+"""What weights are told to be, and that they stay what they are."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from onnxslim._ir import ir
+from onnxslim.distillation.forms import Coded, Plain
+from onnxslim.distillation.students import Student, find_student
+from onnxslim.model import edit
+from onnxslim.passes import BinarizeWeights, PackWeights
+from onnxslim.runtime.client import open_worker
+from tests.distillation.nets import with_arrays
+from tests.models import run
+
+Array = np.ndarray[Any, Any]
+
+ROWS, COLUMNS = 128, 40  # large enough for few bits to make a smaller file
+
+
+def student_of(net: ir.Model) -> Student:
+    with open_worker() as worker:
+        return find_student(worker, net)
+
+
+def product() -> ir.Model:
+    weight = np.random.default_rng(0).normal(0, 0.3, (ROWS, COLUMNS)).astype("f")
+    return with_arrays(
+        f"g (float[n,{ROWS}] x) => (float[n,{COLUMNS}] y) {{ y = MatMul(x, w) }}", {"w": weight}
+    )
+
+
+def packed(bits: Literal[2, 4, 8], block: int = 0, *, symmetric: bool = True) -> ir.Model:
+    net = product()
+    PackWeights(bits=bits, block=block, symmetric=symmetric, min_sqnr_db=0.0, narrow_sqnr_db=0.0)(net)
+    assert any(node.op_type == "Mul" for node in net.graph)
+    return net
+
+
+def dequantized(dtype: Any, *, block: int = 0, axis: int = 1, zero: bool = True, opset: int = 21) -> ir.Model:
+    """A weight behind DequantizeLinear."""
+    rng = np.random.default_rng(1)
+    info = ml_dtypes.iinfo(dtype)
+    codes = rng.integers(info.min, int(info.max) + 1, (ROWS, COLUMNS)).astype(dtype)
+    shape = (ROWS // block, COLUMNS) if block else (COLUMNS,)
+    parts = {"q": codes, "s": rng.uniform(0.01, 0.1, shape).astype("f")}
+    if zero:
+        parts["z"] = rng.integers(info.min, int(info.max) + 1, shape).astype(dtype)
+    attributes = f"axis = {0 if block else axis}" + (f", block_size = {block}" if block else "")
+    inputs = "q, s, z" if zero else "q, s"
+    text = f"""g (float[n,{ROWS}] x) => (float[n,{COLUMNS}] y)
+        {{ w = DequantizeLinear<{attributes}>({inputs})  y = MatMul(x, w) }}"""
+    return with_arrays(text, parts, opset)
+
+
+def binary(container: Literal["packed", "qdq"]) -> ir.Model:
+    net = product()
+    assert BinarizeWeights(bases=1, container=container, min_sqnr_db=0.0)(net).modified
+    return net
+
+
+NETS = {
+    "signs": lambda: binary("packed"),
+    "signs of 8 bits": lambda: binary("qdq"),
+    "int2": lambda: packed(2),
+    "int4": lambda: packed(4),
+    "int4 in blocks": lambda: packed(4, 16),
+    "int4 with zero points": lambda: packed(4, 16, symmetric=False),
+    "int8 in blocks": lambda: packed(8, 16),
+    "int8": lambda: packed(8),
+    "QDQ int8": lambda: dequantized(np.int8),
+    "QDQ uint8": lambda: dequantized(np.uint8),
+    "QDQ int4": lambda: dequantized(ml_dtypes.int4),
+    "QDQ uint4 in blocks": lambda: dequantized(ml_dtypes.uint4, block=16),
+    "QDQ int4 without zero point": lambda: dequantized(ml_dtypes.int4, zero=False),
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_weight_is_told_and_stored_again_as_it_was(name: str) -> None:
+    net = NETS[name]()
+    student = student_of(net)
+    [form] = student.forms.values()
+    assert isinstance(form, Coded) and not student.frozen
+    again = student.stored()
+    for key, value in net.graph.initializers.items():
+        one, other = edit.constant_value(value), edit.constant_value(again.graph.initializers[key])
+        assert one is not None and other is not None
+        assert one.dtype == other.dtype and np.array_equal(one, other), key
+    x = np.eye(ROWS, dtype="f")
+    [expected] = run(net, {"x": x})
+    [found] = run(student.graph, {"x": x})
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_whatever_training_does_the_form_stays(name: str) -> None:
+    """After wild steps the stored model computes exactly what the step saw, in the same types."""
+    net = NETS[name]()
+    student = student_of(net)
+    [form] = student.forms.values()
+    assert isinstance(form, Coded)
+    rng = np.random.default_rng(5)
+    for _ in range(3):
+        for part, gradient in form.pull(rng.normal(size=form.shape).astype("f")).items():
+            form.parameters[part][...] -= (0.3 if part == "weight" else 0.05) * np.sign(gradient)
+    again = student.stored()
+    [found] = run(again, {"x": np.eye(ROWS, dtype="f")})
+    np.testing.assert_allclose(found.reshape(form.shape), form.value(), rtol=1e-4, atol=1e-6)
+    assert np.abs(found - run(net, {"x": np.eye(ROWS, dtype="f")})[0]).max() > 0.01
+    [codes] = [value for key, value in again.graph.initializers.items() if key == form.codes.name]
+    assert codes.dtype == net.graph.initializers[form.codes.name].dtype
+    levels = form.codes.read()
+    assert levels.min() >= form.codes.low and levels.max() <= form.codes.high
+    assert len(np.unique(form.value().reshape(ROWS, COLUMNS)[:16, 0])) <= form.codes.levels
+    if name.startswith("signs"):
+        assert form.kind == "signs"
+        for column in form.value().reshape(ROWS, COLUMNS).T:
+            low, high = np.unique(column)
+            assert low == -high
+
+
+def test_gradients_of_scales_are_those_of_differences() -> None:
+    """With the codes as they are, growing the logarithm of a scale grows its weights."""
+    [form] = student_of(packed(4, 16)).forms.values()
+    assert isinstance(form, Coded)
+    rng = np.random.default_rng(0)
+    direction = rng.normal(size=form.shape).astype("f")
+    form.latent[:] = 1e3 * np.sign(form.latent + 1e-9)  # clipped, so that the codes do not move
+    found = form.pull(direction)
+    assert not found["weight"].any()
+    for number in range(0, len(form.growth), 7):
+        ends = []
+        for step in (0.05, -0.05):
+            form.growth[number] = step
+            ends.append(float(np.vdot(form.value().astype(np.float64), direction)))
+        form.growth[number] = 0
+        assert found["scale"][number] == pytest.approx((ends[0] - ends[1]) / 0.1, rel=2e-2, abs=1e-3)
+
+
+def test_a_table_of_values_is_floats_behind_codes() -> None:
+    text = "g (float[n,4] x) => (float[n,3] y) { w = Gather(t, i)  y = MatMul(x, w) }"
+    net = with_arrays(text, {"t": np.array([-1, 0.5, 2], "f"), "i": np.arange(12).reshape(4, 3) % 3})
+    student = student_of(net)
+    assert list(student.forms) == ["t"] and isinstance(student.forms["t"], Plain)
+
+
+def test_halves_stay_halves() -> None:
+    text = "g (float[n,6] x) => (float[n,5] y) { w = Cast<to = 1>(h)  y = MatMul(x, w) }"
+    half = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float16)
+    student = student_of(with_arrays(text, {"h": half}))
+    form = student.forms["w"]
+    assert isinstance(form, Plain) and form.dtype == np.float16
+    form.latent += 0.123456
+    stored = edit.constant_value(student.stored().graph.initializers["h"])
+    assert stored is not None and stored.dtype == np.float16
+    assert np.array_equal(stored.astype("f"), form.value())
+
+
+def test_a_weight_in_two_places_is_one() -> None:
+    text = """g (float[n,4] x) => (float[n,4] y)
+        { a = MatMul(x, w)  t = Transpose<perm = [1, 0]>(w)  y = MatMul(a, t) }"""
+    student = student_of(with_arrays(text, {"w": np.eye(4, dtype="f")}))
+    assert list(student.forms) == ["w"]
+
+
+def test_what_is_not_known_is_left_alone_with_a_reason() -> None:
+    text = """g (float[n,16] x) => (float[n,4] y)
+        { c = Cast<to = 1>(q)  e = Exp(c)  y = MatMul(x, e) }"""
+    student = student_of(with_arrays(text, {"q": np.arange(64, dtype=np.uint8).reshape(16, 4) % 9}))
+    assert not student.forms and "not known" in student.frozen["e"]
+
+
+def test_single_numbers_and_what_is_not_finite_are_no_weights() -> None:
+    text = """g (float[n,4] x) => (float[n,4] y)
+        { a = Clip(x, low, high)  b = Mul(a, factor)  y = Add(b, mask) }"""
+    parts = {"low": np.float32(0), "high": np.float32(6), "factor": np.array([2], "f")}
+    student = student_of(with_arrays(text, {**parts, "mask": np.array([0, 0, -np.inf, 0], "f")}))
+    assert not student.forms and student.frozen == {"mask": "it is not finite"}
+
+
+@pytest.mark.parametrize("name", ["int2", "int4 in blocks", "signs"])
+def test_codes_remember_what_they_were_rounded_from(name: str) -> None:
+    """The weight stays as it is, but its latent floats are nearer to the original's."""
+    net, original = NETS[name](), edit.constant_value(product().graph.initializers["w"])
+    assert original is not None
+    with open_worker() as worker:
+        [plain] = find_student(worker, net).forms.values()
+        [hinted] = find_student(worker, net, product()).forms.values()
+    assert isinstance(plain, Coded) and isinstance(hinted, Coded)
+    assert np.array_equal(plain.value(), hinted.value())
+    errors = [np.abs(form.latent - original.reshape(-1)).mean() for form in (plain, hinted)]
+    assert errors[1] < 0.5 * errors[0]
