@@ -137,6 +137,15 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert not (tmp_path / "no.onnx").exists()
 
 
+def test_options_of_passes() -> None:
+    given = {"codebook-weights": {"exclude": "w"}}
+    result = onnxslim.share(network(1.0), feeds(24), codebook=16, options=given)
+    assert {"w", "v_q", "v_t", "v_s"} <= set(result.model.graph.initializers)
+    assert any(d.node == "w" and "excluded" in d.reason for d in result.report.declined)
+    with pytest.raises(OptionError, match="pack-weights"):
+        onnxslim.share(network(1.0), feeds(24), codebook=16, options={"pack-weights": {}})
+
+
 def test_options_in_python() -> None:
     for wrong in ({"codebook": 257}, {"tolerance": 0.0}, {"merge_neurons": 0}, {"merge_neurons": "x"}):
         with pytest.raises(OptionError):

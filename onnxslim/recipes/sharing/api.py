@@ -12,8 +12,9 @@ from onnxslim.model.io import ModelLike
 from onnxslim.recipes.budget import Drop
 from onnxslim.recipes.named import share_steps
 from onnxslim.recipes.pipeline import Pipeline, Result
+from onnxslim.recipes.pruning.merging import Into
 from onnxslim.recipes.recipe import apply_overrides
-from onnxslim.recipes.sharing.request import Into, request_of
+from onnxslim.recipes.sharing.request import request_of
 
 __all__ = ["share"]
 
@@ -62,7 +63,9 @@ def share(
         test: inputs that score the result, once; default 30 % of ``data``.
         metric, metric_output, samples, batch, images, threads: as in :func:`onnxslim.compress`.
         max_drop: what may be lost of the metric: it decides how far each of the three goes.
-        verify, verify_limit, feeds, options, seed: as in :func:`onnxslim.simplify`, for what is exact.
+        verify, verify_limit, feeds: as in :func:`onnxslim.simplify`, for what is exact.
+        options: ``{pass name: {option: value}}``, also of ``merge-similar-weights`` and ``codebook-weights``.
+        seed: of every split.
 
     Raises:
         ModelError: the model is invalid.

@@ -22,7 +22,8 @@ from onnxslim.measure.metrics import resolve
 from onnxslim.measure.verify import verify
 from onnxslim.model.io import ModelLike, load, save
 from onnxslim.passes.base import Decline, Promise
-from onnxslim.recipes.budget import Drop
+from onnxslim.passes.codebook_weights import CodebookWeights
+from onnxslim.passes.merge_similar_weights import MergeSimilarWeights
 from onnxslim.recipes.engine import Outcome, run_steps
 from onnxslim.recipes.evidence import latency_fields
 from onnxslim.recipes.named import share_steps, simplify_steps
@@ -67,7 +68,12 @@ def share_nearly(
         progress("simplifying, and sharing what is equal")
         prover = Prover(worker, limit_bytes=request.verify_limit, seed=request.seed)
         first = (*simplify_steps(), *share_steps())  # weights and channels are found in a simple graph
-        found = run_steps(original, apply_overrides(first, options), prover)
+        later = (MergeSimilarWeights(), CodebookWeights())
+        apply_overrides((*first, *later), options)  # each must concern one of them
+        names = {step.name for step in later}
+        own = {name: given for name, given in options.items() if name in names}
+        rest = {name: given for name, given in options.items() if name not in names}
+        found = run_steps(original, apply_overrides(first, rest), prover)
         given: DataLike = "random" if data is None else data
         opened = open_data(worker, original, given, seed=request.seed, **(data_options or {}))
         own_test = request.metric is not None and ":" in request.metric
@@ -76,16 +82,12 @@ def share_nearly(
             request.metric or "agreement", original=original, feeds=parts.test, output=request.output
         )
         held_out = parts.held_out.spread(_HELD_OUT)
-        judge = Judge(
-            worker,
-            original,
-            list(held_out),
-            held_out.labels,
-            request.drop or Drop(0.0),
-            request.output,
-            unseen=own_test,
-        )
-        work = Work(worker, parts, list(held_out), request, progress)
+        judge: Judge | None = None
+        if request.drop is not None:
+            output, labels = request.output, held_out.labels
+            feeds = list(held_out)
+            judge = Judge(worker, original, feeds, labels, request.drop, output, unseen=own_test)
+        work = Work(worker, parts, list(held_out), request, own, progress)
         notes: list[str] = []
         declined: list[Decline] = [*found.declined]
         for make in stages(request):
@@ -95,13 +97,13 @@ def share_nearly(
             def accepts(model: ir.Model, stage_accepts: Any = stage.accepts) -> bool:
                 if stage_accepts is not None and not stage_accepts(model):
                     return False
-                return request.drop is None or judge.score(model).rejected is None
+                return judge is None or judge.score(model).rejected is None
 
             form = strongest(stage, accepts)
             if form is None:
                 notes.append(f"{stage.name}: nothing was accepted by the held-out data, so nothing was done")
                 continue
-            if len(form.outcome.model.graph) and _bytes(form.outcome.model) >= _bytes(found.model):
+            if _bytes(form.outcome.model) >= _bytes(found.model):
                 notes.append(f"{stage.name}: nothing was similar enough to save bytes")
                 declined += form.outcome.declined
                 continue

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from onnxslim.errors import OptionError
 from onnxslim.recipes.budget import Drop, Target, parse_drop
+from onnxslim.recipes.pruning.merging import Into
 from onnxslim.recipes.pruning.targets import Goal
 
-__all__ = ["Into", "ShareRequest", "request_of"]
+__all__ = ["ShareRequest", "request_of"]
 
-Into = Literal["many", "one"]
 _ERROR = "error="
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from onnxslim._ir import ir
 from onnxslim.analysis.channels import find_groups
 from onnxslim.measure.differences import Difference
-from onnxslim.passes.base import Decline
+from onnxslim.passes.base import Decline, Pass
 from onnxslim.passes.codebook_weights import CodebookWeights
 from onnxslim.passes.merge_similar_weights import MergeSimilarWeights
 from onnxslim.passes.raise_opset import RaiseOpset
@@ -22,6 +22,7 @@ from onnxslim.recipes.pruning.apply import pruned
 from onnxslim.recipes.pruning.criteria import criterion
 from onnxslim.recipes.pruning.plan import is_block, make_plan
 from onnxslim.recipes.pruning.samples import held
+from onnxslim.recipes.recipe import apply_overrides
 from onnxslim.recipes.sharing.request import ShareRequest
 from onnxslim.recipes.sharing.stage import Form, Stage
 from onnxslim.recipes.storage import CODES_OPSET, Storage
@@ -39,18 +40,24 @@ _MOST = 256  # values of the table of a weight that few are too few for
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage needs: where models run, the data, and what was asked for."""
+    """What a stage needs: where models run, the data, what was asked for, and options of single passes."""
 
     worker: Worker
     parts: Parts
     held_out: Sequence[Mapping[str, Any]]
     request: ShareRequest
+    overrides: Mapping[str, Mapping[str, Any]]
     progress: Callable[[str], None]
 
     @property
     def is_informed(self) -> bool:
         """Whether there are real inputs."""
         return not self.parts.fit.is_random
+
+    def with_options(self, step: Pass) -> Any:
+        """The pass with the options that were set by its name."""
+        given = {name: options for name, options in self.overrides.items() if name == step.name}
+        return apply_overrides((step,), given)[0]
 
 
 Make = Callable[[Work, ir.Model], Stage]
@@ -119,7 +126,8 @@ def _similar(work: Work, model: ir.Model) -> Stage:
         }
 
     def similar(tolerance: float) -> Form:
-        outcome = run_steps(model, (MergeSimilarWeights(tolerance=tolerance, to=to),))
+        merging = work.with_options(MergeSimilarWeights(tolerance=tolerance, to=to))
+        outcome = run_steps(model, (merging,))
         worst = max(errors(outcome.model).values(), default=0.0)
         return Form(outcome, f"weights are off by {tolerance:.2g} at most, outputs by {worst:.2g}")
 
@@ -144,7 +152,7 @@ def _codebook(work: Work, model: ir.Model) -> Stage:
     data = work.parts.fit if work.is_informed else None
     fitted = moments_of(base, data, work.held_out[:_CHOICE_FEEDS])
     few = CodebookWeights(entries, min_sqnr_db=0.0, inputs=fitted.inputs, held_out=fitted.held_out)
-    many = CodebookWeights(_MOST)
+    few, many = work.with_options(few), CodebookWeights(_MOST, exclude=work.with_options(few).exclude)
 
     def made(steps: Sequence[Step], level: float | None) -> Form:
         outcome = run_steps(model, (*head, *steps))
