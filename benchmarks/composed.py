@@ -2,9 +2,9 @@
 
     python -m benchmarks.composed [NAMES...] --zoo ROOT [--macs 0.75]
 
-``onnxslim compress`` on each model, ``onnxslim prune``, and ``onnxslim compress`` on the pruned file, all by the
-command line with the task as metric; each result is scored again in plain onnxruntime and timed by ``onnxslim
-bench`` against the original.
+``onnxslim prune`` on each model, ``onnxslim compress`` on the original and on the pruned file, all by the
+command line with the task as metric; each result is scored again in plain onnxruntime and timed by ``onnxslim bench``
+against the original.
 """
 
 from __future__ import annotations
