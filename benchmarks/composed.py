@@ -3,8 +3,8 @@
     python -m benchmarks.composed [NAMES...] --zoo ROOT [--macs 0.75]
 
 ``onnxslim prune`` on each model, ``onnxslim compress`` on the original and on the pruned file, all by the
-command line with the task as metric; each result is scored again in plain onnxruntime and timed by ``onnxslim bench``
-against the original.
+command line with the task as metric; each result is scored again in plain onnxruntime, and timed against the
+original by ``onnxslim bench``.
 """
 
 from __future__ import annotations
