@@ -23,18 +23,17 @@ def test_two_removals_are_one(name: str) -> None:
     model = small_net() if name == "small" else load(CASES[name])
     random = np.random.default_rng(0)
 
-    def some(source: ir.Model) -> dict[str, tuple[int, ...]]:
-        sizes = {group.key: group.size for group in find_groups(source).groups if group.size > 1}
-        return {key: (int(random.integers(size)),) for key, size in sizes.items()}
+    def sizes(source: ir.Model) -> dict[str, int]:
+        return {group.key: group.size for group in find_groups(source).groups if group.size > 1}
 
-    channels, first = find_groups(model), some(model)
+    channels, first = find_groups(model), dict.fromkeys(sizes(model), (0,))  # all others move up
     once = pruned(model, channels, first).model
     now = find_groups(once)
     left = Left.of(channels, first, now)
     if left is None:
         assert len(now.groups) < len(channels.groups)  # one with a single atom is none
         return
-    second = some(once)
+    second = {key: (int(random.integers(size)),) for key, size in sizes(once).items()}
     twice = pruned(once, now, second).model
     direct = pruned(model, channels, left.and_then(second)).model
     for key, value in twice.graph.initializers.items():
