@@ -67,7 +67,7 @@ class Work:
         """
         goal, drop = self.request.goal, self.request.drop
         found = self._made(goal)
-        if drop is not None and goal is not None and goal.kind != "free":
+        if drop is not None and goal is not None and goal.target.value > 0:
             inside = self._inside(drop)
             if not inside(found):
                 found = self._milder(goal, drop, inside)
