@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import criteria, pruners
+from benchmarks import composed, criteria, pruners
 from benchmarks.pruning import Row
 from onnxslim.analysis.channels import find_groups
 from onnxslim.model import edit, io
@@ -72,3 +72,5 @@ def test_every_criterion_is_in_the_table() -> None:
     assert len(row.cells()) == len(criteria.HEADER)
     pruned = Row("m", "ours", 0.5, 0.5, 0.4, 0.6, (0.5, 0.7), 1.0, 0.9, 20.0, 3.0)
     assert len(pruned.cells()) == len(pruners.HEADER) and json.dumps(pruned.cells())
+    made = composed.Row("m", "both", 1.0, 0.9, 20.0, 0.2, 0.3, (0.2, 0.4))
+    assert len(made.cells()) == len(composed.HEADER)

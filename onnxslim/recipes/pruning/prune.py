@@ -2,7 +2,8 @@
 
 Nothing is chosen by the test data.  With ``test`` they are a source of their own, and a metric that is a
 function brings its own; otherwise ``data`` is split 70/30 by the seed.  Of the rest one part is what channels
-are ranked on and another where the noise of a group is measured; the reconstruction is fitted on both.
+are ranked on and another where the noise of a group is measured; the reconstruction is fitted on both, unless
+a budget (``max_drop``) is judged on the latter.
 """
 
 from __future__ import annotations

@@ -9,12 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxslim.analysis.channels import Channels
-from onnxslim.errors import ModelError
 from onnxslim.recipes.pruning.plan import Removal
 
 __all__ = ["Left"]
-
-_OTHERS = "after a step the channels belong together in another way"
 
 
 @dataclass(frozen=True)
@@ -30,23 +27,19 @@ class Left:
     origin: Mapping[str, tuple[str, npt.NDArray[np.int64]]]
 
     @classmethod
-    def of(cls, first: Channels, removed: Removal, now: Channels) -> Left:
+    def of(cls, first: Channels, removed: Removal, now: Channels) -> Left | None:
         """Match the groups of a model with those of what it was made from: both are in the graph's order.
 
-        Raises:
-            ModelError: they are not the same groups.
+        Returns:
+            None where they are not the same groups: one of a single atom may have vanished.
         """
         if len(first.groups) != len(now.groups):
-            raise ModelError(_OTHERS, hint="use --steps 1")
+            return None
         origin = {}
         for old, new in zip(first.groups, now.groups, strict=True):
             kept = np.setdiff1d(np.arange(old.size), removed.get(old.key, ()))
             if len(kept) != new.size or old.members[0].value != new.members[0].value:
-                raise ModelError(
-                    "after a step the channels belong together in another way",
-                    where=old.key,
-                    hint="use --steps 1",
-                )
+                return None
             origin[new.key] = (old.key, kept)
         return cls(removed, origin)
 

@@ -121,10 +121,10 @@ def _meet_time(plan: Plan, target: Target, apply: Apply, run: _Run) -> Pruned:
     share = target.value if target.kind == "ratio" else 0.5
     taken = {0.0: 0.0}  # share of the estimate -> time, of that wanted
     best: tuple[float, Removal] | None = None
-    for attempt in range(_MEASUREMENTS):
+    for _ in range(_MEASUREMENTS):
         removal = plan.meet("latency", share * total)
         share = max(share, plan.widths.total("latency") / total)  # what could be had
-        file = save(apply(removal, False).model, run.folder / f"attempt{attempt}.onnx")
+        file = save(apply(removal, False).model, run.folder / "attempt.onnx", force=True)
         measured = run.latency(file)
         found = (measured.ratio if target.kind == "ratio" else measured.seconds_b) / target.value
         taken[1.0] = found / measured.ratio

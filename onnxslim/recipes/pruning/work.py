@@ -67,7 +67,7 @@ class Work:
         """
         goal, drop = self.request.goal, self.request.drop
         found = self._made(goal)
-        if drop is not None and goal is not None and goal.kind != "free":
+        if drop is not None and goal is not None and goal.target.value > 0:
             inside = self._inside(drop)
             if not inside(found):
                 found = self._milder(goal, drop, inside)
@@ -153,13 +153,15 @@ class Work:
         for step in range(2, steps + 1):
             now = find_groups(found.model, residual=self.request.residual)
             left = Left.of(channels, found.removal, now)
+            if left is None:
+                self.notes.append("channels belong together otherwise once some went: all go in one step")
+                return meet(plan, goal, lambda removal, final: self._apply(channels, removal, final), self)
             part = between(goal, step / steps, full)
             if goal.kind == "ratio":  # of the channels that are still there
                 gone = (step - 1) / steps * goal.target.value
                 part = Goal("ratio", Target(goal.target.value / steps / (1 - gone), "ratio"))
-            plan = self._plan(found.model, now)
             found = meet(
-                plan,
+                self._plan(found.model, now),
                 part,
                 lambda removal, final, left=left: self._apply(channels, left.and_then(removal), final),  # type: ignore[misc]
                 self,

@@ -96,6 +96,11 @@ def test_less_goes_where_too_much_would_be_lost(target: dict[str, Any]) -> None:
     assert not any("of the saving" in note for note in prune(ratio=0.1, max_drop="0.5").report.notes)
 
 
+def test_shares_that_were_given_are_not_made_milder() -> None:
+    with pytest.raises(BudgetError, match="falls from"):
+        prune(ratios={"w3": 0.9}, reconstruct=False, max_drop="0.0000001")
+
+
 def test_a_metric_of_ones_own_is_said_to_have_been_looked_at(tmp_path: Path) -> None:
     size = tmp_path / "size.py"
     size.write_text("import os\n\ndef left(path):\n    return os.path.getsize(path) / 1e3\n")
