@@ -96,13 +96,10 @@ def in_blocks(model: ir.Model, bits: int, moments: Moments, feeds: Feeds) -> Ite
         yield from _stored(model, Candidate(name, head, essential=eight.name), feeds, (*few, eight))
 
 
-def in_few_bits(model: ir.Model, candidate: Candidate, feeds: Feeds, bases: int = 0) -> Iterator[Candidate]:
-    """A candidate that computes with integers, its weights stored in 4 bits, or as a few signs."""
-    signs = tuple(BinarizeWeights(bases=number, min_sqnr_db=0.0) for number in range(1, bases + 1))
-    four = PackIntegers(block=_BLOCK), PackWeights(bits=4, block=_BLOCK)
-    forms: tuple[Storing, ...] = (*signs, *four, *EIGHT_BITS)
-    named = replace(candidate, name=f"{candidate.name}, in {'few signs' if signs else '4 bits'}")
-    yield from _stored(model, named, feeds, forms)
+def in_few_bits(model: ir.Model, candidate: Candidate, feeds: Feeds) -> Iterator[Candidate]:
+    """A candidate that computes with integers, its weights stored in 4 bits."""
+    forms = (PackIntegers(block=_BLOCK), PackWeights(bits=4, block=_BLOCK), *EIGHT_BITS)
+    yield from _stored(model, replace(candidate, name=f"{candidate.name}, in 4 bits"), feeds, forms)
 
 
 def _stored(
@@ -117,8 +114,6 @@ def _stored(
 
 def _narrows(model: ir.Model, steps: Sequence[Step]) -> bool:
     """Whether any weight comes to have fewer than 8 bits."""
-    if any(isinstance(step, BinarizeWeights) for step in steps):
-        return True
     few = [each for each in steps if isinstance(each, PackIntegers | PackWeights) and each.bits < 8]
     stored = [form for each in few for form in each.stored(model).values()]
     return any(isinstance(form, Coded) and form.bits < 8 for form in stored)

@@ -42,6 +42,7 @@ __all__ = [
     "EIGHT_BITS",
     "LEVELS_DB",
     "REST",
+    "Choices",
     "Offer",
     "Storage",
     "Storing",
@@ -97,6 +98,21 @@ class Offer:
     form: int | None
     nbytes: float
     noise: float
+
+
+class Choices(Protocol):
+    """Ways to store the weights of a model, from noisy to clean."""
+
+    @property
+    def levels(self) -> Sequence[float]:
+        """Signal to noise ratios that are worth trying, in dB."""
+
+    @property
+    def noises(self) -> Mapping[str, Sequence[tuple[float, float]]]:
+        """Of each larger weight alone, (bytes, noise over signal) in every form, where that is known."""
+
+    def steps(self, sqnr_db: float) -> tuple[Step, ...]:
+        """The passes for a level."""
 
 
 @dataclass

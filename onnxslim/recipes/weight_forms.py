@@ -11,7 +11,6 @@ import numpy as np
 from onnxslim._ir import ir
 from onnxslim.model import edit
 from onnxslim.passes.binarize_weights import BinarizeWeights
-from onnxslim.passes.replace_weights import ReplaceWeights
 from onnxslim.recipes.candidate import Candidate
 from onnxslim.recipes.engine import run_steps
 from onnxslim.recipes.storage import Stored
@@ -36,13 +35,12 @@ def weight_forms(model: ir.Model, candidate: Candidate) -> list[dict[str, Any]]:
     steps = candidate.packing
     if not any(isinstance(step, BinarizeWeights) for step in steps):
         return []
-    fitted = run_steps(
-        model, (*candidate.head, *(step for step in steps if isinstance(step, ReplaceWeights)))
-    ).model
+    fitted = run_steps(model, candidate.head).model
     noises = {} if candidate.storage is None else candidate.storage.noises
     found: dict[str, dict[str, Any]] = {}
     for step in steps:
-        if not hasattr(step, "stored"):
+        if not hasattr(step, "stored"):  # it changes weights; the others store what there is
+            fitted = run_steps(fitted, (step,)).model
             continue
         for name, stored in cast("Mapping[str, Stored]", cast("Any", step).stored(fitted)).items():
             weight = edit.constant_value(fitted.graph.initializers[name])
