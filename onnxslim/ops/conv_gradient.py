@@ -150,6 +150,11 @@ def _weight(window: Window, x: Term, dy: Term, groups: int, sizes: tuple[int, ..
         parts = _met(window, x, *((0, 2) if narrow else (2, 0)))
         sums = [(part * dy).sum(others).unsqueeze([1]) for part in parts]
         return joined(sums, 1).reshape(sizes)
+    plain = groups == 1 and window.inputs == window.outputs and math.prod(window.kernel) == 1
+    if plain and made * read < (made + read) * math.prod(window.outputs):
+        # adding up a product for each sample is less work than turning the inputs
+        columns = x.reshape([0, read, -1]).transpose([0, 2, 1])
+        return dy.reshape([0, made, -1]).then("MatMul", columns).sum([0]).reshape(sizes)
     if groups > 1:
         products = _grouped(window, x, dy, groups, made, read)
     elif narrow:
