@@ -47,7 +47,7 @@ HEADER = (
     "torch ms",
     "to torch",
 )
-STEPS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 1e-4)  # what the loss is to change by, of itself
+STEPS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # what the loss is to change by, of itself
 BATCH, ROUNDS, LONGEST = 16, 40, 8.0
 
 Array = npt.NDArray[Any]
