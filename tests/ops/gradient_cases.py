@@ -311,6 +311,8 @@ def _normalizations() -> Iterator[Case]:
         opset=21,
         oracle=grouped(1e-5, 2),
     )
+    yield Case("LRN", [f(2, 5, 2, 2)], {"size": 3, "alpha": 0.5, "beta": 0.6, "bias": 1.5}, expanded=True)
+    yield Case("LRN", [f(1, 6, 1, 3)], {"size": 5, "alpha": 2.0}, expanded=True)
     yield Case("LpNormalization", [f(3, 4)], {"axis": 0})
     yield Case("MeanVarianceNormalization", [f(2, 3, 2, 2)], {"axes": [0, 2, 3]}, oracle=standardised)
     yield Case("LpNormalization", [f(3, 4)], {"p": 1}, oracle=lambda x: x / np.abs(x).sum(-1, keepdims=True))
