@@ -10,6 +10,7 @@ from onnxslim.distillation._prepare import OPSET, captured, spread, sweep
 from onnxslim.model.tensors import shown
 from onnxslim.ops.adjoint import Tape, Undifferentiable, flat
 from onnxslim.ops.control import control_flow
+from onnxslim.ops.matmul_gradient import added
 from onnxslim.ops.registry import spec_of
 from onnxslim.ops.terms import Term
 
@@ -42,11 +43,9 @@ class Walk:
         terms = self._arrived.get(value)
         if not terms:
             return None
-        total = terms[0]
-        for term in terms[1:]:
-            total = total + term
-        self._arrived[value] = [total]
-        return total
+        if len(terms) > 1:
+            terms[:] = [added(terms)]
+        return terms[0]
 
     def _visit(self, node: ir.Node) -> None:
         upstream = [self.total(output) for output in node.outputs]

@@ -22,7 +22,7 @@ class _Layer:
 
     Attributes:
         steps: what the input contributes to the gates of each step, biases included, ``[batch, gates]``.
-        recurrence: ``[gates, hidden]``.
+        recurrence: ``[gates, hidden]``, cut where a step needs parts of it at different times.
         biases: those of the recurrence, for each gate; none where they have been added to the steps.
         peepholes: for each gate that has one.
         masks: where a sequence goes on, for each step; none where all are of the same length.
@@ -31,7 +31,7 @@ class _Layer:
 
     size: int
     steps: Sequence[Term]
-    recurrence: Term
+    recurrence: Sequence[Term]
     biases: Sequence[Term]
     peepholes: Sequence[Term]
     masks: Sequence[Term] | None
@@ -43,7 +43,7 @@ class _Layer:
 
     def gates(self, step: Term, count: int) -> list[Term]:
         """What the gates are functions of."""
-        whole = step if self.hidden is None else self.hidden.then("Gemm", self.recurrence, step, transB=1)
+        whole = step if self.hidden is None else self.hidden.then("Gemm", self.recurrence[0], step, transB=1)
         return whole.split([self.size] * count, 1) if count > 1 else [whole]
 
     def keep(self, index: int, new: Term, old: Term | None) -> Term:
@@ -96,7 +96,7 @@ def _gru(layer: _Layer, step: Term) -> tuple[Term, Term | None]:
         new = new.then(g)
         return new - update.then(f) * new, None
     into, candidate = step.split([2 * size, size], 1)
-    to_gates, to_new = layer.recurrence.split([2 * size, size], 0)
+    to_gates, to_new = layer.recurrence
     update, reset = hidden.then("Gemm", to_gates, into, transB=1).then(f).split([size] * 2, 1)
     if layer.late:
         candidate = candidate + reset * hidden.then("Gemm", to_new, layer.biases[2], transB=1)
@@ -171,11 +171,12 @@ def _layer(node: ir.Node, tape: Tape, direction: int, gates: int, functions: Seq
         whole = whole + (own + recurrent)
     elif late:
         biases = [x.like(0.0)] * 3
+    recurrence = _part(tape, 2, direction)
     peepholes = _part(tape, 7, direction).split([size] * 3, 0) if gates == 4 and tape.has(7) else []
     return _Layer(
         size=size,
         steps=[part.squeeze([0]) for part in whole.split([1] * count, 0)],
-        recurrence=_part(tape, 2, direction),
+        recurrence=recurrence.split([2 * size, size], 0) if gates == 3 else [recurrence],
         biases=biases,
         peepholes=peepholes,
         masks=_masks(tape, count, x.dtype) if tape.has(4) else None,
