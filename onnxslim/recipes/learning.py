@@ -84,7 +84,12 @@ class Learning:
             self.notes.append("the models take one sample at a time, and so did each step of the training")
         size = request.size if together else 1
         seed = request.settings.seed
-        how: dict[str, Any] = {"size": size, "together": together, "vary": request.vary, "mix": not request.labels}
+        how: dict[str, Any] = {
+            "size": size,
+            "together": together,
+            "vary": request.vary,
+            "mix": not request.labels,
+        }
         others = Pool(held, seed=seed + 1, **how)
         times = min(_VARIATIONS, max(_LOOKED_AT // len(held) - 1, 0)) if request.vary else 0
         found = (others.batch(step) for step in range(times * others.epoch))
