@@ -1,20 +1,22 @@
 """Gradients of the zoo: do they exist for every weight, are they right, and what does a step cost?
 
-    python -m benchmarks.gradients --zoo ROOT
+    python -m benchmarks.gradients --zoo ROOT [--torch PYTHON]
 
-Every model in float, simplified, with static shapes (several inputs at once where the batch is open).  The loss
-is the mean squared distance of every float output from a random target.  Weights are all stored floats of at
-least one axis and more than one element that an output depends on.  The directional derivative along the
-gradient itself is compared with central differences of several steps, of which the best counts: single
-precision rounds the small ones, kinks spoil the large ones.  Times are those of onnxruntime with one thread,
-runs of the forward pass and of the step by turns, the fastest of each; ``forward`` is the loss of the simplified
-model with its weights stored in it.
+Every model in float, simplified, with static shapes (several inputs at once where the batch is open).  The
+loss is the mean squared distance of every float output from a random target.  Weights are all stored floats
+of at least one axis and more than one element.  The derivative along the gradient itself is compared with
+central differences of several steps, of which the best counts: single precision rounds the small ones, kinks
+spoil the large ones.  Times are the CPU's, of onnxruntime with one thread, runs of the forward pass and of
+the step by turns, the fastest of each; ``forward`` is the loss of the simplified model with its weights
+stored in it.  With ``--torch``, an interpreter that has torch, its step on the same graph is timed as well.
 """
 
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnxruntime as ort
 
 from benchmarks.writing import RESULTS, markdown, write
@@ -32,9 +35,20 @@ from onnxslim.distillation.gradient import Gradient, differentiate
 from onnxslim.model import edit, io
 from onnxslim.recipes.api import simplify
 
-HEADER = ("model", "batch", "weights", "frozen", "error", "forward ms", "step ms", "ratio")
+HEADER = (
+    "model",
+    "batch",
+    "weights",
+    "frozen",
+    "error",
+    "forward ms",
+    "step ms",
+    "ratio",
+    "torch ms",
+    "to torch",
+)
 STEPS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 1e-4)  # what the loss is to change by, of itself
-BATCH, ROUNDS, LONGEST = 16, 40, 10.0
+BATCH, ROUNDS, LONGEST = 16, 40, 8.0
 
 Array = npt.NDArray[Any]
 
@@ -51,14 +65,16 @@ class Row:
     error: float
     forward: float
     step: float
+    torch: float | None
 
     def cells(self) -> tuple[str, ...]:
         """As a row of the table."""
-        times = (f"{self.forward:.2f}", f"{self.step:.2f}", f"{self.step / self.forward:.1f}")
+        times = [f"{self.forward:.2f}", f"{self.step:.2f}", f"{self.step / self.forward:.1f}"]
+        times += ["", ""] if self.torch is None else [f"{self.torch:.2f}", f"{self.step / self.torch:.2f}"]
         return (self.name, str(self.batch), str(self.weights), str(self.frozen), f"{self.error:.1e}", *times)
 
 
-def measured(name: str, rounds: int = ROUNDS) -> Row:
+def measured(name: str, torch: str | None, rounds: int = ROUNDS) -> Row:
     """One model of the zoo."""
     model, feed, batch = prepared(name)
     weights = trainable(model)
@@ -69,11 +85,12 @@ def measured(name: str, rounds: int = ROUNDS) -> Row:
     forward = session(with_output(model, "loss"))
     backward = session(step.model)
     inputs = {**feed, **targets, **trained}
+    peer = None if torch is None else torch_time(torch, with_output(model, "loss"), {**feed, **targets})
     times = interleaved([(forward, needed(forward, inputs)), (backward, needed(backward, inputs))], rounds)
     reasons: dict[str, int] = {}
     for why in step.frozen.values():
         reasons[why] = reasons.get(why, 0) + 1
-    return Row(name, batch, len(weights), len(step.frozen), reasons, error, *(1e3 * t for t in times))
+    return Row(name, batch, len(weights), len(step.frozen), reasons, error, *(1e3 * t for t in times), peer)
 
 
 def prepared(name: str) -> tuple[ir.Model, dict[str, Array], int]:
@@ -88,9 +105,19 @@ def prepared(name: str) -> tuple[ir.Model, dict[str, Array], int]:
     ):
         batch = len(feeds)
         first = {key: np.concatenate([feed[key] for feed in feeds]) for key in first}
-    for key, array in first.items():  # one by one: an unnamed dimension is not the same everywhere
-        value = next(v for v in model.graph.inputs if v.name == key)
-        value.shape = ir.Shape(array.shape)
+    for value in list(model.graph.inputs):
+        array = first[value.name or ""]
+        if array.dtype.kind != "f" and array.size == 1:  # a setting, such as a sampling rate
+            model.graph.inputs.remove(value)
+            stored = edit.add_initializer(model.graph, first.pop(value.name or ""), "setting")
+            for user, index in tuple(value.uses()):
+                user.replace_input_with(index, stored)
+        else:
+            value.shape = ir.Shape(array.shape)
+    for value in model.graph.initializers.values():  # a session gets bytes, beside which no file lies
+        content = edit.constant_value(value)
+        if content is not None:
+            edit.replace_initializer(value, np.array(content))
     return simplify(model).model, first, batch
 
 
@@ -99,9 +126,10 @@ def trainable(model: ir.Model) -> dict[str, Array]:
     found = {}
     for key, value in model.graph.initializers.items():
         content = edit.constant_value(value)
-        if content is not None and content.dtype == np.float32 and content.ndim and content.size > 1:
-            if value.uses():
-                found[key] = content
+        if content is None or content.dtype != np.float32 or not content.ndim or content.size < 2:
+            continue
+        if value.uses():
+            found[key] = content
     return found
 
 
@@ -109,9 +137,8 @@ def add_loss(model: ir.Model, feed: Mapping[str, Array]) -> dict[str, Array]:
     """Mean squared distances from random targets, which become inputs; their values."""
     outputs = [value for value in model.graph.outputs if value.dtype == ir.DataType.FLOAT]
     runner = session(model)
-    made = dict(
-        zip([v.name for v in model.graph.outputs], runner.run(None, needed(runner, feed)), strict=True)
-    )
+    names = [value.name for value in model.graph.outputs]
+    made = dict(zip(names, runner.run(None, needed(runner, feed)), strict=True))
     random, targets, total = np.random.default_rng(0), {}, None
     graph = model.graph
 
@@ -167,6 +194,21 @@ def directional(step: Gradient, weights: Mapping[str, Array], feed: Mapping[str,
     return min(errors)
 
 
+def torch_time(python: str, model: ir.Model, feed: Mapping[str, Array]) -> float | None:
+    """Milliseconds of torch's step; None where its graph is not spoken."""
+    with tempfile.TemporaryDirectory() as folder:
+        onnx.save(ir.to_proto(model), f"{folder}/model.onnx")
+        np.savez(f"{folder}/feed.npz", **feed)
+        command = [python, "-m", "benchmarks.peers.torch_step", f"{folder}/model.onnx", f"{folder}/feed.npz"]
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, cwd=Path(__file__).parent.parent
+        )
+    if done.returncode:
+        print(done.stderr.strip().splitlines()[-1], file=sys.stderr)
+        return None
+    return float(done.stdout)
+
+
 def session(model: ir.Model, *, optimized: bool = True) -> ort.InferenceSession:
     """With one thread."""
     options = ort.SessionOptions()
@@ -186,14 +228,14 @@ def needed(runner: ort.InferenceSession, values: Mapping[str, Array]) -> dict[st
 def interleaved(
     pairs: Sequence[tuple[ort.InferenceSession, Mapping[str, Array]]], rounds: int
 ) -> list[float]:
-    """Fewest seconds of each, run by turns."""
+    """Fewest CPU seconds of each, run by turns."""
     times: list[list[float]] = [[] for _ in pairs]
     start = time.perf_counter()
     for turn in range(rounds + 2):
         for own, (runner, feed) in zip(times, pairs, strict=True):
-            before = time.perf_counter()
+            before = time.process_time()
             runner.run(None, feed)
-            own.append(time.perf_counter() - before)
+            own.append(time.process_time() - before)
         if turn > 4 and time.perf_counter() - start > LONGEST:
             break
     return [min(own[2:]) for own in times]
@@ -207,6 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", help="models; default all in float")
     parser.add_argument("--zoo", type=Path, required=True, help="the folder that was fetched")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where gradients.md and .json go")
+    parser.add_argument("--torch", metavar="PYTHON", help="an interpreter that has torch and onnx")
     given = parser.parse_args(arguments)
     names = given.names or [name for name in TASKS if not name.endswith("int8")]
     check_names(parser, names)
@@ -214,7 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = []
     for name in names:
         try:
-            row = measured(name)
+            row = measured(name, given.torch)
         except Exception as error:  # a model that fails is a result, too
             print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
             continue

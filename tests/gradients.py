@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx
 import onnx.helper
 import onnx.numpy_helper
+import onnx.utils
 from onnx.reference import ReferenceEvaluator
 
 from onnxslim._ir import ir
@@ -29,7 +30,8 @@ STEP = 1e-5
 class Case:
     """One node: its inputs (None where absent), its attributes, and which outputs the loss reads.
 
-    ``oracle`` computes the outputs where onnx's evaluator is wrong, or does so in single precision.
+    ``oracle`` computes the outputs where onnx's evaluator is wrong, or does so in single precision; with
+    ``expanded`` the judge is what the node was expanded to, once that agrees with onnxruntime's kernel.
     """
 
     op_type: str
@@ -42,6 +44,7 @@ class Case:
     domain: str = ""
     constants: Sequence[int] = ()
     oracle: Callable[..., Any] | None = None
+    expanded: bool = False
 
     def model(self) -> onnx.ModelProto:
         """The node, and the sum of its outputs times a random tensor each as ``loss``."""
@@ -97,9 +100,10 @@ class Case:
             for k, array in enumerate(self.inputs)
             if array is not None and (self.wrt is None or k in self.wrt) and array.dtype.kind == "f"
         ]
-        return check(
-            proto, feed, wrt, judge=None if self.oracle is None else self._judge, tolerance=tolerance
-        )
+        judge = None if self.oracle is None else self._judge
+        if self.expanded:
+            judge = Judge(_forward(differentiate(ir.from_proto(proto), "loss", wrt), proto, feed))
+        return check(proto, feed, wrt, judge=judge, tolerance=tolerance)
 
     def _judge(self, values: Mapping[str, Array]) -> float:
         assert self.oracle is not None
@@ -151,6 +155,17 @@ def check(
     return step
 
 
+def _forward(step: Gradient, proto: onnx.ModelProto, feed: Mapping[str, Array]) -> onnx.ModelProto:
+    """The loss as a step computes it, which has to be what the original gives."""
+    forward = ir.to_proto(step.model)
+    del forward.graph.output[1:]
+    stored = {t.name: onnx.numpy_helper.to_array(t) for t in proto.graph.initializer}
+    inputs = {value.name: {**stored, **feed}[value.name] for value in forward.graph.input}
+    [ours], [theirs] = run(forward, inputs, ["loss"]), run(proto, feed, ["loss"])
+    assert abs(ours - theirs) <= 1e-4 * (1 + abs(theirs)), (ours, theirs)
+    return onnx.utils.Extractor(forward).extract_model([v.name for v in forward.graph.input], ["loss"])
+
+
 class Judge:
     """The loss of a model in double precision."""
 
@@ -172,13 +187,23 @@ class Judge:
 
 
 def double(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with every stored float in double precision, stored tensors as defaults of inputs."""
+    """The model with every float in double precision, stored tensors as defaults of inputs."""
     wide = onnx.ModelProto()
     wide.CopyFrom(proto)
     for tensor in wide.graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT:
             array = onnx.numpy_helper.to_array(tensor).astype(np.float64)
             tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    for node in wide.graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and attribute.name == "value_float":
+                attribute.t.CopyFrom(onnx.numpy_helper.from_array(np.array(attribute.f)))
+                attribute.name, attribute.type = "value", onnx.AttributeProto.TENSOR
+            elif node.op_type == "Constant" and attribute.t.data_type == onnx.TensorProto.FLOAT:
+                array = onnx.numpy_helper.to_array(attribute.t).astype(np.float64)
+                attribute.t.CopyFrom(onnx.numpy_helper.from_array(array))
+            if node.op_type == "Cast" and attribute.i == onnx.TensorProto.FLOAT:
+                attribute.i = onnx.TensorProto.DOUBLE
     for info in wide.graph.input:
         if info.type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
             info.type.tensor_type.elem_type = onnx.TensorProto.DOUBLE

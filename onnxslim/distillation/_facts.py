@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import onnx.defs
 
 from onnxslim._ir import ir
@@ -9,9 +12,12 @@ from onnxslim.analysis.channels.refine import refined
 from onnxslim.analysis.facts import Known
 from onnxslim.ops.attributes import opset_of
 from onnxslim.ops.registry import spec_of
-from onnxslim.ops.spec import Array, Dims
+from onnxslim.ops.spec import Array, Dims, OpSpec
 
 __all__ = ["Refined"]
+
+
+_SMALL = 64  # elements
 
 
 class Refined:
@@ -21,10 +27,40 @@ class Refined:
         self._known = Known(model)
         self._dims: dict[ir.Value, Dims] = {}
         self._types: dict[ir.Value, ir.DataType] = {}
+        self._computed: dict[ir.Value, Array] = {}
         for node in model.graph:
             if any(self.shape(output) is None for output in node.outputs):
                 self._dims |= refined(node, self, self.constant, self._elements, self._extents)
             self._spread_types(node)
+            self._compute(node)
+
+    def _compute(self, node: ir.Node) -> None:
+        """Sizes, axes and what is made of them: small results of what is known."""
+        spec = spec_of(node)
+        if spec is None or (spec.from_dims is None and spec.numpy is None):
+            return
+        try:
+            outputs = self._evaluated(node, spec)
+        except (ArithmeticError, IndexError, TypeError, ValueError):
+            return
+        self._computed.update(zip(node.outputs, outputs, strict=False))
+
+    def _evaluated(self, node: ir.Node, spec: OpSpec) -> Sequence[Array]:
+        """Outputs of a node whose inputs, or their shapes, are known."""
+        if spec.from_dims is not None:
+            dims = None if node.inputs[0] is None else self.shape(node.inputs[0])
+            if dims is None or not all(isinstance(d, int) for d in dims):
+                return []
+            made = spec.from_dims(node, np.array(dims, np.int64))
+            return [] if made is None else [made]
+        inputs = [None if value is None else self.constant(value) for value in node.inputs]
+        for array, value in zip(inputs, node.inputs, strict=True):
+            if (array is None and value is not None) or (array is not None and array.size > _SMALL):
+                return []
+        size = None if spec.output_bytes is None else spec.output_bytes(node, inputs)
+        if spec.numpy is None or size is None or size > 16 * _SMALL:
+            return []
+        return spec.numpy(node, inputs)
 
     def _spread_types(self, node: ir.Node) -> None:
         """Outputs of an input's type by the standard, or of the first input's where there is no schema."""
@@ -68,4 +104,5 @@ class Refined:
 
     def constant(self, value: ir.Value) -> Array | None:
         """Content of a value that is the same in every run."""
-        return self._known.constant(value)
+        found = self._computed.get(value)
+        return self._known.constant(value) if found is None else found

@@ -9,9 +9,11 @@ from onnxslim._ir import inline_functions, ir
 from onnxslim.errors import ModelError, OptionError
 from onnxslim.model import edit
 from onnxslim.model.tensors import shown
+from onnxslim.ops.adjoint import flat
+from onnxslim.ops.registry import spec_of
 from onnxslim.passes.raise_opset import RaiseOpset
 
-__all__ = ["OPSET", "Step", "captured", "finish", "prepared", "reach"]
+__all__ = ["OPSET", "Step", "captured", "finish", "prepared", "reach", "spread", "sweep"]
 
 OPSET = 18  # the oldest in which all reductions read their axes from an input, as the rules write them
 
@@ -108,21 +110,27 @@ def captured(node: ir.Node) -> Iterator[ir.Value]:
 def reach(step: Step) -> dict[ir.Value, frozenset[str]]:
     """For each value that depends on something differentiated by: the names that it depends on."""
     found = {step.values[name]: frozenset({name}) for name in step.wrt}
-    for node in step.model.graph:
-        read = [
-            found.get(value, frozenset()) for value in (*node.inputs, *captured(node)) if value is not None
-        ]
-        names = frozenset().union(*read)
+    spread(step.model.graph, found)
+    return found
+
+
+def spread(graph: ir.Graph, found: dict[ir.Value, frozenset[str]]) -> None:
+    """The same for the values that a graph computes from those that are known."""
+    for node in graph:
+        spec = spec_of(node)
+        if spec is not None and spec.vjp is flat:
+            continue
+        reads = [value for value in (*node.inputs, *captured(node)) if value is not None]
+        names: frozenset[str] = frozenset().union(*(found.get(value, frozenset()) for value in reads))
         if names:
             for output in node.outputs:
                 found[output] = found.get(output, frozenset()) | names
-    return found
 
 
 def finish(step: Step, outputs: Iterable[ir.Value], trained: Sequence[str]) -> None:
     """Give the graph its outputs, and take out all that they do not need."""
     graph = step.model.graph
-    graph.outputs[:] = _distinct(outputs, graph)
+    graph.outputs[:] = list(dict.fromkeys(outputs))
     for name in set(step.lifted) - set(trained):  # a frozen weight is stored again
         value = step.values[name]
         stored = edit.add_initializer(graph, step.lifted[name], f"{name}_frozen")
@@ -131,9 +139,7 @@ def finish(step: Step, outputs: Iterable[ir.Value], trained: Sequence[str]) -> N
         if value not in graph.outputs:
             graph.inputs.remove(value)
             stored.name = name
-    for node in reversed(list(graph)):
-        if not any(output.uses() or output.is_graph_output() for output in node.outputs):
-            edit.remove_node(node)
+    sweep(graph)
     for value in [*graph.inputs, *graph.initializers.values()]:
         if not value.uses() and not value.is_graph_output() and value.name not in trained:
             if value.is_initializer() and value.name is not None:
@@ -142,5 +148,8 @@ def finish(step: Step, outputs: Iterable[ir.Value], trained: Sequence[str]) -> N
                 graph.inputs.remove(value)
 
 
-def _distinct(outputs: Iterable[ir.Value], graph: ir.Graph) -> list[ir.Value]:
-    return list(dict.fromkeys(outputs))
+def sweep(graph: ir.Graph) -> None:
+    """Take out the nodes that nothing depends on."""
+    for node in reversed(list(graph)):
+        if not any(output.uses() or output.is_graph_output() for output in node.outputs):
+            edit.remove_node(node)

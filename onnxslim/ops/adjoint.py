@@ -3,6 +3,8 @@
 ``OpSpec.vjp`` is called with a node and a :class:`Tape` and answers with the gradients of the inputs that are
 wanted, by index.  An input that it leaves out gets none: the loss does not depend on it, or only in steps.  A
 rule raises :class:`Undifferentiable` where it cannot be exact; nobody guesses.
+
+``OpSpec.expand`` answers with the outputs instead, computed by operators that have rules: the node goes.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from onnxslim.ops.spec import Array
 from onnxslim.ops.terms import Dim, Emitter, Term
 
 __all__ = [
+    "Expand",
     "Tape",
     "Undifferentiable",
     "Vjp",
@@ -124,6 +127,7 @@ class Tape:
 
 
 Vjp = Callable[[ir.Node, Tape], Mapping[int, Term]]
+Expand = Callable[[ir.Node, Tape], Sequence[Term | None]]
 
 
 def flat(node: ir.Node, tape: Tape) -> Mapping[int, Term]:

@@ -10,11 +10,13 @@ from typing import Any
 from onnxslim._ir import ir
 from onnxslim.ops import heads
 from onnxslim.ops.attributes import has, int_of
+from onnxslim.ops.contrib_steps import EXPANSIONS
 from onnxslim.ops.coupling import Axes
 from onnxslim.ops.macs import dims_of, output_dims, product
 from onnxslim.ops.matmul import couple_product, matmul_macs
 from onnxslim.ops.normalization import over_last_axes
 from onnxslim.ops.quantization import couple_scales
+from onnxslim.ops.quantization_gradient import RULES as ROUNDING
 from onnxslim.ops.spec import Dims, OpSpec, QuantRole, ShapeOf, like_first
 
 __all__ = ["SPECS"]
@@ -77,7 +79,8 @@ def _skip_norm(node: ir.Node, axes: Axes) -> None:
 
 
 def _op(op_type: str, **facts: Any) -> OpSpec:
-    return OpSpec(op_type=op_type, domain="com.microsoft", **facts)
+    rules: dict[str, Any] = {"expand": EXPANSIONS.get(op_type), "vjp": ROUNDING.get(op_type)}
+    return OpSpec(op_type=op_type, domain="com.microsoft", **rules, **facts)
 
 
 SPECS = (

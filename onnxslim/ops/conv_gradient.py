@@ -18,6 +18,7 @@ __all__ = ["RULES", "Window", "window_of"]
 _END = -(1 << 31)  # before the first position, for what runs backwards
 _CACHED = 1 << 18  # floats of a gathered input that are near enough to be added up in place
 _WIDE = 16  # channels from which a product of its own for each element of the kernel pays
+_NARROW = 24  # positions in a row below which copies of rows cost more than a change of layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ def _conv(node: ir.Node, tape: Tape) -> Mapping[int, Term]:
     if tape.wants(0):
         found[0] = _spread(tape, window, dy, weight, groups)
     if tape.wants(1):
-        found[1] = _weight(tape, window, x, dy, groups, tape.sizes(weight))
+        found[1] = _weight(window, x, dy, groups, tape.sizes(weight))
     if tape.wants(2):
         found[2] = dy.sum([0, *range(2, len(window.kernel) + 2)])
     return found
@@ -132,51 +133,68 @@ def _convolved_back(window: Window, dy: Term, weight: Term) -> Term:
     return dy.then("Conv", weight, dilations=window.dilations, pads=[max(pad, 0) for pad in pads])
 
 
-def _weight(tape: Tape, window: Window, x: Term, dy: Term, groups: int, sizes: tuple[int, ...]) -> Term:
+def _weight(window: Window, x: Term, dy: Term, groups: int, sizes: tuple[int, ...]) -> Term:
     """For each element of the kernel, the products of what it meets with what comes of it, summed up.
 
-    The products of all positions and samples are one product of matrices, ``[O, N P] [N P, I]``.
+    The products of all positions and samples are one product of matrices.  Positions come first where that
+    makes what is cut out long pieces of memory.
     """
     made, read = sizes[0] // groups, sizes[1]
-    rank, kernel = len(window.kernel), math.prod(window.kernel)
+    rank = len(window.kernel)
+    narrow = window.outputs[-1] < _NARROW or (window.strides[-1] > 1 and read >= _WIDE)
+    front = [*range(2, rank + 2), 0, 1]
     if made == read == 1:
-        return _depthwise(window, x, dy, sizes[0])
-    behind = range(3, rank + 3)
-    rows = (
-        dy.reshape([0, groups, made, *window.outputs])
-        .transpose([1, 2, 0, *behind])
-        .reshape([groups, made, -1])
-    )
-    image = x.reshape([0, groups, read, *window.inputs]).transpose([1, 2, 0, *behind])
-    met = [part.reshape([groups, read, -1]) for part in _met(window, image, 3)]
-    if groups == 1:
-        rows, met = rows.reshape([made, -1]), [part.reshape([read, -1]) for part in met]
-    if kernel == 1 or read >= _WIDE:
-        products = [_product(rows, part, groups).reshape([groups, made, read, 1]) for part in met]
-        return joined(products, 3).reshape(sizes)
-    whole = _product(rows, joined(met, -2), groups).reshape([groups, made, kernel, read])
-    return whole.transpose([0, 1, 3, 2]).reshape(sizes)
+        if narrow:
+            x, dy = x.transpose(front), dy.transpose(front)
+        others = range(rank + 1) if narrow else [0, *range(2, rank + 2)]
+        parts = _met(window, x, *((0, 2) if narrow else (2, 0)))
+        sums = [(part * dy).sum(others).unsqueeze([1]) for part in parts]
+        return joined(sums, 1).reshape(sizes)
+    plain = groups == 1 and window.inputs == window.outputs and math.prod(window.kernel) == 1
+    if plain and made * read < (made + read) * math.prod(window.outputs):
+        # adding up a product for each sample is less work than turning the inputs
+        columns = x.reshape([0, read, -1]).transpose([0, 2, 1])
+        return dy.reshape([0, made, -1]).then("MatMul", columns).sum([0]).reshape(sizes)
+    if groups > 1:
+        products = _grouped(window, x, dy, groups, made, read)
+    elif narrow:
+        rows = dy.transpose(front).reshape([-1, made])
+        met = [part.reshape([-1, read]) for part in _met(window, x.transpose(front), 0, 2)]
+        products = [rows.then("Gemm", part, transA=1) for part in _gathered(met, read, 1)]
+    else:
+        rows = dy.transpose([1, 0, *range(2, rank + 2)]).reshape([made, -1])
+        image = x.transpose([1, 0, *range(2, rank + 2)])
+        met = [part.reshape([read, -1]) for part in _met(window, image, 2, 0)]
+        products = [rows.then("Gemm", part, transB=1) for part in _gathered(met, read, 0)]
+    if len(products) == 1:
+        return products[0].reshape([sizes[0], -1, read]).transpose([0, 2, 1]).reshape(sizes)
+    return joined([each.reshape([sizes[0], read, 1]) for each in products], 2).reshape(sizes)
 
 
-def _product(rows: Term, columns: Term, groups: int) -> Term:
-    """``rows columns^T``, of each group."""
-    if groups == 1:
-        return rows.then("Gemm", columns, transB=1)
-    return rows.then("MatMul", columns.transpose([0, 2, 1]))
+def _grouped(window: Window, x: Term, dy: Term, groups: int, made: int, read: int) -> list[Term]:
+    """The products of each group, ``[G, O, N P] [G, N P, I]``."""
+    order = [1, 2, 0, *range(3, len(window.kernel) + 3)]
+    rows = dy.reshape([0, groups, made, *window.outputs]).transpose(order).reshape([groups, made, -1])
+    image = x.reshape([0, groups, read, *window.inputs]).transpose(order)
+    met = [part.reshape([groups, read, -1]) for part in _met(window, image, 3, 0)]
+    return [rows.then("MatMul", part.transpose([0, 2, 1])) for part in _gathered(met, read, 1)]
 
 
-def _depthwise(window: Window, x: Term, dy: Term, channels: int) -> Term:
-    """Every channel by itself: sums of products of positions."""
-    others = [0, *range(2, len(window.kernel) + 2)]
-    sums = [(part * dy).sum(others).unsqueeze([1]) for part in _met(window, x, 2)]
-    return joined(sums, 1).reshape([channels, 1, *window.kernel])
+def _gathered(met: list[Term], read: int, axis: int) -> list[Term]:
+    """Few channels are multiplied together for all elements of the kernel."""
+    return met if read >= _WIDE else [joined(met, axis)]
 
 
-def _met(window: Window, image: Term, first: int) -> Iterator[Term]:
-    """For each element of the kernel, the input that it meets at every output."""
-    axes = [axis + first for axis in range(len(window.kernel))]
+def _met(window: Window, image: Term, before: int, behind: int) -> Iterator[Term]:
+    """For each element of the kernel, the input that it meets at every output.
+
+    Args:
+        before, behind: other axes of the image, around those of positions.
+    """
+    axes = [axis + before for axis in range(len(window.kernel))]
     needed = [max(end - rest, 0) for end, rest in zip(window.ends, window.rest, strict=True)]
-    padded = image.pad([*[0] * first, *window.begins, *[0] * first, *needed])
+    first, last = [0] * before, [0] * behind
+    padded = image.pad([*first, *window.begins, *last, *first, *needed, *last])
     for element in itertools.product(*map(range, window.kernel)):
         starts = [k * dilation for k, dilation in zip(element, window.dilations, strict=True)]
         ends = [
@@ -184,9 +202,10 @@ def _met(window: Window, image: Term, first: int) -> Iterator[Term]:
             for start, stride, count in zip(starts, window.strides, window.outputs, strict=True)
         ]
         whole = tuple(ends) == window.inputs and not any((*starts, *window.begins, *needed))
-        yield (
-            padded if whole and max(window.strides) == 1 else padded.slice(starts, ends, axes, window.strides)
-        )
+        if whole and max(window.strides) == 1:
+            yield padded
+        else:
+            yield padded.slice(starts, ends, axes, window.strides)
 
 
 def _conv_transpose(node: ir.Node, tape: Tape) -> Mapping[int, Term]:
@@ -207,7 +226,7 @@ def _conv_transpose(node: ir.Node, tape: Tape) -> Mapping[int, Term]:
             axes = range(len(window.kernel))
             found[0] = found[0].slice([0 for _ in axes], window.outputs, [axis + 2 for axis in axes])
     if tape.wants(1):
-        found[1] = _weight(tape, window, dy, x, groups, tape.sizes(weight))
+        found[1] = _weight(window, dy, x, groups, tape.sizes(weight))
     if tape.wants(2):
         found[2] = dy.sum([0, *range(2, len(window.kernel) + 2)])
     return found

@@ -105,6 +105,7 @@ SPECS = (
     OpSpec(op_type="Constant", output_bytes=_constant_bytes),
     OpSpec(
         op_type="ConstantOfShape",
+        vjp=flat,
         couple=_filled,
         numpy=_constant_of_shape,
         output_bytes=_constant_of_shape_bytes,

@@ -9,14 +9,35 @@ from types import MappingProxyType
 from onnxslim._ir import ir
 from onnxslim.ops.adjoint import Tape, Undifferentiable, Vjp, sum_to
 from onnxslim.ops.attributes import float_of, int_of, text_of
-from onnxslim.ops.terms import Dim, Term
+from onnxslim.ops.terms import Dim, Term, joined
 
-__all__ = ["RULES", "swapped"]
+__all__ = ["RULES", "added", "swapped"]
 
 
 def swapped(term: Term, rank: int) -> Term:
     """A matrix, or a batch of them, transposed."""
     return term.transpose([*range(rank - 2), rank - 1, rank - 2])
+
+
+def added(terms: Sequence[Term]) -> Term:
+    """The sum of gradients; products that a weight gets from many steps become one of what is joined."""
+    nodes = [term.value.producer() for term in terms]
+    outer = [node for node in nodes if node is not None and _is_outer(node)]
+    if len(terms) > 2 and len(outer) == len(terms):
+        first = terms[0]
+        sides = [[node.inputs[index] for node in outer] for index in (0, 1)]
+        rows, columns = (joined([first.of(v) for v in side if v is not None], 0) for side in sides)
+        return rows.then("Gemm", columns, transA=1)
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
+
+
+def _is_outer(node: ir.Node) -> bool:
+    """Whether a node multiplies the rows of two matrices, and adds the products up."""
+    plain = int_of(node, "transA", 0) == 1 and not int_of(node, "transB", 0)
+    return node.op_type == "Gemm" and len(node.inputs) == 2 and plain and float_of(node, "alpha", 1.0) == 1
 
 
 def _matmul(node: ir.Node, tape: Tape) -> Mapping[int, Term]:

@@ -45,9 +45,9 @@ def _tile(node: ir.Node, tape: Tape) -> Mapping[int, Term]:
 
 
 def _concat(node: ir.Node, tape: Tape) -> Mapping[int, Term]:
-    dims = [tape.dims(tape.x(index)) for index in range(len(node.inputs))]
+    dims = [tape.x(index).dims for index in range(len(node.inputs))]
     axis = int_of(node, "axis", 0)
-    sizes = [d[axis] for d in dims]
+    sizes = [None if d is None else d[axis] for d in dims]
     known = [size for size in sizes if isinstance(size, int)]
     if len(known) == len(sizes):
         parts = tape.dy().split(known, axis)

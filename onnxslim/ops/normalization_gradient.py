@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from onnxslim._ir import ir
 from onnxslim.ops.adjoint import Tape, Undifferentiable, Vjp, like_shape, sum_to
-from onnxslim.ops.attributes import float_of, int_of
+from onnxslim.ops.attributes import float_of, int_of, ints_of
 from onnxslim.ops.terms import Term
 
 __all__ = ["RULES"]
@@ -107,6 +107,12 @@ def _grouped(node: ir.Node, tape: Tape, groups: int | None) -> Mapping[int, Term
     return found
 
 
+def _mean_variance(node: ir.Node, tape: Tape) -> Mapping[int, Term]:
+    axes = [int(axis) for axis in ints_of(node, "axes") or (0, 2, 3)]
+    normal, deviation = _normalised(tape.x(), axes, 0.0)
+    return {0: _through(normal, deviation, tape.dy(), axes)}
+
+
 def _lp(node: ir.Node, tape: Tape) -> Mapping[int, Term]:
     """Divided by its length. Spec: https://onnx.ai/onnx/operators/onnx__LpNormalization.html"""
     x, y, dy = tape.x(), tape.y(), tape.dy()
@@ -127,5 +133,6 @@ RULES: Mapping[str, Vjp] = MappingProxyType(
         "InstanceNormalization": _instance,
         "GroupNormalization": _group,
         "LpNormalization": _lp,
+        "MeanVarianceNormalization": _mean_variance,
     }
 )

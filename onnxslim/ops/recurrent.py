@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 from onnxslim._ir import ir
+from onnxslim.ops.adjoint import Expand
 from onnxslim.ops.attributes import int_of
 from onnxslim.ops.coupling import Axes
 from onnxslim.ops.macs import dims_of, product
+from onnxslim.ops.recurrent_steps import gru_steps, lstm_steps, rnn_steps
 from onnxslim.ops.spec import OpSpec, QuantRole, ShapeOf
 
 __all__ = ["SPECS"]
@@ -61,15 +62,14 @@ def _couple(node: ir.Node, axes: Axes, *, gates: int) -> None:
         axes.equal(axes.of(output, 1 if first else 0), axes.of(data, 1 if first else 0))
 
 
-def _recurrent(
-    op_type: str, macs: Callable[[ir.Node, ShapeOf], int | None], kernel: str | None, gates: int
-) -> OpSpec:
-    return OpSpec(op_type=op_type, couple=partial(_couple, gates=gates), macs=macs, quant=QuantRole(
+def _recurrent(op_type: str, kernel: str | None, gates: int, expand: Expand) -> OpSpec:
+    couple = partial(_couple, gates=gates)
+    return OpSpec(op_type=op_type, macs=_gates, expand=expand, couple=couple, quant=QuantRole(
         inputs=(0,), weight=1, weight_axis=lambda node: 1, bias=3, kernel=kernel))  # fmt: skip
 
 
 SPECS = (
-    _recurrent("LSTM", _gates, "DynamicQuantizeLSTM", 4),
-    _recurrent("GRU", _gates, None, 3),
-    _recurrent("RNN", _gates, None, 1),
+    _recurrent("LSTM", "DynamicQuantizeLSTM", 4, lstm_steps),
+    _recurrent("GRU", None, 3, gru_steps),
+    _recurrent("RNN", None, 1, rnn_steps),
 )

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from onnxslim._ir import ir
 
 if TYPE_CHECKING:
-    from onnxslim.ops.adjoint import Vjp
+    from onnxslim.ops.adjoint import Expand, Vjp
     from onnxslim.ops.coupling import Axes
     from onnxslim.ops.linear import Linear
 
@@ -141,6 +141,7 @@ class OpSpec:
             nobody knows, unless the operator is elementwise.
         vjp: ``(node, tape) -> gradients of the inputs``, by index (:mod:`onnxslim.ops.adjoint`); None where
             nobody knows, ``flat`` where they are zero everywhere or undefined.
+        expand: ``(node, tape) -> outputs``, computed by operators that have a ``vjp``, for what has none.
         doc: page of the specification.
     """
 
@@ -165,6 +166,7 @@ class OpSpec:
     dims: Callable[[ir.Node, ShapeOf], Dims | None] | None = None
     couple: Callable[[ir.Node, Axes], None] | None = None
     vjp: Vjp | None = None
+    expand: Expand | None = None
 
     @property
     def data_movement(self) -> bool:

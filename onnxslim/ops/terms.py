@@ -71,6 +71,10 @@ class Term:
             return other
         return Term(self.emitter, self.emitter.store(np.array(other, self.dtype.numpy())), self.dtype)
 
+    def of(self, value: ir.Value) -> Term:
+        """Another value of this element type."""
+        return Term(self.emitter, value, self.dtype)
+
     def constant(self, array: Array) -> Term:
         """An array of whatever type as a constant."""
         return Term(self.emitter, self.emitter.store(array), ir.DataType.from_numpy(array.dtype))
