@@ -30,9 +30,6 @@ __all__ = ["command"]
     show_default=True,
     help="What to minimise among the results that pay; both is time x bytes.",
 )
-@click.option(
-    "--time", default="10min", show_default=True, metavar="T", help="Try nothing new after this long."
-)
 @options.common
 def command(model: str, data: str, test: str | None, **given: Any) -> int:
     """Make MODEL smaller and faster, prove it, and say what was tried.

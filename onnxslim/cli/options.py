@@ -278,6 +278,9 @@ def budget(function: F) -> F:
             "called with a model's path; higher is better.",
         ),
         click.option(
+            "--time", default="10min", show_default=True, metavar="T", help="Try nothing new after this long."
+        ),
+        click.option(
             "--target",
             metavar="T",
             help="What to quantize for: cpu-x86-vnni (the default), cpu-arm, cuda, ..., or a .toml file that "

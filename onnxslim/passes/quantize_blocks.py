@@ -18,8 +18,9 @@ from onnxslim.calibration.store import Calibration
 from onnxslim.errors import OptionError
 from onnxslim.model import edit
 from onnxslim.passes._checked import refusals
-from onnxslim.passes._rounding import coded
+from onnxslim.passes._rounding import coded, summed
 from onnxslim.passes.base import Pass, Promise
+from onnxslim.reconstruct.binary import as_codes
 from onnxslim.reconstruct.blocks import Coded, View
 from onnxslim.runtime.errors import RuntimeRefused
 from onnxslim.runtime.kernels import executed
@@ -47,6 +48,7 @@ _TYPES = {  # bits -> symmetric and asymmetric codes, the first operator set and
     8: (np.dtype(np.int8), np.dtype(np.uint8), 21, 10),
     4: (np.dtype(ml_dtypes.int4), np.dtype(ml_dtypes.uint4), 21, 10),
     2: (np.dtype(ml_dtypes.int2), np.dtype(ml_dtypes.uint2), 25, 13),
+    1: (np.dtype(ml_dtypes.int2), np.dtype(ml_dtypes.uint2), 25, 13),  # there is no narrower type
 }
 
 
@@ -63,12 +65,13 @@ class QuantizeBlocks(Pass):
        behind it is written as ``Max``.
     2. A weight that fewer bits would leave noisier than ``narrow_sqnr_db`` has 8.
     3. With second moments of the inputs, weights are rounded by GPTQ, see ``pack-weights``.
-    4. The runtime builds the graph; a product that did not become the kernel goes back to float.
+    4. With 1 bit, weights are -1 or +1 times the scale, stored in 2 bits: the kernel has no fewer.
+    5. The runtime builds the graph; a product that did not become the kernel goes back to float.
 
     Declined: products with more than ``max_rows`` rows of input, where the kernel is slower than floats;
     weights with another reader, with which the kernel cannot share them.
 
-    Needs opset 21, for 2 bits 25 (see ``raise-opset``).
+    Needs opset 21, for 2 bits and 1 bit 25 (see ``raise-opset``).
 
     Example:
         >>> x = ir.Value(name="x", shape=ir.Shape([1, 512]), type=ir.TensorType(ir.DataType.FLOAT))
@@ -84,7 +87,7 @@ class QuantizeBlocks(Pass):
     name: ClassVar[str] = "quantize-blocks"
     promise: ClassVar[Promise] = Promise.LOSSY
 
-    bits: Literal[8, 4, 2] = field(default=4, metadata={"help": "the fewest bits of a weight"})
+    bits: Literal[8, 4, 2, 1] = field(default=4, metadata={"help": "the fewest bits of a weight"})
     block: int = field(default=128, metadata={"help": "weights that share a scale, at most"})
     symmetric: bool = field(default=True, metadata={"help": "codes have no zero points"})
     max_rows: int = field(default=8, metadata={"help": "rows of input up to which it pays"})
@@ -111,7 +114,7 @@ class QuantizeBlocks(Pass):
 
     def __post_init__(self) -> None:
         if self.bits not in _TYPES:
-            raise OptionError(f"bits must be 8, 4 or 2, is {self.bits}")
+            raise OptionError(f"bits must be 8, 4, 2 or 1, is {self.bits}")
         if self.block < _LEAST_BLOCK or self.block & (self.block - 1):
             raise OptionError(f"block must be a power of two from {_LEAST_BLOCK} on, is {self.block}")
 
@@ -230,16 +233,13 @@ class QuantizeBlocks(Pass):
         outer, inner = (1, weight.shape[1]) if axis == 1 else (weight.shape[0], 1)
         view = View(outer, length, inner, _block(length, self.block))
         name = source.name or ""
+        fitted: dict[str, Any] = {"inputs": self.inputs, "held_out": self.held_out}
         for bits in (self.bits, 8):
-            codes, quality = coded(
-                weight,
-                product,
-                view,
-                bits,
-                symmetric=self.symmetric,
-                inputs=self.inputs,
-                held_out=self.held_out,
-            )
+            if bits == 1:
+                signs, quality = summed(weight, product, view, 1, **fitted)
+                codes = as_codes(signs)
+            else:
+                codes, quality = coded(weight, product, view, bits, symmetric=self.symmetric, **fitted)
             if bits == 8 or quality >= self.narrow_sqnr_db:
                 return codes
             why = f"{bits} bits would leave {quality:.0f} dB, below {self.narrow_sqnr_db:g}: it has 8"

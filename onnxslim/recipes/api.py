@@ -204,6 +204,7 @@ def quantize(
     metric: str | None = None,
     metric_output: str | None = None,
     max_drop: str | float | Drop = "1%",
+    time: str | float = "10min",
     samples: int | None = None,
     batch: int | None = None,
     images: Any = None,
@@ -262,6 +263,7 @@ def quantize(
         seed=seed,
         overrides=dict(options or {}),
         integer_io=integer_io,
+        seconds=parse_duration(time),
     )
     data_options = {"samples": samples, "batch": batch, "images": images}
 

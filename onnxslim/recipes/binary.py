@@ -22,7 +22,15 @@ from onnxslim.model import edit
 from onnxslim.passes.base import Pass
 from onnxslim.passes.binarize_weights import BinarizeWeights
 from onnxslim.passes.replace_weights import ReplaceWeights
-from onnxslim.recipes.pruning.reconstruct import Refitted, reconstruct, refit, spread, stacked, write_back
+from onnxslim.recipes.pruning.reconstruct import (
+    Refitted,
+    observed,
+    reconstruct,
+    refit,
+    spread,
+    stacked,
+    write_back,
+)
 from onnxslim.recipes.pruning.samples import Samples
 from onnxslim.reconstruct.binary import MAX_BASES, Binary, binarize, join
 from onnxslim.reconstruct.blocks import View
@@ -33,8 +41,8 @@ __all__ = ["Signs"]
 
 Array = npt.NDArray[Any]
 
-_LIGHT = 1e-2
-_DAMPINGS = (_LIGHT, 1e-1, 1.0)
+_ALONE = 0.1
+_DAMPINGS = (0.03, 0.3)
 _FEW_OUTPUTS = 8  # of a group; below there is nothing to gain from the inputs of so few
 
 
@@ -58,13 +66,12 @@ class Signs:
         """A pass for each number of bases, whose weights are fitted to the inputs of the original."""
         known: list[dict[str, Binary]] = [{} for _ in range(self.bases)]
 
-        def collect(model: ir.Model, product: Product, sums: Sums, held_out: Sums) -> Refitted:
-            for bases, forms in enumerate(known, 1):
-                fitted = _best(product, _without_bias(sums, product), held_out, bases, dampings=(_LIGHT,))
-                forms[product.weight.name or ""] = fitted.form
-            return Refitted(product.name, 0.0, 0.0, None, "only looked at")
-
-        self._reconstruct(edit.copy_of(self.model), collect)
+        with open_worker() as worker:
+            for product, sums, held_out in observed(worker, self.model, self.samples):
+                for bases, forms in enumerate(known, 1):
+                    alone = _without_bias(sums, product)
+                    found = _best(product, alone, held_out, bases, dampings=(_ALONE,))
+                    forms[product.weight.name or ""] = found.form
         return tuple(
             BinarizeWeights(bases=bases, known=forms, min_sqnr_db=0.0) for bases, forms in enumerate(known, 1)
         )
@@ -108,7 +115,8 @@ class Signs:
                     biases[product.name] = np.broadcast_to(_content(after.bias), _channels(after))
             return outcome
 
-        self._reconstruct(model, fitted)
+        with open_worker() as worker:
+            reconstruct(worker, self.model, model, self.samples, {}, refitted=fitted, progress=self.progress)
         return (
             ReplaceWeights(weights, biases),
             *(
@@ -116,12 +124,6 @@ class Signs:
                 for step in steps
             ),
         )
-
-    def _reconstruct(
-        self, model: ir.Model, fitted: Callable[[ir.Model, Product, Sums, Sums], Refitted]
-    ) -> None:
-        with open_worker() as worker:
-            reconstruct(worker, self.model, model, self.samples, {}, refitted=fitted, progress=self.progress)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnxslim.recipes.engine import Step
-from onnxslim.recipes.storage import Storage
+from onnxslim.recipes.storage import Choices
 
 __all__ = ["Candidate"]
 
@@ -30,7 +30,7 @@ class Candidate:
     packing: Sequence[Step] = ()
     ports: Sequence[Step] = ()
     essential: str = ""
-    storage: Storage | None = None
+    storage: Choices | None = None
 
     @property
     def passes(self) -> tuple[Step, ...]:

@@ -33,6 +33,7 @@ from onnxslim.recipes.few_bits import (
     moments_of,
     packed_in_few_bits,
 )
+from onnxslim.recipes.integer_signs import integer_signs
 from onnxslim.recipes.least_noise import least_noise
 from onnxslim.recipes.storage import CODES_OPSET, REST, Storage
 from onnxslim.recipes.unit_times import unit_times
@@ -59,6 +60,7 @@ _AS_FAST = 1.02
 _PACKED_DB = (30.0, 40.0)  # what storage alone may leave of the outputs: at least, and where it is cheap
 WEIGHTS = {"int8": 8, "int4": 4, "int2": 2, "binary": 1}  # the fewest bits
 UNCALIBRATED = ("dynamic", "weight-only")  # modes that need no calibration
+_STORING = ("compress", "auto", "weight-only")  # modes in which weights alone may be small
 MODES = ("compress", "auto", "static", *UNCALIBRATED)
 
 
@@ -98,13 +100,20 @@ def candidates(
     name = placed_for.name
     found: list[Candidate] = []
     packed = packed_candidate(model, feeds)
+    fitted = moments_of(model, data, feeds) if kind != "int8" and mode in _STORING else Moments()
+    binary: list[Candidate] = []
+    if kind == "binary" and mode != "dynamic":
+        binary += binary_weights(model, bases, data, fitted, feeds)
     if mode in ("compress", "auto", "static") and calibration is not None:
         first = QuantizeStatic(calibration, target=name, activations=activations)
         if placed_for.is_cpu and feeds:
             first = _fastest(model, first, feeds)
         best = least_noise(model, first, feeds, data)
         static = static_candidate(best, packed.packing)
-        if kind != "int8" and feeds:
+        if binary:
+            plain = first if best.factors else replace(best, correct_bias=False)
+            found.append(integer_signs(binary[0], plain))
+        elif kind != "int8" and feeds:
             found += in_few_bits(model, static, feeds)
         found.append(static)
         careful = replace(best, min_sqnr_db=_OUTLIERS_DB)
@@ -116,11 +125,9 @@ def candidates(
         found += _dynamic(model, name, packed.packing, required=mode == "dynamic")
     # where bytes alone decide, packed floats must not win against what was asked for
     integers_only = bool(found and placed_for.fusions) and not placed_for.is_cpu
-    if mode in ("compress", "auto", "weight-only") and not integers_only:
-        fitted = moments_of(model, data, feeds) if kind != "int8" else Moments()
-        if kind == "binary":
-            found += binary_weights(model, bases, data, fitted, feeds)
-        elif placed_for.is_cpu:
+    if mode in _STORING and not integers_only:
+        found += binary
+        if placed_for.is_cpu:
             found += in_blocks(model, WEIGHTS[kind], fitted, feeds)
         if kind != "int8":
             found += packed_in_few_bits(model, fitted, feeds)

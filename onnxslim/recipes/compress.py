@@ -28,7 +28,7 @@ from onnxslim.passes.integer_io import IntegerIo
 from onnxslim.passes.quantize_static import Activations
 from onnxslim.recipes.budget import Drop, Target
 from onnxslim.recipes.candidate import Candidate
-from onnxslim.recipes.candidates import UNCALIBRATED, candidates
+from onnxslim.recipes.candidates import UNCALIBRATED, candidates, parse_weights
 from onnxslim.recipes.engine import Outcome, run_steps
 from onnxslim.recipes.evidence import encoding_notes, latency_fields
 from onnxslim.recipes.milder import Milder
@@ -38,6 +38,7 @@ from onnxslim.recipes.pipeline import Result, path_of, source_file
 from onnxslim.recipes.proof import Prover
 from onnxslim.recipes.quality import Judge
 from onnxslim.recipes.search import Objective, Progress, Search, Trial
+from onnxslim.recipes.weight_forms import weight_forms
 from onnxslim.report.report import Report
 from onnxslim.runtime.client import Worker, open_worker
 from onnxslim.runtime.environment import environment
@@ -79,6 +80,9 @@ class Request:
     seed: int = 0
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     integer_io: bool = False
+
+    def __post_init__(self) -> None:
+        parse_weights(self.weights)
 
 
 def search_best(
@@ -189,7 +193,7 @@ def search_best(
             notes=tuple(notes),
             metric={"name": metric.name, "before": before.value, "after": after.value, "n": after.n}
             | {"interval": after.interval},
-            tried=tuple(t.to_dict(file) | {"kept": t is best} for t in trials),
+            tried=tuple(t.to_dict(file) | _kept(t, t is best, base.model) for t in trials),
         )
         result = _finish(report, original, base, best, list(held_out), worker, path_of(source))
         if request.integer_io:
@@ -266,6 +270,12 @@ def _about(target: Hardware) -> Iterator[str]:
         )
     elif not target.measured:
         yield f"{target.name} was not measured: integers were placed by its rules alone"
+
+
+def _kept(trial: Trial, kept: bool, model: ir.Model) -> dict[str, Any]:
+    """What a report says of a trial in the end."""
+    forms = weight_forms(model, trial.candidate) if kept and trial.candidate is not None else []
+    return {"kept": kept} | ({"weights": forms} if forms else {})
 
 
 def _is_function(metric: str | None) -> bool:

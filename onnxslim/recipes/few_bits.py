@@ -82,19 +82,18 @@ def binary_weights(
 
 def in_blocks(model: ir.Model, bits: int, moments: Moments, feeds: Feeds) -> Iterator[Candidate]:
     """Weights that the kernel itself decodes, where a product has few rows: of few bits, and of 8."""
-    few = QuantizeBlocks(
-        cast("Literal[8, 4, 2]", bits),
-        inputs=moments.inputs,
-        held_out=moments.held_out,
-        dims=_open_dims(model, feeds),
-    )
-    eight = replace(few, bits=8)
+    eight = QuantizeBlocks(8, inputs=moments.inputs, held_out=moments.held_out, dims=_open_dims(model, feeds))
     if not eight.stored(model):
         return
-    for forms in ((few, eight), (eight,)) if bits < 8 else ((eight,),):
-        name = "weights in blocks" + (f", {bits} bits{moments.label}" if len(forms) > 1 else "")
-        head = (RaiseOpset(opset=forms[0].min_opset),)
-        yield from _stored(model, Candidate(name, head, essential=few.name), feeds, forms)
+    fewer: list[tuple[QuantizeBlocks, ...]] = []
+    if bits == 1:
+        fewer.append((replace(eight, bits=1, narrow_sqnr_db=0.0), replace(eight, bits=4)))
+    elif bits < 8:
+        fewer.append((replace(eight, bits=cast("Literal[4, 2]", bits)),))
+    for few in (*fewer, ()):
+        head = (RaiseOpset(opset=(*few, eight)[0].min_opset),)
+        name = "weights in blocks" + (f", {bits} bits{moments.label}" if few else "")
+        yield from _stored(model, Candidate(name, head, essential=eight.name), feeds, (*few, eight))
 
 
 def in_few_bits(model: ir.Model, candidate: Candidate, feeds: Feeds) -> Iterator[Candidate]:

@@ -14,7 +14,7 @@ from onnxslim.recipes.candidate import Candidate
 from onnxslim.recipes.candidates import dynamic_candidate, static_candidate
 from onnxslim.recipes.engine import Step, run_steps
 from onnxslim.recipes.mixed_precision import most_precise
-from onnxslim.recipes.storage import Storage
+from onnxslim.recipes.storage import Choices
 
 __all__ = ["Milder"]
 
@@ -63,7 +63,7 @@ class Milder:
             found = dynamic_candidate(milder, packing)
         return replace(found, ports=candidate.ports)
 
-    def _cleaner(self, candidate: Candidate, storage: Storage, accepts: Accepts) -> Candidate | None:
+    def _cleaner(self, candidate: Candidate, storage: Choices, accepts: Accepts) -> Candidate | None:
         found: Candidate | None = None
         low, high = (
             0,

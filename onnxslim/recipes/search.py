@@ -47,6 +47,7 @@ class Trial:
     """One candidate and what became of it; ``rejected`` is the reason, None while it is still in the race."""
 
     name: str
+    candidate: Candidate | None = None
     model: ir.Model | None = None
     file: FileInfo | None = None
     score: Score | None = None
@@ -157,7 +158,7 @@ class Search:
         self, base: ir.Model, candidate: Candidate, passes: Sequence[Step], earlier: Sequence[Trial]
     ) -> Trial:
         name = candidate.name
-        trial = Trial(name)
+        trial = Trial(name, candidate)
         try:
             outcome = run_steps(base, passes)
             trial.model, trial.applied, trial.declined = outcome.model, outcome.applied, outcome.declined

@@ -16,7 +16,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol, cast
 
@@ -42,6 +42,7 @@ __all__ = [
     "EIGHT_BITS",
     "LEVELS_DB",
     "REST",
+    "Choices",
     "Offer",
     "Storage",
     "Storing",
@@ -99,6 +100,21 @@ class Offer:
     noise: float
 
 
+class Choices(Protocol):
+    """Ways to store the weights of a model, from noisy to clean."""
+
+    @property
+    def levels(self) -> Sequence[float]:
+        """Signal to noise ratios that are worth trying, in dB."""
+
+    @property
+    def noises(self) -> Mapping[str, Sequence[tuple[float, float]]]:
+        """Of each larger weight alone, (bytes, noise over signal) in every form, where that is known."""
+
+    def steps(self, sqnr_db: float) -> tuple[Step, ...]:
+        """The passes for a level."""
+
+
 @dataclass
 class Storage:
     """Finds how to store the weights of one model.
@@ -111,6 +127,7 @@ class Storage:
         levels: signal to noise ratios of choices that are worth trying, from noisy to clean.
         refit: fits a choice to the data once more.  What single noises sum up to then tells only which
             weights bear fewer bits, so nothing else is measured.
+        noises: of each larger weight alone, (bytes, noise over signal) in every form, once they are known.
     """
 
     model: ir.Model
@@ -118,6 +135,7 @@ class Storage:
     forms: Sequence[Storing] = EIGHT_BITS
     levels: Sequence[float] = LEVELS_DB
     refit: Callable[[Sequence[Pass]], Sequence[Pass]] | None = None
+    noises: dict[str, list[tuple[float, float]]] = field(default_factory=dict, init=False)
 
     def steps(self, sqnr_db: float) -> tuple[Step, ...]:
         """The passes that leave ``sqnr_db`` at the noisiest output, or as much as the forms allow."""
@@ -177,6 +195,9 @@ class Storage:
         with open_worker() as worker, worker.load(_lifted(self.model, list(sizes))) as session:
             noise = _Noise(session, self.feeds, len(groups) * len(self.forms) + len(self._ladder))
             offers = [self._offers(group, stored, noise) for group in groups]
+            for group, found in zip(groups, offers, strict=True):
+                sizes_and_noises = sorted((offer.nbytes, offer.noise) for offer in found)
+                self.noises.update(dict.fromkeys(group if len(group) == 1 else (), sizes_and_noises))
             plans: list[_Plan] = []
             known: list[Offer] = []
             for level in self._ladder:

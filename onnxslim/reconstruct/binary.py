@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxslim.reconstruct.blocks import View
+from onnxslim.reconstruct.blocks import Coded, View
 from onnxslim.reconstruct.gptq import inverse_factor
 
-__all__ = ["MAX_BASES", "Binary", "binarize", "binarize_integers", "damped", "join", "signs"]
+__all__ = ["MAX_BASES", "Binary", "as_codes", "binarize", "binarize_integers", "damped", "join", "signs"]
 
 Array = npt.NDArray[Any]
 Bits = npt.NDArray[np.uint8]
@@ -124,6 +124,17 @@ def binarize_integers(weight: npt.NDArray[np.int8], view: View, bases: int = 1) 
     return Binary(view.cubes(whole.bits), view.cubes(whole.scale.astype(np.uint8)), weight.shape)
 
 
+def as_codes(form: Binary) -> Coded:
+    """A single basis as 2-bit codes 1 and 3 around 2, for what has no type of one bit.
+
+    Example:
+        >>> form = binarize(np.array([[2, -2]], dtype="f"), View(1, 2, 1))
+        >>> as_codes(form).codes.ravel(), bool((as_codes(form).decode() == form.decode()).all())
+        (array([3, 1], dtype=uint8), True)
+    """
+    return Coded(2 * form.bits[0] + 1, form.scale[0], np.full((1, 1, 1, 1), 2, np.uint8), 2, form.shape)
+
+
 def join(parts: Sequence[Binary], shape: tuple[int, ...]) -> Binary:
     """The form of a weight from those of its parts, one after the other in its first axis.
 
@@ -143,7 +154,7 @@ def damped(moments: Array) -> list[Array]:
     helps.
 
     Example:
-        >>> [each[0, 0].round(2) for each in damped(np.eye(2) * 100)]
+        >>> [round(float(each[0, 0]), 1) for each in damped(np.eye(2) * 100)]
         [100.1, 101.0, 110.0]
     """
     mean = float(np.diag(moments).mean())

@@ -11,7 +11,7 @@ from onnxslim.report.blocks import comparison, facts, figure, intervals, legend,
 from onnxslim.report.charts import Estimate, Strip, bars, strip
 from onnxslim.report.markup import SPACE, Safe, element, join, text
 from onnxslim.report.report import Report
-from onnxslim.report.tables import decline_table, output_table, pass_table, trial_table
+from onnxslim.report.tables import decline_table, output_table, pass_table, trial_table, weight_table
 from onnxslim.report.text import Table, counted, finite, number, ratio, size
 from onnxslim.report.verdict import MARGIN, headline, is_single, notes, verified
 
@@ -211,6 +211,7 @@ def _training(report: Report) -> Iterator[Safe]:
 def _work(report: Report) -> Iterator[Safe]:
     yield table(pass_table(report))
     yield table(trial_table(report))
+    yield table(weight_table(report))
 
 
 def _declined(report: Report) -> Iterator[Safe]:

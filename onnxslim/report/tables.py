@@ -8,7 +8,7 @@ from typing import Any
 
 from onnxslim.report import measured, quantities, training
 from onnxslim.report.report import Report
-from onnxslim.report.text import Table, change, duration, finite, number, ratio
+from onnxslim.report.text import Table, change, duration, finite, number, ratio, size
 from onnxslim.report.verdict import is_single
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "summary",
     "tables",
     "trial_table",
+    "weight_table",
 ]
 
 _DECLINES_SHOWN = 12
@@ -65,6 +66,7 @@ def details(report: Report) -> Iterator[Table]:
             trial_table(report),
             training.trained_table(report),
             training.training_output_table(report),
+            weight_table(report),
             output_table(report.verification or {}),
             decline_table(report, _DECLINES_SHOWN),
         )
@@ -113,6 +115,24 @@ def trial_table(report: Report) -> Table:
     return Table(
         "Tried", ("candidate", "bytes ratio", "time ratio", "score", "SQNR", "outcome"), tuple(rows), "lrrrrl"
     )
+
+
+def weight_table(report: Report) -> Table:
+    """How the weights of the candidate that was kept are stored, the largest first."""
+    found = [entry for trial in report.tried if trial.get("kept") for entry in trial.get("weights") or ()]
+    rows = tuple(
+        (
+            str(entry.get("weight")),
+            str(entry.get("form")),
+            f"{entry['bits']:.2f}",
+            size(entry["bytes"]),
+            "-" if entry.get("sqnr_db") is None else f"{entry['sqnr_db']:.1f} dB",
+            str(entry.get("why") or ""),
+        )
+        for entry in found
+    )
+    head = ("weight", "stored as", "bits", "bytes", "SQNR", "why not fewer")
+    return Table("Weights", head, rows, "llrrrl").first(_ROWS_SHOWN, "weights")
 
 
 def output_table(verification: Mapping[str, Any]) -> Table:

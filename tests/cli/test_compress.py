@@ -49,6 +49,7 @@ def test_a_target_out_of_reach_writes_nothing(folder: Path, capsys: pytest.Captu
         ["--target-latency", "fast"],
         ["--time", "0s"],
         ["--metric", "no_such:function"],
+        ["--weights", "binary:9"],
     ],
     ids=lambda arguments: arguments[0],
 )
@@ -97,6 +98,19 @@ def test_quantize_stores_weights_in_4_bits_when_allowed(
         sizes.append(found["output"]["bytes"])
     assert sizes[1] < 0.65 * sizes[0] < 0.2 * Path("dense.onnx").stat().st_size
     assert "4 bits" in next(trial["name"] for trial in found["tried"] if trial["kept"])
+
+
+@pytest.mark.slow
+def test_quantize_stores_weights_as_signs_and_says_how(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["quantize", "dense.onnx", "--data", "feeds.npz", "--mode", "weight-only", "--json"]
+    assert main([*command, "--weights", "binary", "--max-drop", "0.1", "-o", "out.onnx"]) == 0
+    [kept] = [trial for trial in result(capsys)["tried"] if trial["kept"]]
+    [weight] = kept["weights"]
+    assert weight["weight"] == "w" and 1 <= weight["bases"] <= 4 and weight["bits"] < 4.5
+    assert weight["bytes"] == pytest.approx(weight["bits"] * 256 * 256 / 8)
+    assert Path("out.onnx").stat().st_size < 0.15 * Path("dense.onnx").stat().st_size
 
 
 def test_modes_that_need_no_data(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

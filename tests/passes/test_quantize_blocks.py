@@ -32,7 +32,7 @@ GEMM = "g (float[1,512] x) => (float[1,256] y) { m = Gemm <transB=1> (x, w, b)  
 def blocked(model: ir.Model, **options: Any) -> tuple[ir.Model, list[str]]:
     """The quantized copy, and the reasons for what was left alone."""
     result = model.clone()
-    RaiseOpset(opset=25 if options.get("bits") == 2 else 21)(result)
+    RaiseOpset(opset=25 if options.get("bits", 4) in (1, 2) else 21)(result)
     with collect_declines() as log:
         QuantizeBlocks(**options)(result)
     onnx.checker.check_model(ir.to_proto(result), full_check=True)
@@ -52,7 +52,7 @@ def decoded(model: ir.Model, block: int) -> Array:
 
 
 @pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
-@pytest.mark.parametrize(("bits", "block"), [(8, 128), (4, 32), (4, 128), (2, 128)])
+@pytest.mark.parametrize(("bits", "block"), [(8, 128), (4, 32), (4, 128), (2, 128), (1, 128)])
 @pytest.mark.parametrize(
     ("text", "weights"),
     [(TEXT, {"w": (512, 256)}), (GEMM, {"w": (256, 512), "b": (256,)})],
@@ -66,13 +66,13 @@ def test_it_computes_what_the_standard_says_in_one_kernel(
     assert not declined
     histogram = executed(result).histogram
     assert histogram == ({"MatMulNBits": 1} if "b" not in weights else {"MatMulNBits": 1, "Max": 1})
-    weight, scheme = decoded(result, block), {8: "INT8", 4: "INT4", 2: "INT2"}[bits]
+    weight, scheme = decoded(result, block), {8: "INT8", 4: "INT4", 2: "INT2", 1: "INT2"}[bits]
     [codes] = [v for name, v in result.graph.initializers.items() if name == "w_quantized"]
-    assert codes.dtype is not None and codes.dtype.name == (scheme if symmetric else f"U{scheme}")
+    assert codes.dtype is not None and codes.dtype.name == (scheme if symmetric or bits == 1 else f"U{scheme}")
     original = edit.constant_value(model.graph.initializers["w"])
     assert original is not None
     noise = np.square(weight - (original.T if "b" in weights else original)).sum() / np.square(original).sum()
-    assert -10 * np.log10(noise) > {8: 40, 4: 16, 2: 4}[bits]
+    assert -10 * np.log10(noise) > {8: 40, 4: 16, 2: 4, 1: 3}[bits]
     for feed in feeds(model, 2):
         wanted = feed["x"].astype(np.float64) @ weight
         if "b" in weights:

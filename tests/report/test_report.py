@@ -68,6 +68,10 @@ def report() -> Report:
                 "sqnr_db": 31.5,
                 "kept": True,
                 "reason": "",
+                "weights": [
+                    {"weight": "fc", "form": "2 signs", "bases": 2, "bits": 2.125, "bytes": 3400}
+                    | {"sqnr_db": 9.31, "why": "fewer bits alone leave 4 dB"}
+                ],
             },
             {"name": "packed", "kept": False, "reason": "larger than the original"},
         ),
@@ -106,6 +110,9 @@ def test_the_terminal_shows_every_quantity(report: Report) -> None:
         "-0.0050, n=500",
         "Faster: a call takes 0.410 times as long as before",
         "31.5 dB",
+        "2 signs",
+        "3.4 kB",
+        "fewer bits alone leave 4 dB",
         "larger than the original",
     ):
         assert expected in text, expected

@@ -30,14 +30,13 @@ from onnxslim.runtime.client import Worker
 
 __all__ = [
     "Refitted",
-    "affordable",
+    "observed",
     "reconstruct",
     "refit",
     "row_feed",
     "spread",
     "stacked",
     "sums_of",
-    "targets_of",
     "wanted_input",
     "write_back",
 ]
@@ -101,14 +100,27 @@ def reconstruct(
     products = [p for p in products_of(model) if p.name in values and select(p)]
     found: list[Refitted] = []
     for block in _blocks(products, len(feeds)):
-        targets = targets_of(worker, original, feeds, block, seed)
+        targets = _targets(worker, original, feeds, block, seed)
         for level in sorted({product.level for product in block}):
             now = [product for product in block if product.level == level]
             progress(f"reconstructing {now[0].name}")
-            for part in affordable(now, found):
+            for part in _affordable(now, found):
                 sums = sums_of(worker, model, feeds, part, targets, kept, seed)
                 found += [refitted(model, product, *sums[product.name]) for product in part]
     return found
+
+
+def observed(
+    worker: Worker, model: ir.Model, feeds: Samples, seed: int = 0
+) -> Iterator[tuple[Product, Sums, Sums]]:
+    """Each product of a model with sums over its own inputs and outputs: to fit on, and held-out."""
+    products = products_of(model)
+    for block in _blocks(products, len(feeds)):
+        targets = _targets(worker, model, feeds, block, seed)
+        for part in _affordable(block, []):
+            sums = sums_of(worker, model, feeds, part, targets, {}, seed)
+            for product in part:
+                yield product, *sums.pop(product.name)
 
 
 def sums_of(
@@ -215,7 +227,7 @@ def spread(sums: Sums, has_bias: bool) -> float:
     return max(energy, float(np.finfo(np.float64).tiny))
 
 
-def targets_of(
+def _targets(
     worker: Worker, original: ir.Model, feeds: Samples, products: Sequence[Product], seed: int
 ) -> dict[str, list[Array]]:
     """Rows of the outputs in the original."""
@@ -294,7 +306,7 @@ def _blocks(products: Sequence[Product], samples: int) -> Iterator[list[Product]
         yield block
 
 
-def affordable(products: Sequence[Product], declined: list[Refitted]) -> Iterator[list[Product]]:
+def _affordable(products: Sequence[Product], declined: list[Refitted]) -> Iterator[list[Product]]:
     """Parts whose sums fit into memory together; what is too large by itself is declined."""
     part: list[Product] = []
     size = 0
