@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnxslim._ir import ir
 from onnxslim.ops.attributes import int_of, ints_of
 from onnxslim.ops.coupling import Axes, same_axes
-from onnxslim.ops.normalization_gradient import RULES
+from onnxslim.ops.normalization_gradient import RULES, local_response
 from onnxslim.ops.sizes import total_bytes
 from onnxslim.ops.spec import OpSpec, QuantRole, like_first
 
@@ -111,6 +111,7 @@ SPECS = tuple(
         dims=like_first,
         couple=couple,
         vjp=RULES.get(name),
+        expand=local_response if name == "LRN" else None,
     )
     for name, couple in {
         "BatchNormalization": _batch,

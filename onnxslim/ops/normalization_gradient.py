@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+import numpy as np
+
 from onnxslim._ir import ir
 from onnxslim.ops.adjoint import Tape, Undifferentiable, Vjp, like_shape, sum_to
 from onnxslim.ops.attributes import float_of, int_of, ints_of
+from onnxslim.ops.axis_maps import multiplied
 from onnxslim.ops.terms import Term
 
-__all__ = ["RULES"]
+__all__ = ["RULES", "local_response"]
 
 
 def _normalised(x: Term, axes: Sequence[int], epsilon: float) -> tuple[Term, Term]:
@@ -123,6 +126,20 @@ def _lp(node: ir.Node, tape: Tape) -> Mapping[int, Term]:
     if order == 1:
         return {0: (dy - x.then("Sign") * inner) / x.then("Abs").sum(axis, keep=True)}
     raise Undifferentiable(f"a norm of order {order}")
+
+
+def local_response(node: ir.Node, tape: Tape) -> Sequence[Term]:
+    """LRN, for :attr:`OpSpec.expand`: divided by a power of the sum of squares of neighbouring channels.
+
+    Spec: https://onnx.ai/onnx/operators/onnx__LRN.html
+    """
+    x, size = tape.x(), int_of(node, "size", 1)
+    channels = np.arange(tape.sizes(x, 1)[0])
+    distance = channels[:, None] - channels
+    near = (distance >= -((size - 1) // 2)) & (distance <= size // 2)
+    squares = multiplied(x * x, len(tape.dims(x)), 1, near)
+    inner = squares * (float_of(node, "alpha", 1e-4) / size) + float_of(node, "bias", 1.0)
+    return [x * inner.then("Pow", -float_of(node, "beta", 0.75))]
 
 
 RULES: Mapping[str, Vjp] = MappingProxyType(

@@ -174,6 +174,23 @@ def test_an_open_batch_stays_open() -> None:
         check(whole, {k: a.astype(np.float32) for k, a in feed.items()}, ["w", "m", "b"])
 
 
+def test_half_precision_stays_half() -> None:
+    """Constants of a rule have the type of the value."""
+    text = """g (float16[2,3] x, float16[2,3] r, float16[3] w) => (float16 loss) {
+        a = Mul(x, w)  b = Relu(a)  c = Sigmoid(b)  d = Mul(c, r)  loss = ReduceSum<keepdims = 0>(d) }"""
+    step = differentiate(model(text, opset=18), "loss", ["w"])
+    x, r, w = (
+        np.float16([[1, 2, 3], [4, -5, 6]]),
+        np.float16([[1, -2, 1], [0.5, 2, 3]]),
+        np.float16([0.5, -1, 2]),
+    )
+    gradient = run(step.model, {"x": x, "r": r, "w": w})[1]
+    wide = x.astype(float) * w
+    sigmoid = 1 / (1 + np.exp(-np.maximum(wide, 0)))
+    assert gradient.dtype == np.float16
+    assert np.allclose(gradient, (r * sigmoid * (1 - sigmoid) * (wide > 0) * x).sum(0), atol=1e-2)
+
+
 @pytest.mark.parametrize(
     ("loss", "wrt", "message"),
     [

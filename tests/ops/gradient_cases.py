@@ -99,6 +99,20 @@ def pooled(
     return oracle
 
 
+def counting(x: Array) -> Array:
+    """Means over 3 x 3 with stride 2 and padding in front above and behind on the right, which count.
+
+    The last windows reach further than the padding; what lies there does not count.
+    """
+    padded = np.pad(x, [(0, 0), (0, 0), (1, 0), (0, 1)])
+    found = np.zeros((*x.shape[:2], 3, 3))
+    for row, column in np.ndindex(3, 3):
+        found[:, :, row, column] = padded[:, :, 2 * row : 2 * row + 3, 2 * column : 2 * column + 3].mean(
+            (2, 3)
+        )
+    return found
+
+
 def _arithmetic() -> Iterator[Case]:
     for name in ("Add", "Sub", "Mul", "Max", "Min", "Sum"):
         yield Case(name, [apart(2, 3), f(2, 1)])
@@ -193,6 +207,7 @@ def _convolutions() -> Iterator[Case]:
     yield Case("Conv", [f(2, 4, 5, 5), f(8, 1, 3, 3), f(8)], {"pads": [1, 1, 1, 1], "group": 4})
     yield Case("Conv", [f(2, 4, 5, 5), f(3, 4, 1, 1), f(3)])
     yield Case("Conv", [f(2, 4, 5, 6), f(3, 4, 1, 1)], {"strides": [2, 2]})
+    yield Case("Conv", [f(2, 4, 5, 6), f(3, 4, 1, 1)], {"pads": [1, 0, 2, 1]})
     yield Case("Conv", [f(1, 3, 9), f(2, 3, 3)], {"pads": [4, 0], "dilations": [2]})  # causal
     yield Case(
         "Conv",
@@ -296,6 +311,8 @@ def _normalizations() -> Iterator[Case]:
         opset=21,
         oracle=grouped(1e-5, 2),
     )
+    yield Case("LRN", [f(2, 5, 2, 2)], {"size": 3, "alpha": 0.5, "beta": 0.6, "bias": 1.5}, expanded=True)
+    yield Case("LRN", [f(1, 6, 1, 3)], {"size": 5, "alpha": 2.0}, expanded=True)
     yield Case("LpNormalization", [f(3, 4)], {"axis": 0})
     yield Case("MeanVarianceNormalization", [f(2, 3, 2, 2)], {"axes": [0, 2, 3]}, oracle=standardised)
     yield Case("LpNormalization", [f(3, 4)], {"p": 1}, oracle=lambda x: x / np.abs(x).sum(-1, keepdims=True))
@@ -318,6 +335,13 @@ def _pools() -> Iterator[Case]:
         [apart(2, 2, 6, 7)],
         {"kernel_shape": [2, 2], "strides": [1, 3], "auto_pad": "SAME_LOWER"},
         oracle=pooled((2, 2), (1, 3), (1, 1)),
+    )
+    counted = {"ceil_mode": 1, "count_include_pad": 1, "pads": [1, 0, 0, 1]}
+    yield Case(
+        "AveragePool",
+        [f(1, 1, 6, 6)],
+        {"kernel_shape": [3, 3], "strides": [2, 2], **counted},
+        oracle=counting,
     )
     yield Case("MaxPool", [apart(1, 2, 7, 7)], {"kernel_shape": [2, 3], "dilations": [2, 2]})
     yield Case("AveragePool", [f(1, 2, 7, 7)], {"kernel_shape": [2, 3], "dilations": [2, 2]}, opset=19)

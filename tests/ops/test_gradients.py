@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from onnxslim.distillation.gradient import differentiate
+from onnxslim.ops import conv_gradient
 from onnxslim.ops.adjoint import flat
 from onnxslim.ops.quantization_gradient import RULES
 from onnxslim.ops.registry import all_specs
@@ -100,6 +101,28 @@ def _convolved(window: dict[str, Any], groups: int) -> Callable[..., Array]:
         return y
 
     return oracle
+
+
+@pytest.mark.parametrize("pads", [[0, 0, 0, 0], [1, 2, 0, 1], [4, 3, 5, 4]])
+@pytest.mark.parametrize("dilations", [[1, 1], [2, 1]])
+def test_large_convolutions_go_back_by_a_convolution(
+    pads: list[int], dilations: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a runtime is faster at; with more padding than the kernel reaches, too."""
+    monkeypatch.setattr(conv_gradient, "_CACHED", 0)
+    found = Case("Conv", [f(2, 3, 6, 7), f(2, 3, 3, 2)], {"pads": pads, "dilations": dilations}).check()
+    assert all(node.op_type != "ConvTranspose" for node in found.model.graph)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("narrow", [0, 99])
+def test_layouts_of_weight_gradients_agree(groups: int, narrow: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few or many channels, positions behind or in front."""
+    monkeypatch.setattr(conv_gradient, "_NARROW", narrow)
+    for wide in (1, 99):
+        monkeypatch.setattr(conv_gradient, "_WIDE", wide)
+        inputs = [f(2, 4, 6, 7), f(4, 4 // groups, 3, 2)]
+        Case("Conv", inputs, {"pads": [1, 0, 2, 1], "strides": [2, 1], "group": groups}).check()
 
 
 @settings(max_examples=25, deadline=None)
