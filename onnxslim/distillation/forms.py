@@ -28,6 +28,10 @@ class Form(Protocol):
     """How one weight is stored."""
 
     @property
+    def name(self) -> str:
+        """The stored tensor of its floats or codes."""
+
+    @property
     def kind(self) -> str:
         """What reports call it."""
 
@@ -199,6 +203,10 @@ class Coded:
         level = self.codes.read() - self.zero
         self.latent = (self.unit * level).astype(np.float32)
         self.growth = np.zeros(self.scale.stored.size, np.float32)  # logarithms: of scales over stored ones
+
+    @property
+    def name(self) -> str:
+        return self.codes.name
 
     def remember(self, original: Array) -> None:
         """Let the latent floats be what the codes were rounded from, as far as they round to these codes."""

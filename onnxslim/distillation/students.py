@@ -20,12 +20,16 @@ from onnxslim.distillation.decoding import decoded
 from onnxslim.distillation.forms import Coded, Form, Plain
 from onnxslim.measure.metrics import cosine
 from onnxslim.model import edit
+from onnxslim.ops.attributes import int_of
 from onnxslim.ops.registry import spec_of
 from onnxslim.passes.remove_dead_code import RemoveDeadCode
 from onnxslim.runtime.client import Worker
 
 __all__ = ["Student", "find_student"]
 
+_NARROW = (ir.DataType.INT8, ir.DataType.UINT8)
+_ROWS = 1 << 14  # of a weight that its kernel decodes
+_BIAS = 5  # the input of such a kernel that is added to the product
 _ALIKE = 0.5  # cosine; signs of normally distributed weights have 0.8
 
 
@@ -62,6 +66,10 @@ def find_student(worker: Worker, model: ir.Model, teacher: ir.Model | None = Non
     """
     graph = edit.copy_of(model)
     student = Student(model, graph)
+    for node in list(graph.graph):
+        _unpack(graph, node)
+    for value in _integers(graph):
+        student.frozen[value.name or ""] = "integers that a kernel reads as they are"
     for value in list(_weights(graph)):
         name = value.name or ""
         content = edit.constant_value(value)
@@ -91,6 +99,62 @@ def _add(student: Student, value: ir.Value, form: Form) -> None:
     if value.producer() is not None:
         edit.store_constant(student.graph.graph, value, content.copy())
     student.forms[name] = form
+
+
+def _unpack(model: ir.Model, node: ir.Node) -> None:
+    """Let a kernel that decodes its own weight decode it for a product of floats: its product with ones."""
+    spec = spec_of(node)
+    rows = int_of(node, "K", 0)
+    packed = spec is not None and spec.quant is not None and spec.quant.packed is not None
+    if (
+        not packed
+        or not 0 < rows <= _ROWS
+        or len(node.inputs) < 3
+        or edit.constant_value(node.inputs[1]) is None
+    ):
+        return
+    shape = edit.add_initializer(model.graph, np.array([rows, rows]), "shape")
+    zeros = edit.new_node("ConstantOfShape", [shape])
+    ones = edit.new_node("EyeLike", [zeros.outputs[0]], {"dtype": ir.DataType.FLOAT})
+    exact = {name: a for name, a in node.attributes.items() if name != "accuracy_level"}
+    decoding = ir.Node(
+        node.domain,
+        node.op_type,
+        [ones.outputs[0], *node.inputs[1:_BIAS]],
+        exact.values(),
+        name="",
+        num_outputs=1,
+    )
+    told = edit.new_node("Cast", [decoding.outputs[0]], {"to": ir.DataType.FLOAT})  # its type is inferred
+    product = edit.new_node("MatMul", [node.inputs[0], told.outputs[0]])
+    made = [zeros, ones, decoding, told, product]
+    if len(node.inputs) > _BIAS and node.inputs[_BIAS] is not None:
+        made.append(edit.new_node("Add", [product.outputs[0], node.inputs[_BIAS]]))
+    for each in made:
+        each.outputs[0].name = edit.unique_name(model, "unpacked")
+    model.graph.insert_before(node, made)
+    old, new = node.outputs[0], made[-1].outputs[0]
+    named = not old.is_graph_output()
+    edit.replace_uses(old, new)
+    if named:  # by its name the teacher's product is found
+        old.name, new.name = new.name, old.name
+    edit.remove_node(node)
+
+
+def _integers(model: ir.Model) -> Iterator[ir.Value]:
+    """Stored weights of 8 bits or fewer that are multiplied as they are."""
+    constant = constant_sources(model)
+    for node in model.graph:
+        spec = spec_of(node)
+        if spec is not None and spec.macs is not None and all(v not in constant for v in node.outputs):
+            for value in node.inputs:
+                if value is not None and value in constant and value.dtype in _NARROW and not _small(value):
+                    yield value
+
+
+def _small(value: ir.Value) -> bool:
+    content = edit.constant_value(value)
+    return content is not None and content.ndim < 2
 
 
 def _original(value: ir.Value, teacher: ir.Model) -> npt.NDArray[np.float32] | None:

@@ -154,15 +154,17 @@ class Learning:
 
     def frozen(self) -> dict[str, str]:
         """What was not trained -> why."""
-        return {**self.student.frozen, **self.engine.frozen}
+        forms = self.student.forms
+        found = {forms[name].name: why for name, why in self.engine.frozen.items() if name in forms}
+        return {**self.student.frozen, **found}
 
     def told(self, state: State, after: Look, seconds: float) -> dict[str, Any]:
         """``Report.distillation``."""
         before, frozen = state.looks[0], self.frozen()
         trained = [
-            {"name": name, "kind": form.kind, "elements": form.value().size}
-            for name, form in self.student.forms.items()
-            if name not in frozen
+            {"name": form.name, "kind": form.kind, "elements": form.value().size}
+            for form in self.student.forms.values()
+            if form.name not in frozen
         ]
         assert state.best_look is not None
         return {
@@ -170,6 +172,7 @@ class Learning:
             "planned": state.steps,
             "best": state.best_look.step,
             "seconds": seconds,
+            "peak_bytes": self.worker.call("onnxslim.measure.remote.footprint:memory", "VmHWM"),
             "rate": state.rate,
             "rates": state.rates,
             "rollbacks": state.rollbacks,

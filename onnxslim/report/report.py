@@ -70,10 +70,11 @@ class Report:
             and ``found`` (a sentence).
         tried: the candidates of a search, each with ``name``, ``kept`` and ``reason``.
         distillation: what a training did: ``steps``, ``planned``, ``best`` (the step that was kept),
-            ``seconds``, ``rate``, ``rates`` (tried rate -> loss), ``rollbacks``, ``samples``,
-            ``terms`` (each ``name``, ``weight``, ``before`` and ``after``), ``looks`` at held-out samples
-            (``step``, ``loss``, ``agreement``), ``losses`` (of the steps), ``trained`` (``name``, ``kind``,
-            ``elements``), ``frozen`` (name -> reason) and ``outputs`` before it, as in ``verification``.
+            ``seconds``, ``peak_bytes`` (of the process that computed), ``rate``, ``rates`` (tried rate ->
+            loss), ``rollbacks``, ``samples``, ``teacher`` (its file), ``terms`` (each ``name``, ``weight``,
+            ``before`` and ``after``), ``looks`` at held-out samples (``step``, ``loss``, ``agreement``),
+            ``losses`` (of the steps), ``trained`` (``name``, ``kind``, ``elements``), ``frozen`` (name ->
+            reason) and ``outputs`` before it, as in ``verification``.
         environment: as :func:`onnxslim.runtime.environment.environment` makes it.
         seeds: name -> seed of everything drawn at random.
         notes: remarks that a reader must not miss, one sentence each.

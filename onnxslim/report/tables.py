@@ -64,9 +64,9 @@ def details(report: Report) -> Iterator[Table]:
             measured.reason_table(report),
             pass_table(report),
             trial_table(report),
-            weight_table(report),
             training.trained_table(report),
             training.training_output_table(report),
+            weight_table(report),
             output_table(report.verification or {}),
             decline_table(report, _DECLINES_SHOWN),
         )

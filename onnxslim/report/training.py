@@ -10,7 +10,7 @@ from typing import Any
 from onnxslim.report.markup import Safe, element, join
 from onnxslim.report.report import Report
 from onnxslim.report.svg import drawing, percent
-from onnxslim.report.text import Table, counted, duration, finite, number
+from onnxslim.report.text import Table, counted, duration, finite, number, size
 
 __all__ = ["curve", "looks", "sentences", "term_table", "trained_table", "training_output_table"]
 
@@ -36,6 +36,8 @@ def sentences(report: Report) -> list[str]:
     best = found.get("best")
     kept = f"; what step {best:,} left was kept" if best else "; nothing that it found was kept"
     text = [f"{steps}{took}{samples}{rate}{kept}"]
+    if finite(found.get("peak_bytes")) is not None:
+        text.append(f"the process that computed held at most {size(found['peak_bytes'])}")
     if found.get("rollbacks"):
         text.append(f"taken back {counted(found['rollbacks'], 'time')}, where the loss was not finite")
     teacher = finite((report.metric or {}).get("teacher"))

@@ -63,7 +63,23 @@ def binary(container: Literal["packed", "qdq"]) -> ir.Model:
     return net
 
 
+def decoded_by_its_kernel(bits: int, block: int = 32) -> ir.Model:
+    """A weight that the product's own kernel decodes, as other tools leave it."""
+    rng, blocks = np.random.default_rng(2), ROWS // block
+    parts = {
+        "q": rng.integers(0, 256, (COLUMNS, blocks, block * bits // 8)).astype(np.uint8),
+        "s": rng.uniform(0.01, 0.1, COLUMNS * blocks).astype("f"),
+    }
+    attributes = f"K = {ROWS}, N = {COLUMNS}, bits = {bits}, block_size = {block}"
+    text = f"""<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]>
+        g (float[n,{ROWS}] x) => (float[n,{COLUMNS}] y)
+        {{ y = com.microsoft.MatMulNBits<{attributes}>(x, q, s) }}"""
+    return with_arrays(text, parts)
+
+
 NETS = {
+    "kernel of 4 bits": lambda: decoded_by_its_kernel(4),
+    "kernel of 8 bits": lambda: decoded_by_its_kernel(8),
     "signs": lambda: binary("packed"),
     "signs of 8 bits": lambda: binary("qdq"),
     "int2": lambda: packed(2),

@@ -12,7 +12,7 @@ from typing import Any
 
 from onnxslim.runtime.sessions import Session
 
-__all__ = ["footprint"]
+__all__ = ["footprint", "memory"]
 
 _CALLS = 5  # until the arena has what it needs
 
@@ -30,7 +30,7 @@ def footprint(model: bytes | str, feed: Mapping[str, Any], options: Mapping[str,
         process ever held; ``arena_bytes``: what onnxruntime's arena holds for activations and packed weights.
         Bytes are None where nobody tells.
     """
-    before = _memory("VmRSS")
+    before = memory("VmRSS")
     start = time.perf_counter()
     session = Session(model, **options)
     created = time.perf_counter()
@@ -40,7 +40,7 @@ def footprint(model: bytes | str, feed: Mapping[str, Any], options: Mapping[str,
     answered = time.perf_counter()
     for _ in range(_CALLS - 1):
         run()
-    after, peak = _memory("VmRSS"), _memory("VmHWM")
+    after, peak = memory("VmRSS"), memory("VmHWM")
     del session, run
     return {
         "session_s": created - start,
@@ -63,7 +63,7 @@ def _arena(model: bytes | str, feed: Mapping[str, Any], options: Mapping[str, An
     return max(held, default=None)
 
 
-def _memory(field: str) -> int | None:
+def memory(field: str) -> int | None:
     """A line of ``/proc/self/status`` in bytes."""
     status = Path("/proc/self/status")
     found = re.search(rf"^{field}:\s+(\d+) kB", status.read_text(), re.MULTILINE) if status.exists() else None
