@@ -15,7 +15,7 @@ from typing import Any
 
 from onnxslim._ir import ir
 from onnxslim.analysis.channels import Channels, Group, Mask, find_groups, weights_digest
-from onnxslim.analysis.cost import cost, summary
+from onnxslim.analysis.cost import cost
 from onnxslim.analysis.selection import Selection
 from onnxslim.calibration.data import DataLike
 from onnxslim.errors import BudgetError
@@ -41,7 +41,7 @@ from onnxslim.recipes.pruning.request import PruneRequest
 from onnxslim.recipes.pruning.samples import Samples, held
 from onnxslim.recipes.pruning.targets import meet, reached
 from onnxslim.recipes.pruning.timing import timed
-from onnxslim.recipes.pruning.widths import macs_for, shapes_for
+from onnxslim.recipes.pruning.widths import shapes_for, sized
 from onnxslim.recipes.pruning.zeroing import zeroed
 from onnxslim.report.report import Report
 from onnxslim.runtime.client import Worker, open_worker
@@ -112,8 +112,8 @@ def prune_model(
         checked = verify(original, found.model, feeds, promise=Promise.LOSSY, worker=worker)
         report = Report(
             input=file,
-            before=_sized(original, feeds[0]),
-            after=_sized(found.model, feeds[0]),
+            before=sized(original, feeds[0]),
+            after=sized(found.model, feeds[0]),
             passes=(*base.applied, *found.outcome.applied),
             declined=(*base.declined, *found.outcome.declined, *work.declined),
             verification=checked.to_dict(),
@@ -307,9 +307,3 @@ def _named(group: Group, selection: Selection) -> bool:
     """Whether the user means a group: by its key, or by the name of a tensor that makes its channels."""
     made = (member.value for member in group.with_role("producer"))
     return any(map(selection.has_name, (group.key, *made)))
-
-
-def _sized(model: ir.Model, feed: Mapping[str, Any]) -> dict[str, Any]:
-    """The summary, with products counted for the sizes of a feed where they are not known otherwise."""
-    found = summary(model)
-    return found if found["macs"] is not None else {**found, "macs": macs_for(model, feed)}
