@@ -36,10 +36,12 @@ from onnxslim.measure.latency import measure_latency
 from onnxslim.model.io import load, save
 from onnxslim.passes.codebook_weights import CodebookWeights
 from onnxslim.passes.pack_weights import PackWeights
+from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.recipes.api import compare
 from onnxslim.recipes.engine import run_steps
 from onnxslim.recipes.few_bits import moments_of
 from onnxslim.recipes.named import simplify_steps
+from onnxslim.recipes.storage import CODES_OPSET
 
 SAMPLES = 512
 Rows = Iterator[tuple[str, ...]]
@@ -150,7 +152,8 @@ def codebook(setting: Setting) -> Rows:
     """Codebooks beside even levels in as many bytes, each by second moments of the same inputs."""
     for name in setting.chosen("opennsfw", "minilm_fp32", "ppocr_rec"):
         original, module = model_path(name).resolve(), task(name)
-        base = run_steps(load(original), simplify_steps()).model
+        head = (*simplify_steps(), RaiseOpset(opset=CODES_OPSET))
+        base = run_steps(load(original), head).model
         inputs = list(module.inputs(128))
         fitted = moments_of(base, inputs[:96], inputs[96:])
         loose = {"min_sqnr_db": 0.0, "inputs": fitted.inputs, "held_out": fitted.held_out}

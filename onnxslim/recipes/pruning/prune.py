@@ -14,9 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onnxslim._ir import ir
 from onnxslim.analysis.channels import Mask, weights_digest
-from onnxslim.analysis.cost import summary
 from onnxslim.calibration.data import DataLike
 from onnxslim.errors import BudgetError
 from onnxslim.measure.metrics import resolve
@@ -30,7 +28,7 @@ from onnxslim.recipes.parts import open_data, split_data
 from onnxslim.recipes.pipeline import Result, source_file
 from onnxslim.recipes.proof import Prover
 from onnxslim.recipes.pruning.request import PruneRequest
-from onnxslim.recipes.pruning.widths import macs_for
+from onnxslim.recipes.pruning.widths import sized
 from onnxslim.recipes.pruning.work import Work
 from onnxslim.report.report import Report
 from onnxslim.runtime.client import open_worker
@@ -100,8 +98,8 @@ def prune_model(
         checked = verify(original, found.model, feeds, promise=Promise.LOSSY, worker=worker)
         report = Report(
             input=file,
-            before=_sized(original, feeds[0]),
-            after=_sized(found.model, feeds[0]),
+            before=sized(original, feeds[0]),
+            after=sized(found.model, feeds[0]),
             passes=(*base.applied, *found.outcome.applied),
             declined=(*base.declined, *found.outcome.declined, *work.declined),
             verification=checked.to_dict(),
@@ -114,9 +112,3 @@ def prune_model(
         )
         mask = Mask(found.removal, weights_digest(base.model))
     return PruneResult(found.model, report, mask=mask)
-
-
-def _sized(model: ir.Model, feed: Mapping[str, Any]) -> dict[str, Any]:
-    """The summary, with products counted for the sizes of a feed where they are not known otherwise."""
-    found = summary(model)
-    return found if found["macs"] is not None else {**found, "macs": macs_for(model, feed)}

@@ -30,6 +30,7 @@ from onnxslim.recipes.named import share_steps, simplify_steps
 from onnxslim.recipes.parts import open_data, split_data
 from onnxslim.recipes.pipeline import Result, path_of, source_file
 from onnxslim.recipes.proof import Prover
+from onnxslim.recipes.pruning.widths import sized
 from onnxslim.recipes.quality import Judge
 from onnxslim.recipes.recipe import apply_overrides
 from onnxslim.recipes.sharing.request import ShareRequest
@@ -134,8 +135,8 @@ def share_nearly(
         checked = verify(original, found.model, feeds, promise=Promise.LOSSY, worker=worker)
         report = Report(
             input=file,
-            before=summary(original),
-            after=summary(found.model),
+            before=sized(original, feeds[0]),
+            after=sized(found.model, feeds[0]),
             passes=tuple(found.applied),
             declined=tuple(declined),
             verification=checked.to_dict(),

@@ -140,4 +140,4 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert any("16 of 49 channels are merged" in note for note in notes), notes
     for wrong in ("1.5", "error=x", "many"):
         assert main(["share", source, "-o", target, "--merge-neurons", wrong, *data]) == 2
-        assert "error=0.05" in capsys.readouterr().err
+        assert "error=0.05" in json.loads(capsys.readouterr().out)["error"]["hint"]
