@@ -124,6 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--zoo", type=Path, required=True, help="the folder that was fetched")
     parser.add_argument("--macs", default="0.5", help="share of the multiply-accumulates to leave")
     parser.add_argument("--sparsity", default="0.5,2:4", help="of single weights")
+    parser.add_argument("--only", help="criteria, separated by commas; default all")
+    parser.add_argument("--granularity", choices=("channel", "weight"), help="default both")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where criteria.md and .json go")
     given = parser.parse_args(arguments)
     check_names(parser, [given.name])
@@ -132,6 +134,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed: list[Any] = []
     with tempfile.TemporaryDirectory() as folder:
         for way in ways(given.macs, given.sparsity.split(",")):
+            if given.granularity not in (None, way[0]) or (
+                given.only and way[1] not in given.only.split(",")
+            ):
+                continue
             try:
                 rows.append(measured(given.name, *way, Path(folder)))
             except RuntimeError as error:
