@@ -32,6 +32,7 @@ MAX_BASES = 4
 _DAMPINGS = (0.001, 0.01, 0.1)  # shares of the mean of the diagonal
 _ROUNDS = 8  # of signs and scales in turn; fewer where they hardly gain
 _HARDLY = 0.998  # times the error
+_LAZY = 64  # weights of a column after which what they changed is handed on
 _SWEEPS = 2  # of coordinate descent, between two fits of the scales
 _HALF_MAX = float(np.finfo(np.float16).max) / 2  # scales are stored doubled
 _HALF_MIN = float(np.finfo(np.float16).tiny)
@@ -318,19 +319,21 @@ def _descended(columns: Array, grid: _Grid, moments: Array, diagonal: Array) -> 
     """Signs by coordinate descent: each weight takes the sum that is best while the others stay."""
     bits, lost, each = grid.bits.copy(), columns - grid.decode(), np.arange(columns.shape[1])
     for _ in range(_SWEEPS):
-        changed = False
+        before = lost.copy()
         for row in range(len(lost)):
             if row % grid.block == 0:
                 choices, levels = grid.levels(row // grid.block)
+            if row % _LAZY == 0:  # what rows before these have changed, for all of them at once
+                first, pulls = row, moments[row : row + _LAZY] @ lost
+            pull = pulls[row - first]
+            pull = pull + moments[row, first:row] @ (lost[first:row] - before[first:row])
             now = columns[row] - lost[row]
-            at = np.abs(levels - (now + moments[row] @ lost / diagonal[row])).argmin(axis=0)
+            at = np.abs(levels - (now + pull / diagonal[row])).argmin(axis=0)
             value = levels[at, each]
             moved = np.abs(value - now) > 1e-12 * np.abs(levels[-1])
-            if moved.any():
-                changed = True
-                bits[:, row, moved] = choices[at[moved]].T
-                lost[row, moved] = columns[row, moved] - value[moved]
-        if not changed:
+            bits[:, row, moved] = choices[at[moved]].T
+            lost[row, moved] = columns[row, moved] - value[moved]
+        if np.array_equal(lost, before):
             break
     return _Grid(bits, grid.scale)
 

@@ -9,16 +9,22 @@ import numpy as np
 import pytest
 
 from onnxslim._ir import ir
+from onnxslim.calibration.runner import calibrate
 from onnxslim.errors import OptionError
+from onnxslim.model.io import serialized_size
 from onnxslim.passes.base import Pass
 from onnxslim.passes.binarize_weights import BinarizeWeights
 from onnxslim.passes.pack_weights import PackWeights
+from onnxslim.passes.quantize_static import QuantizeStatic
 from onnxslim.passes.replace_weights import ReplaceWeights
 from onnxslim.recipes.binary import Signs
 from onnxslim.recipes.candidates import candidates, parse_weights
 from onnxslim.recipes.engine import run_steps
+from onnxslim.recipes.few_bits import Moments, binary_weights
+from onnxslim.recipes.integer_signs import integer_signs
 from onnxslim.recipes.weight_forms import weight_forms
 from onnxslim.reconstruct.rounding import sqnr_db
+from onnxslim.runtime.kernels import executed
 from tests.models import bit_equal, run
 from tests.passes.test_few_bits import NET, built
 
@@ -118,3 +124,19 @@ def built_up_to_a(model: ir.Model, name: str = "a") -> ir.Model:
     from onnxslim.analysis.extract import extract
 
     return extract(model, [name])[0]
+
+
+def test_integer_kernels_keep_their_speed_with_signs_in_the_file(model: ir.Model) -> None:
+    feeds = inputs(48, 0)
+    quantize = QuantizeStatic(calibrate(model, feeds), placement="all")
+    [binary] = binary_weights(model, 2, feeds, Moments(), inputs(8, 50))
+    found = integer_signs(binary, quantize)
+    result = run_steps(model, found.passes).model
+    plain = run_steps(model, (quantize,)).model
+    assert executed(result).histogram == executed(plain).histogram
+    assert serialized_size(result) < 0.6 * serialized_size(plain)
+    assert found.storage is not None
+    qualities = [quality(model, (*found.head, *found.storage.steps(level))) for level in (-18.0, 30.0)]
+    assert qualities[0] > 2 and qualities[1] > qualities[0] + 6
+    floats = quality(model, (*binary.head, *binary.storage.steps(30.0)))  # type: ignore[union-attr]
+    assert qualities[1] > floats - 6, "whole-numbered scales and activations of 8 bits cost little more"
