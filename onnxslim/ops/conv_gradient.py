@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+import numpy as np
+
 from onnxslim._ir import ir
 from onnxslim.ops.adjoint import Tape, Vjp
 from onnxslim.ops.attributes import int_of, ints_of, text_of
@@ -144,12 +146,7 @@ def _weight(window: Window, x: Term, dy: Term, groups: int, sizes: tuple[int, ..
     narrow = window.outputs[-1] < _NARROW or (window.strides[-1] > 1 and read >= _WIDE)
     front = [*range(2, rank + 2), 0, 1]
     if made == read == 1:
-        if narrow:
-            x, dy = x.transpose(front), dy.transpose(front)
-        others = range(rank + 1) if narrow else [0, *range(2, rank + 2)]
-        parts = _met(window, x, *((0, 2) if narrow else (2, 0)))
-        sums = [(part * dy).sum(others).unsqueeze([1]) for part in parts]
-        return joined(sums, 1).reshape(sizes)
+        return _depthwise(window, x, dy, narrow).reshape(sizes)
     plain = groups == 1 and window.inputs == window.outputs and math.prod(window.kernel) == 1
     if plain and made * read < (made + read) * math.prod(window.outputs):
         # adding up a product for each sample is less work than turning the inputs
@@ -169,6 +166,24 @@ def _weight(window: Window, x: Term, dy: Term, groups: int, sizes: tuple[int, ..
     if len(products) == 1:
         return products[0].reshape([sizes[0], -1, read]).transpose([0, 2, 1]).reshape(sizes)
     return joined([each.reshape([sizes[0], read, 1]) for each in products], 2).reshape(sizes)
+
+
+def _depthwise(window: Window, x: Term, dy: Term, narrow: bool) -> Term:
+    """Every channel by itself: sums of products of positions."""
+    rank, rows = len(window.kernel), x.dims[0] if x.dims else None
+    if not narrow:
+        sums = [(part * dy).sum([0, *range(2, rank + 2)]) for part in _met(window, x, 2, 0)]
+        return joined([each.unsqueeze([1]) for each in sums], 1)
+    front = [*range(2, rank + 2), 0, 1]
+    x, dy = x.transpose(front), dy.transpose(front)
+    products = [part * dy for part in _met(window, x, 0, 2)]
+    if not isinstance(rows, int):
+        return joined([each.sum(range(rank + 1)).unsqueeze([1]) for each in products], 1)
+    # a product with ones is a sum, several times as fast
+    count = rows * math.prod(window.outputs)
+    ones = x.constant(np.ones((1, count), x.dtype.numpy()))
+    flat = [each.reshape([count, -1]) for each in products]
+    return joined([ones.then("MatMul", each) for each in flat], 0).transpose([1, 0])
 
 
 def _grouped(window: Window, x: Term, dy: Term, groups: int, made: int, read: int) -> list[Term]:
