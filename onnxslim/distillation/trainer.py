@@ -26,14 +26,7 @@ __all__ = ["Settings", "State", "Trainer"]
 Array = npt.NDArray[Any]
 
 _USUAL = 1e-3  # rate: where there is no time to try others
-_FURTHER = (
-    1e-4,
-    3e-4,
-    _USUAL,
-    3e-3,
-    1e-2,
-    3e-2,
-)  # that may be tried, from the usual one on as they get better
+_FURTHER = (1e-5, 3e-5, 1e-4, 3e-4, _USUAL, 3e-3, 1e-2, 3e-2)  # from the usual one on as they get better
 _TRIALS = 4  # of them, most often
 _TRIAL = 0.06  # of all steps go into the trial of one rate
 _FEWEST, _MOST = 12, 100  # steps of a trial
