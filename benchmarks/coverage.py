@@ -149,7 +149,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = given.names or [name for name in TASKS if not name.endswith("int8")]
     check_names(parser, names)
     use(given.zoo)
-    rows = [measured(name) for name in names]
+    rows = []
+    for name in names:
+        rows.append(measured(name))
+        print("  ".join(rows[-1].cells()), file=sys.stderr)
     text = markdown(HEADER, [row.cells() for row in rows])
     large = [] if given.no_scaling else list(scaling())
     if large:

@@ -32,15 +32,18 @@ MODELS = (
     "opennsfw",
 )
 SAMPLES = 512
-HEADER = ("model", "criterion", "asked", "MACs", "params", "time", "95 %", "before", "after", "SQNR dB", "s")
+HEADER = ("model", "how", "asked", "MACs", "params", "time", "95 %", "before", "after", "SQNR dB", "s")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One pruned model; ``macs``, ``params`` and ``ratio`` (of times) are relative to the original."""
+    """One pruned model; ``macs``, ``params`` and ``ratio`` (of times) are relative to the original.
+
+    ``how`` says by what its channels were chosen, ``asked`` which share of the products was to be left.
+    """
 
     model: str
-    criterion: str
+    how: str
     asked: float
     macs: float
     params: float
@@ -56,30 +59,31 @@ class Row:
         low, high = self.interval
         shares = f"{self.asked:g}", f"{self.macs:.3f}", f"{self.params:.3f}", f"{self.ratio:.3f}"
         scores = f"{self.before:.4f}", f"{self.after:.4f}", f"{self.sqnr_db:.1f}", f"{self.seconds:.0f}"
-        return self.model, self.criterion, *shares, f"{low:.3f}-{high:.3f}", *scores
+        return self.model, self.how, *shares, f"{low:.3f}-{high:.3f}", *scores
 
 
-def prune(name: str, criterion: str, macs: float, folder: Path, options: Sequence[str] = ()) -> Row:
-    """Prune one model by the command line and judge the result.
+def prune(name: str, how: str, asked: float, folder: Path, *options: str) -> Row:
+    """Prune one model by the command line and judge the result, ``folder / f"{name}.onnx"``.
+
+    Args:
+        options: of ``onnxslim prune``, that say what goes.
 
     Raises:
         RuntimeError: the command fails.
     """
     original, result, module = model_path(name).resolve(), folder / f"{name}.onnx", task(name)
-    data = folder / f"{name}_feeds.py"
-    data.write_text(f"from {module.__name__} import inputs\n\n\ndef feeds():\n    return inputs({SAMPLES})\n")
     begun = time.monotonic()
     report = onnxslim(
         *("prune", str(original), "-o", str(result), "--force"),
-        *("--data", f"{data}:feeds", "--metric", f"{module.__name__}:metric"),
-        *("--target-macs", f"{macs}x", "--criterion", criterion, *options),
+        *("--data", feeds_of(name, folder), "--metric", f"{module.__name__}:metric"),
+        *options,
     )
     seconds = time.monotonic() - begun
     before, after, latency = report["before"], report["after"], report["latency"]
     return Row(
         name,
-        criterion,
-        macs,
+        how,
+        asked,
         after["macs"] / before["macs"],
         after["params"] / before["params"],
         latency["ratio"],
@@ -89,6 +93,15 @@ def prune(name: str, criterion: str, macs: float, folder: Path, options: Sequenc
         sqnr_db(original, result, module.held_out()),
         seconds,
     )
+
+
+def feeds_of(name: str, folder: Path) -> str:
+    """What gives ``SAMPLES`` inputs of a task, for ``--data``."""
+    file = folder / f"{name}_feeds.py"
+    file.write_text(
+        f"from {task(name).__name__} import inputs\n\n\ndef feeds():\n    return inputs({SAMPLES})\n"
+    )
+    return f"{file}:feeds"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -112,7 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         for name, criterion, macs in itertools.product(names, given.criteria.split(","), shares):
             try:
-                rows.append(prune(name, criterion, macs, Path(folder), options))
+                how = "--target-macs", f"{macs}x", "--criterion", criterion, *options
+                rows.append(prune(name, criterion, macs, Path(folder), *how))
             except (RuntimeError, FileNotFoundError) as error:
                 failed += 1
                 print(f"{name}: {error}", file=sys.stderr)

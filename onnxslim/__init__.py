@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from onnxslim.recipes.api import compress as compress
     from onnxslim.recipes.api import quantize as quantize
     from onnxslim.recipes.api import run_recipe as run_recipe
-    from onnxslim.recipes.api import share as share
     from onnxslim.recipes.api import simplify as simplify
     from onnxslim.recipes.bench import bench as bench
     from onnxslim.recipes.distill import distill as distill
     from onnxslim.recipes.pipeline import Pipeline as Pipeline
     from onnxslim.recipes.pipeline import Result as Result
     from onnxslim.recipes.pruning.api import prune as prune
+    from onnxslim.recipes.sharing.api import share as share
     from onnxslim.report.report import Report as Report
 
 __version__ = "0.1.0"
@@ -72,7 +72,7 @@ _HOME = {
     "quantize": "recipes.api",
     "run_recipe": "recipes.api",
     "save": "model.io",
-    "share": "recipes.api",
+    "share": "recipes.sharing.api",
     "simplify": "recipes.api",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from onnxslim.model.edit import constant_value, subgraphs
 from onnxslim.ops.linear import Linear, bias_after
 from onnxslim.ops.registry import spec_of
 
-__all__ = ["Product", "products_of"]
+__all__ = ["Product", "owned", "products_of", "with_levels"]
 
 
 @dataclass(frozen=True)
@@ -75,18 +76,20 @@ def products_of(model: ir.Model) -> list[Product]:
         >>> [(p.name, p.level) for p in products_of(ir.from_proto(onnx.parser.parse_model(text)))]
         [('a', 0), ('z', 1)]
     """
+    return [product for _, _, product in with_levels(model) if product is not None]
+
+
+def with_levels(model: ir.Model) -> Iterator[tuple[ir.Node, int, Product | None]]:
+    """Every node of the main graph, how many products lie before it, and the product that it is."""
     levels: dict[ir.Value, int] = {}
-    found = []
     for node in model.graph:
         inside = (inner for graph in subgraphs(node) for inner in graph.all_nodes())
         read = [value for each in (node, *inside) for value in each.inputs if value is not None]
         level = max((levels.get(value, 0) for value in read), default=0)
         product = _product(node, level)
-        if product is not None:
-            found.append(product)
+        yield node, level, product
         for value in node.outputs:
             levels[value] = level + (product is not None)
-    return found
 
 
 def _product(node: ir.Node, level: int) -> Product | None:
@@ -94,7 +97,7 @@ def _product(node: ir.Node, level: int) -> Product | None:
     if spec is None or spec.linear is None or len(node.inputs) < 2:
         return None
     weight = node.inputs[1]
-    if weight is None or not _own(weight) or weight.dtype != ir.DataType.FLOAT:
+    if weight is None or not owned(weight) or weight.dtype != ir.DataType.FLOAT:
         return None
     assert weight.const_value is not None
     try:
@@ -116,7 +119,8 @@ def _product(node: ir.Node, level: int) -> Product | None:
     return Product(node, linear, weight, added[1], added[0].outputs[0], level)
 
 
-def _own(value: ir.Value) -> bool:
+def owned(value: ir.Value) -> bool:
+    """Whether a value is a stored tensor that one node alone reads, and nobody outside."""
     return (
         value.is_initializer()
         and not value.is_graph_input()

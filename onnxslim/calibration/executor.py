@@ -261,7 +261,11 @@ class _Observer:
         if self._session is None:
             with self._loading:
                 self._session = self._worker.load(
-                    self._job.model, optimize="none", threads=1, providers=self._job.providers
+                    self._job.model,
+                    optimize="none",
+                    threads=1,
+                    providers=self._job.providers,
+                    arena=False,
                 )
         return self._session
 

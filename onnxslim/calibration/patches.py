@@ -27,6 +27,8 @@ class Window:
     Args:
         same: ``SAME_UPPER`` or ``SAME_LOWER``: pads follow from the extent of the input (``auto_pad``).
         groups: of channels, each with filters of its own.
+        spread: zeros are put between the elements of the input, which come to lie so far apart: what a
+            transposed convolution by these strides slides its flipped filters over.
     """
 
     kernel: tuple[int, ...]
@@ -35,6 +37,7 @@ class Window:
     dilations: tuple[int, ...] = ()
     groups: int = 1
     same: str = ""
+    spread: tuple[int, ...] = ()
 
     def over(self, values: Array) -> Array:
         """The patches as ``[samples, *positions, channels, *kernel]``: a view of the padded values.
@@ -53,6 +56,7 @@ class Window:
         """
         rank = len(self.kernel)
         strides, dilations = self.strides or (1,) * rank, self.dilations or (1,) * rank
+        values = self._spread(values)
         spatial = values.shape[2:]
         pads = self._pads(spatial, strides, dilations)
         if not len(spatial) == len(strides) == len(dilations) == rank or len(pads) != 2 * rank:
@@ -69,6 +73,15 @@ class Window:
         view = np.lib.stride_tricks.sliding_window_view(values, extents, axes)  # [n, c, *positions, *extents]
         steps = tuple(slice(None, None, step) for step in (*strides, *dilations))
         return np.moveaxis(view[(slice(None), slice(None), *steps)], 1, 1 + rank)
+
+    def _spread(self, values: Array) -> Array:
+        if all(step == 1 for step in self.spread):
+            return values
+        sizes = ((n - 1) * step + 1 for n, step in zip(values.shape[2:], self.spread, strict=True))
+        found = np.zeros((*values.shape[:2], *sizes), values.dtype)
+        steps = tuple(slice(None, None, step) for step in self.spread)
+        found[(slice(None), slice(None), *steps)] = values
+        return found
 
     def _pads(
         self, spatial: Sequence[int], strides: Sequence[int], dilations: Sequence[int]

@@ -9,10 +9,11 @@ if TYPE_CHECKING:
     from onnxslim.analysis.channels import Channels, Group
     from onnxslim.report.text import Table
 
-__all__ = ["lines", "tables"]
+__all__ = ["lines", "page", "tables"]
 
 _ROWS = 20
 _NAMES = 3
+_DRAWN = 120  # groups in the graph
 
 
 def tables(found: Channels, verbose: int) -> Iterator[Table]:
@@ -50,6 +51,29 @@ def tables(found: Channels, verbose: int) -> Iterator[Table]:
 def lines(found: Channels) -> Iterator[str]:
     """What the figures mean."""
     yield f"{len(found.groups)} groups: {found.coverage:.1%} of the channels that the interface does not fix"
+
+
+def page(found: Channels, path: str) -> str:
+    """The same as an HTML page, with the graph of the groups."""
+    from onnxslim.report import page as pages
+    from onnxslim.report.blocks import figure, listed, table
+    from onnxslim.report.group_graph import Box, group_graph
+    from onnxslim.report.markup import element, join
+
+    pairs = zip(found.groups, found.edges, strict=True)
+    boxes = [Box(group.key, group.size, feeds) for group, feeds in pairs][:_DRAWN]
+    caption = "An arc leads from a group to one whose channels a weight makes of its own."
+    if len(found.groups) > len(boxes):
+        caption += f" {len(found.groups) - len(boxes):,} more groups are left out."
+    first, groups, pinned = tables(found, 0)
+    sections = [("Coverage", join([table(first), listed(lines(found))]))]
+    if boxes:
+        sections += [("Graph", figure(group_graph(boxes), caption)), ("Groups", table(groups))]
+    if found.pins:
+        sections.append(("Pinned", table(pinned)))
+    title = "onnxslim inspect --channels"
+    header = (element("h1", title), element("p", element("code", path), class_="files"))
+    return pages.page(title, header, sections)
 
 
 def _roles(group: Group, verbose: int) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from onnxslim.cli import calibrations, options
 from onnxslim.cli import channels as channel_tables
-from onnxslim.cli.files import model_path
+from onnxslim.cli.files import model_path, write_text
+from onnxslim.cli.reports import check_report
 from onnxslim.cli.screen import Screen
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ _TEXT = 200  # characters of a metadata entry: some hold whole files
 @click.option(
     "--residual", is_flag=True, help="With --channels: also those that a normalisation takes statistics over."
 )
+@click.option("--report", metavar="FILE.html", help="With --channels: also write a page with their graph.")
+@click.option("--force", is_flag=True, help="Replace an existing report.")
 @options.common
 def command(
     model: str,
@@ -50,6 +54,8 @@ def command(
     dims: dict[str, int],
     channels: bool,
     residual: bool,
+    report: str | None,
+    force: bool,
     as_json: bool,
     verbose: int,
     quiet: bool,
@@ -64,6 +70,8 @@ def command(
         raise click.UsageError("--channels shows one model, --diff two")
     if residual and not channels:
         raise click.UsageError("--residual belongs to --channels")
+    if report is not None and (not channels or not report.endswith(".html")):
+        raise click.UsageError("--report FILE.html belongs to --channels")
     screen = Screen("inspect", as_json, verbose, quiet)
     if calibrations.is_archive(model):
         if other is not None:
@@ -71,7 +79,11 @@ def command(
         screen.tables(*calibrations.shown(model, verbose))
         return 0
     if channels:
+        if report is not None:
+            check_report(report, (model,), force=force)
         file, groups = _channels(model, residual)
+        if report is not None:
+            write_text(Path(report), channel_tables.page(groups, model))
         rows, lines = channel_tables.tables(groups, verbose), channel_tables.lines(groups)
         screen.tables(list(rows), list(lines), {"input": file, "channels": groups.to_dict()})
         return 0

@@ -44,7 +44,8 @@ def _ratios(ctx: click.Context, parameter: click.Parameter, values: tuple[str, .
     "--criterion",
     metavar="C",
     help="How channels are ranked: random, l1, l2, group-norm, bn-scale, geometric-median, sparsity, "
-    "activation, apoz, wanda, obs, reconstruction; default reconstruction with --data, else l2.",
+    "activation, apoz, wanda, obs, reconstruction, merge, merge-pairs (what goes is merged into what stays); "
+    "default reconstruction with --data, else l2.",
 )
 @click.option(
     "--allocation",
@@ -81,14 +82,24 @@ def _ratios(ctx: click.Context, parameter: click.Parameter, values: tuple[str, .
     help="Keep multiples of N channels, at least one.",
 )
 @click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Remove in N steps; after each, refit and rank anew.",
+)
+@click.option(
     "--protect", multiple=True, metavar="GLOB", help="Keep the output channels of weights of this name."
 )
 @click.option("--residual", is_flag=True, help="Also channels that a normalisation averages over.")
-@click.option("--mask", metavar="FILE", help="Remove what this mask says, instead of choosing.")
-@click.option("--save-mask", metavar="FILE", help="Also write what was removed as a mask.")
+@click.option("--mask", metavar="FILE", help="Remove what this mask (JSON, .npz) says.")
+@click.option("--save-mask", metavar="FILE", help="Also write what was removed: mask.json, or mask.npz.")
 @click.option("--no-reconstruct", is_flag=True, help="Leave the weights that stay as they are.")
 @click.option(
-    "--max-drop", metavar="D", help="Fail if more is lost of the metric: 0.01 absolute, 1% relative."
+    "--max-drop",
+    metavar="D",
+    help="Remove less where more would be lost of the metric: 0.01 absolute, 1% relative.",
 )
 @click.option(
     "--metric",

@@ -28,7 +28,7 @@ __all__ = ["Checkpoint"]
 
 Array = npt.NDArray[Any]
 
-_SCHEMA = "onnxslim.distill.partial/1"
+_SCHEMA = "onnxslim.distillation.partial/1"
 _NUMBERS = ("steps", "rate", "step", "length", "rollbacks", "since_best", "losses", "rates")
 
 

@@ -8,7 +8,7 @@ from onnxslim._ir import ir
 from onnxslim.ops import conv_gradient
 from onnxslim.ops.attributes import int_of
 from onnxslim.ops.coupling import Axes, Layout
-from onnxslim.ops.linear import conv_linear
+from onnxslim.ops.linear import conv_linear, transposed_linear
 from onnxslim.ops.macs import dims_of, output_dims, product
 from onnxslim.ops.spec import OpSpec, QuantRole, ShapeOf
 
@@ -83,7 +83,7 @@ SPECS = (
            linear=conv_linear, macs=_conv, couple=_couple, quant=QuantRole(
         inputs=(0,), weight=1, weight_axis=lambda node: 0, bias=2, kernel="QLinearConv")),
     OpSpec(op_type="ConvTranspose", vjp=conv_gradient.RULES["ConvTranspose"],
-           macs=_conv_transpose, couple=_couple_transposed, quant=QuantRole(
+           linear=transposed_linear, macs=_conv_transpose, couple=_couple_transposed, quant=QuantRole(
         inputs=(0,), weight=1, weight_axis=lambda node: 1, bias=2)),
     OpSpec(op_type="DeformConv", macs=_conv, quant=QuantRole(
         inputs=(0,), weight=1, weight_axis=lambda node: 0, bias=3)),

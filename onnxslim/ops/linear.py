@@ -16,7 +16,15 @@ from onnxslim._ir import ir
 from onnxslim.ops.attributes import float_of, int_of, ints_of, text_of
 from onnxslim.ops.spec import Array
 
-__all__ = ["Linear", "bias_after", "conv_linear", "gemm_linear", "is_sum", "matmul_linear"]
+__all__ = [
+    "Linear",
+    "bias_after",
+    "conv_linear",
+    "gemm_linear",
+    "is_sum",
+    "matmul_linear",
+    "transposed_linear",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +36,9 @@ class Linear:
         kernel: extent of the window whose elements make a row; None where rows lie along the last axis.
         strides, pads, dilations, same: of the window, as in ``Conv``.
         outputs_first: the weight is stored as ``[outputs, length]``.
+        spread: of a transposed convolution, its strides: so far apart lie the elements of the input, with
+            zeros between, under a window that goes by single steps.  The weight is stored as
+            ``[inputs, outputs, *kernel]``, with the kernel the other way round.
         input, weight, bias: indices of the node's inputs; ``bias`` is None where it has no place for one.
     """
 
@@ -38,6 +49,7 @@ class Linear:
     dilations: tuple[int, ...] = ()
     same: str = ""
     outputs_first: bool = False
+    spread: tuple[int, ...] = ()
     input: int = 0
     weight: int = 1
     bias: int | None = None
@@ -54,12 +66,18 @@ class Linear:
             >>> Linear(groups=2, kernel=(3, 3), outputs_first=True).matrix(np.zeros((8, 4, 3, 3))).shape
             (2, 36, 4)
         """
+        if self.spread:
+            turned = np.moveaxis(np.flip(weight, tuple(range(2, weight.ndim))), 1, -1)
+            return turned.reshape(1, -1, weight.shape[1])
         if not self.outputs_first:
             return weight[None]
         return weight.reshape(self.groups, len(weight) // self.groups, -1).swapaxes(1, 2)
 
     def weight_of(self, matrix: Array, shape: Sequence[int]) -> Array:
         """The inverse of :meth:`matrix`, for a weight of that shape."""
+        if self.spread:
+            turned = np.moveaxis(matrix.reshape(shape[0], *shape[2:], shape[1]), -1, 1)
+            return np.ascontiguousarray(np.flip(turned, tuple(range(2, len(shape)))))
         return np.ascontiguousarray((matrix.swapaxes(1, 2) if self.outputs_first else matrix).reshape(shape))
 
 
@@ -78,6 +96,34 @@ def conv_linear(node: ir.Node, shape: Sequence[int]) -> Linear | None:
         dilations=tuple(ints_of(node, "dilations") or ()),
         same=same,
         outputs_first=True,
+        bias=2,
+    )
+
+
+def transposed_linear(node: ir.Node, shape: Sequence[int]) -> Linear | None:
+    """Of a ConvTranspose whose weight has that shape: a convolution with what its strides spread apart.
+
+    Left alone: groups, pads that follow from the size of the output, and those that cut off more than the
+    kernel reaches over.
+    """
+    rank = len(shape) - 2
+    derived = text_of(node, "auto_pad", "NOTSET") != "NOTSET" or ints_of(node, "output_shape")
+    if rank < 1 or int_of(node, "group", 1) != 1 or derived:
+        return None
+    ones, zeros = [1] * rank, [0] * rank
+    dilations = ints_of(node, "dilations") or ones
+    pads = ints_of(node, "pads") or zeros * 2
+    more = ints_of(node, "output_padding") or zeros
+    reach = [(k - 1) * d for k, d in zip(shape[2:], dilations, strict=True)]
+    begins = [r - p for r, p in zip(reach, pads[:rank], strict=True)]
+    ends = [r - p + m for r, p, m in zip(reach, pads[rank:], more, strict=True)]
+    if min(*begins, *ends) < 0:
+        return None
+    return Linear(
+        kernel=tuple(shape[2:]),
+        pads=(*begins, *ends),
+        dilations=tuple(dilations),
+        spread=tuple(ints_of(node, "strides") or ones),
         bias=2,
     )
 

@@ -12,7 +12,7 @@ from onnxslim.ops.macs import dims_of, product
 from onnxslim.ops.recurrent_steps import gru_steps, lstm_steps, rnn_steps
 from onnxslim.ops.spec import OpSpec, QuantRole, ShapeOf
 
-__all__ = ["SPECS"]
+__all__ = ["SPECS", "recurrence_of"]
 
 
 def _gates(node: ir.Node, shape_of: ShapeOf) -> int | None:
@@ -68,8 +68,21 @@ def _recurrent(op_type: str, kernel: str | None, gates: int, expand: Expand) -> 
         inputs=(0,), weight=1, weight_axis=lambda node: 1, bias=3, kernel=kernel))  # fmt: skip
 
 
+_KINDS = {"LSTM": 4, "GRU": 3, "RNN": 1}  # and their gates
+
 SPECS = (
-    _recurrent("LSTM", "DynamicQuantizeLSTM", 4, lstm_steps),
-    _recurrent("GRU", None, 3, gru_steps),
-    _recurrent("RNN", None, 1, rnn_steps),
+    _recurrent("LSTM", "DynamicQuantizeLSTM", _KINDS["LSTM"], lstm_steps),
+    _recurrent("GRU", None, _KINDS["GRU"], gru_steps),
+    _recurrent("RNN", None, _KINDS["RNN"], rnn_steps),
 )
+
+
+def recurrence_of(node: ir.Node) -> int:
+    """The gates of a layer that hands its state from step to step, with steps first; of other nodes 0.
+
+    Example:
+        >>> recurrence_of(ir.node("GRU", [ir.Value(name=name) for name in "xwr"]))
+        3
+    """
+    known = node.domain in ("", "ai.onnx") and len(node.inputs) > 2 and not int_of(node, "layout", 0)
+    return _KINDS.get(node.op_type, 0) if known else 0

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from onnxslim.passes.arrange_gelu import ArrangeGelu as ArrangeGelu
     from onnxslim.passes.base import Pass as Pass
     from onnxslim.passes.base import Promise as Promise
+    from onnxslim.passes.binarize_weights import BinarizeWeights as BinarizeWeights
     from onnxslim.passes.codebook_weights import CodebookWeights as CodebookWeights
     from onnxslim.passes.compose_movements import ComposeMovements as ComposeMovements
     from onnxslim.passes.deduplicate_initializers import DeduplicateInitializers as DeduplicateInitializers
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
     from onnxslim.passes.merge_common_subexpressions import (
         MergeCommonSubexpressions as MergeCommonSubexpressions,
     )
+    from onnxslim.passes.merge_similar_weights import MergeSimilarWeights as MergeSimilarWeights
     from onnxslim.passes.pack_integers import PackIntegers as PackIntegers
     from onnxslim.passes.pack_weights import PackWeights as PackWeights
+    from onnxslim.passes.pack_zeros import PackZeros as PackZeros
     from onnxslim.passes.prune_channels import PruneChannels as PruneChannels
     from onnxslim.passes.quantize_blocks import QuantizeBlocks as QuantizeBlocks
     from onnxslim.passes.quantize_dynamic import QuantizeDynamic as QuantizeDynamic
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from onnxslim.passes.quantize_static import QuantizeStatic as QuantizeStatic
     from onnxslim.passes.raise_opset import RaiseOpset as RaiseOpset
     from onnxslim.passes.remove_dead_code import RemoveDeadCode as RemoveDeadCode
+    from onnxslim.passes.replace_weights import ReplaceWeights as ReplaceWeights
     from onnxslim.passes.set_input_shapes import SetInputShapes as SetInputShapes
     from onnxslim.passes.share_weights import ShareWeights as ShareWeights
     from onnxslim.passes.simplify_reshapes import SimplifyReshapes as SimplifyReshapes

@@ -20,13 +20,37 @@ from onnxslim.reconstruct.binary import Binary
 from onnxslim.reconstruct.blocks import Coded
 from onnxslim.reconstruct.codebook import Codebook
 
-__all__ = ["CODED_BYTES", "MIN_OPSET", "Decoder", "is_decoding"]
+__all__ = ["CODED_BYTES", "MIN_OPSET", "Decoder", "Rows", "is_decoding"]
 
 Array = npt.NDArray[Any]
 
 MIN_OPSET = 11  # BitShift
 CODED_BYTES = 640  # what the nodes and shapes of one decoding cost in the file, names aside
 _DEPTH = 12  # nodes of a decoding
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A weight of few different rows: ``scale * table[index]``.
+
+    Attributes:
+        table: ``[rows, elements]``.
+        index: of the row of each, unsigned.
+        scale: of each row, float32; None: none.
+        shape: of the weight.
+        axis: along which the rows lie, 0 or 1; None: they are runs of elements.
+    """
+
+    table: Array
+    index: Array
+    scale: Array | None
+    shape: tuple[int, ...]
+    axis: int | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all parts."""
+        return int(self.table.nbytes + self.index.nbytes + (0 if self.scale is None else self.scale.nbytes))
 
 
 @dataclass(frozen=True)
@@ -52,10 +76,27 @@ class Decoder:
         """The weight as it is looked up in tables by packed codes."""
         nodes = _Chain(self, next(iter(self.scope)), name)
         codes = nodes.add("Cast", nodes.codes(book.codes, book.bits), to=ir.DataType.INT32)
-        value = nodes.add("GatherElements", nodes.floats(book.table, "t"), codes, axis=2)
+        if book.is_common:
+            value = nodes.add("Gather", nodes.floats(book.table.reshape(-1), "t"), codes, axis=0)
+        else:
+            value = nodes.add("GatherElements", nodes.floats(book.table, "t"), codes, axis=2)
+        if book.scale is not None:
+            value = nodes.add("Mul", value, nodes.floats(book.scale, "s"))
         if book.codes.shape != book.shape:
             value = nodes.add("Reshape", value, nodes.small(np.array(book.shape, np.int64)))
         return self._finished(value, name, book)
+
+    def rows(self, form: Rows, name: str) -> ir.Value:
+        """The weight as it is put together of rows."""
+        nodes = _Chain(self, next(iter(self.scope)), name)
+        index = nodes.add("Cast", nodes.store(form.index, "q"), to=ir.DataType.INT32)
+        axis = form.axis or 0
+        value = nodes.add("Gather", nodes.store(form.table.T if axis else form.table, "t"), index, axis=axis)
+        if form.scale is not None:
+            value = nodes.add("Mul", value, nodes.store(np.expand_dims(form.scale, 1 - axis), "s"))
+        if axis == 0 and (form.axis is None or len(form.shape) != 2):
+            value = nodes.add("Reshape", value, nodes.small(np.array(form.shape, np.int64)))
+        return self._finished(value, name, form)
 
     def summed(self, form: Binary, name: str) -> ir.Value:
         """The weight as the sum of its signs times their scales, out of packed bits."""
@@ -66,11 +107,26 @@ class Decoder:
             value = nodes.add("Cast", value, to=ir.DataType.INT8)
         return self._finished(value, name, form)
 
-    def _finished(self, value: ir.Value, name: str, form: Coded | Codebook | Binary) -> ir.Value:
+    def scattered(self, weight: Array, name: str) -> ir.Value:
+        """The weight from a bit for each element and what is not zero: the n-th set bit stands for the n-th
+        value, and a clear one for the zero in front of them."""
+        nodes = _Chain(self, next(iter(self.scope)), name)
+        flat = weight.reshape(-1)
+        present = (flat.view(f"u{flat.itemsize}") != 0).astype(np.uint8)  # -0.0 is no zero: it has a bit
+        bits = nodes.add("Cast", nodes.codes(present, 1), to=ir.DataType.INT32)
+        counted = nodes.add("CumSum", bits, nodes.small(np.array(0, np.int64)))
+        values = nodes.store(np.concatenate([np.zeros(1, flat.dtype), flat[present != 0]]), "v")
+        value = nodes.add("Gather", values, nodes.add("Mul", counted, bits), axis=0)
+        value = nodes.add("Reshape", value, nodes.small(np.array(weight.shape, np.int64)))
+        return self._named(value, name, weight.shape, ir.DataType.from_numpy(weight.dtype))
+
+    def _finished(self, value: ir.Value, name: str, form: Coded | Codebook | Rows | Binary) -> ir.Value:
         integer = isinstance(form, Coded | Binary) and form.is_integer
+        return self._named(value, name, form.shape, ir.DataType.INT8 if integer else ir.DataType.FLOAT)
+
+    def _named(self, value: ir.Value, name: str, shape: Sequence[int], dtype: ir.DataType) -> ir.Value:
         value.name = edit.unique_name(self.scope, f"{name}_w")
-        value.shape = ir.Shape(form.shape)
-        value.type = ir.TensorType(ir.DataType.INT8 if integer else ir.DataType.FLOAT)
+        value.shape, value.type = ir.Shape(shape), ir.TensorType(dtype)
         return value
 
     def table(self, coded: Coded, name: str) -> Table:
@@ -90,8 +146,9 @@ class Decoder:
         codes = nodes.store(rows if book.bits == 8 else _pack(rows, book.bits), "q")
         _, blocks, entries, _ = book.table.shape
         shape = (-1, blocks, entries) if blocks > 1 else (-1, entries)
-        table = book.table.reshape(-1 if book.table.size == entries else shape)
-        return SharedTable(self, book, codes, nodes.store(table, "t"))
+        table = book.table.reshape(-1 if book.is_common else shape)
+        scale = None if book.scale is None else nodes.store(book.scale[..., 0], "s")
+        return SharedTable(self, book, codes, nodes.store(table, "t"), scale)
 
     def summed_table(self, form: Binary, name: str) -> SummedTable:
         """The same of signs; the rows have whole bytes of them."""
@@ -144,6 +201,7 @@ class SharedTable:
     book: Codebook
     codes: ir.Value
     table: ir.Value
+    scale: ir.Value | None
 
     def rows(self, gather: ir.Node) -> ir.Value:
         """What ``gather`` looks up, in float, from nodes in front of it."""
@@ -151,17 +209,23 @@ class SharedTable:
         assert gather.graph is not None and indices is not None
         nodes = _Chain(self.decoder, gather, old.name or "rows", gather.graph)
         codes = nodes.add("Cast", nodes.rows(self.codes, indices, self.book.bits), to=ir.DataType.INT32)
-        _, blocks, block, _ = self.book.codes.shape
-        if self.table.shape is not None and self.table.shape.rank() == 1:
+        outer, blocks, block, _ = self.book.codes.shape
+        cut = blocks > 1 and outer > 1
+        shape = nodes.add("Shape", indices) if cut else None
+        if shape is not None:
+            codes = nodes.add("Reshape", codes, nodes.extended(shape, (blocks, block)))
+        if self.book.is_common:
             value = nodes.add("Gather", nodes.cast(self.table, self.table), codes, axis=0)
         else:
-            if blocks > 1:
-                shape = nodes.add("Shape", indices)
-                codes = nodes.add("Reshape", codes, nodes.extended(shape, (blocks, block)))
             table = nodes.cast(nodes.add("Gather", self.table, indices, axis=0), self.table)
             value = nodes.add("GatherElements", table, codes, axis=-1)
-            if blocks > 1:
-                value = nodes.add("Reshape", value, nodes.extended(shape, (blocks * block,)))
+        if self.scale is not None:
+            scale = nodes.add("Gather", self.scale, indices, axis=0)
+            if blocks == 1:
+                scale = nodes.add("Reshape", scale, nodes.extended(nodes.add("Shape", indices), (1,)))
+            value = nodes.add("Mul", value, nodes.cast(scale, self.scale))
+        if shape is not None:
+            value = nodes.add("Reshape", value, nodes.extended(shape, (blocks * block,)))
         return _in_place_of(old, value, gather.graph)
 
 
@@ -315,6 +379,18 @@ def _is_decoded(value: ir.Value | None) -> bool:
         producer = value.producer() if value is not None else None
         if producer is None or not producer.inputs:
             break
-        value = producer.inputs[0]
+        value = producer.inputs[_source(producer)]
     stored = None if value is None else edit.constant_value(value)
-    return stored is not None and stored.dtype in (np.int8, np.uint8)
+    return stored is not None and stored.dtype in (np.int8, np.uint8, np.uint16)
+
+
+def _source(node: ir.Node) -> int:
+    """Through which input a decoding goes on: of a lookup in a table of values, the indices."""
+    if node.op_type not in ("Gather", "GatherElements"):
+        return 0
+    table = node.inputs[0]
+    maker = table.producer() if table is not None else None
+    if maker is not None and maker.op_type == "Cast":
+        table = maker.inputs[0]
+    stored = None if table is None else edit.constant_value(table)
+    return len(node.inputs) - 1 if stored is not None and stored.dtype.kind == "f" else 0

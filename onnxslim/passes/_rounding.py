@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
@@ -13,13 +14,15 @@ from onnxslim.calibration.store import Calibration
 from onnxslim.reconstruct.binary import Binary, binarize, damped
 from onnxslim.reconstruct.blocks import Coded, View, round_blocks
 from onnxslim.reconstruct.codebook import Codebook, share
-from onnxslim.reconstruct.gptq import output_error, round_by_outputs
+from onnxslim.reconstruct.gptq import DAMPINGS, output_error, round_by_outputs
 from onnxslim.reconstruct.rounding import sqnr_db
+from onnxslim.reconstruct.scaled_codebook import share_by_outputs, share_scaled
 
 __all__ = ["coded", "shared", "summed"]
 
 Array = npt.NDArray[Any]
 
+_FEW = 64  # values of a table with scales, beyond which what inputs show decides next to nothing
 _DAMPING = 0.01  # of the mean importance: what inputs did not show is not for free
 
 
@@ -57,29 +60,41 @@ def coded(
 
 
 def shared(
-    weight: Array, product: Product, view: View, entries: int, *, inputs: Calibration | None = None
+    weight: Array,
+    product: Product,
+    view: View,
+    entries: int,
+    *,
+    scaled: bool = False,
+    inputs: Calibration | None = None,
+    held_out: Calibration | None = None,
 ) -> tuple[Codebook, float]:
     """The weight as tables of ``entries`` values, and the signal to noise ratio that is left, in dB.
 
     Args:
         weight: finite floats.
         product: what it is multiplied with.
-        view: the weight in blocks that have a table each.
-        inputs: second moments of that; the better of tables with and without them is kept, by the error of
-            the output, and the ratio is that of the output.
+        view: the weight in blocks that have a table each, or a scale each.
+        scaled: there is one table, and a scale for each block.
+        inputs: second moments of that; of tables with and without them, and of few values with scales found
+            by GPTQ too, the one is kept that leaves least error of the output, and the ratio is the output's.
+        held_out: the same of data that nothing was fitted to, to choose by; without them no GPTQ.
     """
-    moments = _moments(inputs, product)
-    best = share(weight, view, entries)
-    if moments is not None:
+    moments, others = _moments(inputs, product), _moments(held_out, product)
+    judge = moments if others is None else others
+    search = share_scaled if scaled else share
+    found = [search(weight, view, entries)]
+    if moments is not None and not (scaled and entries > _FEW):
         diagonal = np.diag(moments)
         damped = (diagonal + _DAMPING * diagonal.mean())[:, None]
         importance = np.broadcast_to(damped, (product.outer, product.length, product.inner))
-        best = max(
-            best,
-            share(weight, view, entries, importance=importance),
-            key=lambda book: _quality_db(weight, book.decode(), product, moments),
-        )
-    return best, _quality_db(weight, best.decode(), product, moments)
+        found.append(search(weight, view, entries, importance=importance))
+        for damping in DAMPINGS if scaled and others is not None else ():  # it fits too well, without
+            with contextlib.suppress(np.linalg.LinAlgError):
+                found.append(share_by_outputs(weight, view, moments, entries, damping=damping))
+    rated = [(_quality_db(weight, book.decode(), product, judge), at) for at, book in enumerate(found)]
+    quality, best = max(rated)
+    return found[best], quality
 
 
 def summed(

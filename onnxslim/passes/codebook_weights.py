@@ -18,7 +18,7 @@ from onnxslim.passes._rounding import shared
 from onnxslim.passes._weights import constants, float_weight, is_excluded, is_table, look_up, remove
 from onnxslim.passes.base import Pass, Promise
 from onnxslim.reconstruct.blocks import View
-from onnxslim.reconstruct.codebook import Codebook
+from onnxslim.reconstruct.codebook import Codebook, code_bits
 
 __all__ = ["CodebookWeights"]
 
@@ -39,8 +39,9 @@ class CodebookWeights(Pass):
        indices are gathered first, and their values are looked up then.
     2. Any other weight is decoded as a whole; all its readers share the decoded tensor, so tied weights are
        stored once.
-    3. With second moments of the inputs, errors count as much as the inputs that meet them, where that
-       brings the output of the product nearer, and the noise is that of this output.
+    3. With second moments of the inputs, errors count as much as the inputs that meet them, and with a scale
+       for each block values are chosen by GPTQ, where that brings the output of the product nearer on
+       ``held_out``; the noise is that of this output.
 
     Vectors stay as they are.  Declined: weights whose signal to noise ratio would fall below
     ``min_sqnr_db``, whose indices and tables would not be smaller than the weight, or that are not finite.
@@ -50,17 +51,18 @@ class CodebookWeights(Pass):
         >>> w = edit.add_initializer(graph, np.random.rand(64, 64).astype("f"), "w")
         >>> graph.append(ir.node("Relu", [w]))
         >>> CodebookWeights()(ir.Model(graph, ir_version=8)).modified, graph.initializers["w_t"].shape
-        (True, Shape([64, 1, 16, 1]))
+        (True, Shape([16]))
     """
 
     name: ClassVar[str] = "codebook-weights"
     promise: ClassVar[Promise] = Promise.LOSSY
 
-    entries: Literal[2, 4, 16, 256] = field(default=16, metadata={"help": "values of a table"})
+    entries: int = field(default=16, metadata={"help": "values of a table, 2 to 256"})
     per: Literal["channel", "tensor", "block"] = field(
-        default="channel", metadata={"help": "what shares a table: an output channel, the tensor, or a block"}
+        default="block",
+        metadata={"help": "what has a table: an output channel, the tensor, or it with a scale a block"},
     )
-    block: int = field(default=128, metadata={"help": "values along a channel that share a table, per block"})
+    block: int = field(default=32, metadata={"help": "values along a channel that share a scale, per block"})
     min_sqnr_db: float = field(
         default=16.0, metadata={"help": "leave a weight in float when it would be noisier than this"}
     )
@@ -73,9 +75,13 @@ class CodebookWeights(Pass):
         default=None, metadata={"help": "second moments of what weights are multiplied with"}
     )
 
+    held_out: Calibration | None = field(
+        default=None, metadata={"help": "the same of data that nothing was fitted to"}
+    )
+
     def __post_init__(self) -> None:
-        if self.entries not in (2, 4, 16, 256):
-            raise OptionError(f"entries must be 2, 4, 16 or 256, is {self.entries}")
+        if not 2 <= self.entries <= 256:
+            raise OptionError(f"entries must be 2 to 256, is {self.entries}")
         if self.per not in ("channel", "tensor", "block"):
             raise OptionError(f"per must be channel, tensor or block, is {self.per}")
         if not self.block > 0:
@@ -126,15 +132,17 @@ class CodebookWeights(Pass):
             return None
         product = product_of(value, weight.shape)
         view = self._view(product)
-        bits = (self.entries - 1).bit_length()
+        bits, scaled = code_bits(self.entries), self.per == "block"
         if is_table(value, weight.shape) and (weight.ndim != 2 or weight.shape[1] * bits % 8):
             self.decline(name, f"a lookup of rows that are not whole bytes of {bits}-bit indices")
             return None
         outer, blocks, _, inner = view.shape
-        least = weight.size * bits // 8 + 2 * outer * blocks * inner * self.entries  # told without a search
+        tables = 2 * outer * blocks * inner * (1 if scaled else self.entries)
+        least = weight.size * bits // 8 + tables  # told without a search
         room = weight.nbytes - CODED_BYTES - 4 * len(name)
         if least < room:
-            book, quality = shared(weight, product, view, self.entries, inputs=self.inputs)
+            moments = {"inputs": self.inputs, "held_out": self.held_out}
+            book, quality = shared(weight, product, view, self.entries, scaled=scaled, **moments)
         if least >= room or book.nbytes >= room:
             self.decline(name, f"tables of {self.entries} values would take what indices save")
             return None
@@ -146,7 +154,7 @@ class CodebookWeights(Pass):
         return book
 
     def _view(self, product: Product) -> View:
-        """The weight as the runs of values that share a table."""
+        """The weight as the runs of values that share a table, or a scale."""
         if self.per == "tensor":
             return View(1, product.outer * product.length * product.inner, 1)
         return View(product.outer, product.length, product.inner).blocked(

@@ -20,10 +20,9 @@ from onnxslim.model import edit
 from onnxslim.ops.registry import is_dequantize
 from onnxslim.passes._checked import refusals
 from onnxslim.passes._scaling import scale_channels
+from onnxslim.passes._static import StaticRules, StaticWriter
 from onnxslim.passes.base import Pass, Promise
-from onnxslim.reconstruct.affine import affine, bias_int32, least_weight_scale, powers_of_two
-from onnxslim.reconstruct.bias import rounding_shift
-from onnxslim.reconstruct.rounding import round_symmetric
+from onnxslim.reconstruct.affine import affine
 from onnxslim.runtime.errors import RuntimeRefused
 from onnxslim.runtime.kernels import executed
 from onnxslim.runtime.targets.load import load_target
@@ -39,15 +38,6 @@ Activations = Literal["", "uint8", "int8", "uint16", "int16"]
 
 _MIN_OPSET = 13  # scales per channel since then
 _WIDE_OPSET = 21  # 16 bits since then
-
-
-@dataclass(frozen=True)
-class _Scale:
-    """The scale of an activation, as a number and as stored, and its zero point."""
-
-    number: float
-    scale: ir.Value
-    zero_point: ir.Value
 
 
 @dataclass(frozen=True)
@@ -159,7 +149,7 @@ class QuantizeStatic(Pass):
             self.decline(node.name or node.outputs[0].name or "", why)
         if units and self.calibration is not None:
             scale_channels(model, self.factors)
-            _Quantizer(model.graph, shapes, self.calibration, self).insert(units)
+            StaticWriter(model.graph, shapes, self.calibration, self._rules).insert(units)
         return ir.passes.PassResult(model, bool(units))
 
     def _refuses(self, model: ir.Model) -> str | None:
@@ -201,6 +191,12 @@ class QuantizeStatic(Pass):
         """Whether scales are powers of two."""
         return self.power_of_two_scales or self.costs.power_of_two_scales
 
+    @property
+    def _rules(self) -> StaticRules:
+        return StaticRules(
+            self.costs, lambda name: self.encoding(*self.range_of(name)), self.shifts, self.correct_bias
+        )
+
     def encoding(self, low: float, high: float) -> tuple[np.float32, np.integer[Any]]:
         """Scale and zero point of activations over a range."""
         symmetric = self.activation.startswith("int") and not self.asymmetric
@@ -233,167 +229,10 @@ class QuantizeStatic(Pass):
             return {}
         names = [unit.output.name or "" for unit in units]
         scale_channels(trial, self.factors)
-        weights = _Quantizer(trial.graph, shapes, self.calibration, self).insert(units)
+        weights = StaticWriter(trial.graph, shapes, self.calibration, self._rules).insert(units)
         built = executed(trial)
         return {  # an integer kernel has swallowed the conversion of its weight
             name: f"the runtime does not make {unit.fusion.kernel} of it"
             for name, unit, weight in zip(names, units, weights, strict=True)
             if weight is not None and built.kernel_of(weight) is not None
         }
-
-
-class _Quantizer:
-    """Puts the conversions around the units of one graph."""
-
-    def __init__(
-        self, graph: ir.Graph, shapes: Shapes, calibration: Calibration, settings: QuantizeStatic
-    ) -> None:
-        self._graph, self._shapes = graph, shapes
-        self._calibration, self._settings = calibration, settings
-        self._target = settings.costs
-        self._scales: dict[ir.Value, _Scale] = {}
-        self._names: dict[ir.Value, str] = {}
-        self._zero_points: dict[int, ir.Value] = {}
-        self._weights: dict[tuple[ir.Value, int], tuple[ir.Value, ir.Value, Array]] = {}
-
-    def insert(self, units: Sequence[Unit]) -> list[str | None]:
-        """Quantize the units; returns the name of each one's weight behind its conversion."""
-        produced = {unit.output: unit for unit in units if unit.fusion.output != "float"}
-        readers: dict[ir.Value, list[tuple[ir.Node, int]]] = {value: [] for value in produced}
-        for unit in units:
-            for index in unit.role.indices(unit.node):
-                if index != unit.role.weight and (value := unit.node.inputs[index]) is not None:
-                    readers.setdefault(value, []).append((unit.node, index))
-        for unit in units:  # scales first: values are renamed below
-            for value in (*unit.activations, unit.output):
-                self._names[value] = value.name or ""
-                if value in readers:
-                    self._scale(value, produced)
-        for value, uses in readers.items():
-            self._convert(value, None if value in produced else uses)
-        return [self._quantize_weight(unit) for unit in units]
-
-    def _scale(self, value: ir.Value, produced: Mapping[ir.Value, Unit]) -> _Scale:
-        if value not in self._scales:
-            unit = produced.get(value)
-            if unit is not None and unit.fusion.output == "same":
-                self._scales[value] = self._scale(unit.activations[0], produced)
-            else:
-                assert value.name is not None
-                scale, zero = self._settings.encoding(*self._settings.range_of(value.name))
-                self._scales[value] = _Scale(
-                    float(scale),
-                    edit.add_initializer(self._graph, np.array(scale), f"{value.name}_scale"),
-                    edit.add_initializer(self._graph, np.array(zero), f"{value.name}_zero_point"),
-                )
-        return self._scales[value]
-
-    def _convert(self, value: ir.Value, uses: Sequence[tuple[ir.Node, int]] | None) -> None:
-        """Let ``uses`` (None: whatever reads it) read ``value`` through a quantizer and back."""
-        scale = self._scales[value]
-        quantize = edit.new_node("QuantizeLinear", [value, scale.scale, scale.zero_point])
-        dequantize = edit.new_node("DequantizeLinear", [quantize.outputs[0], scale.scale, scale.zero_point])
-        quantized, restored = quantize.outputs[0], dequantize.outputs[0]
-        quantized.name = edit.unique_name(self._graph, f"{value.name}_quantized")
-        restored.name = edit.unique_name(self._graph, f"{value.name}_dequantized")
-        restored.shape, restored.type = value.shape, value.type
-        producer = value.producer()
-        if producer is not None:
-            self._graph.insert_after(producer, [quantize, dequantize])
-        else:
-            self._graph.insert_before(next(iter(self._graph)), [quantize, dequantize])
-        if uses is None:
-            edit.replace_uses(value, restored)
-            quantize.replace_input_with(0, value)
-        for node, index in uses or ():
-            node.replace_input_with(index, restored)
-
-    def _quantize_weight(self, unit: Unit) -> str | None:
-        source = unit.weight
-        if source is None:
-            return None
-        weight, axis = edit.constant_value(source), unit.weight_axis
-        assert weight is not None and unit.role.weight is not None
-        activation = self._scales[unit.activations[0]].number
-        bias, use = None, unit.bias_use(self._shapes)
-        if use is not None:
-            bias = edit.constant_value(use[0].inputs[use[1]])
-        q, scale, numbers = self._weight(source, weight, axis, bias, activation)
-        if bias is not None and self._settings.correct_bias:
-            bias = bias + self._shift(unit, weight, q, numbers)
-        restored = self._dequantized(unit.node, q, scale, axis, f"{source.name}_dequantized")
-        unit.node.replace_input_with(unit.role.weight, restored)
-        edit.remove_unread(source)
-        if use is not None and bias is not None:
-            node, index = use
-            old = node.inputs[index]
-            assert old is not None
-            if not self._target.integer_bias:
-                floats = bias.astype(np.float32)
-                node.replace_input_with(index, edit.add_initializer(self._graph, floats, f"{old.name}_bias"))
-                edit.remove_unread(old)
-                return restored.name
-            integers, factors = bias_int32(bias, activation, numbers)
-            restored_bias = self._dequantized(
-                node,
-                edit.add_initializer(self._graph, integers, f"{old.name}_quantized"),
-                edit.add_initializer(self._graph, factors, f"{old.name}_scale"),
-                0,
-                f"{old.name}_dequantized",
-            )
-            node.replace_input_with(index, restored_bias)
-            edit.remove_unread(old)
-        return restored.name
-
-    def _weight(
-        self, source: ir.Value, weight: Array, axis: int, bias: Array | None, activation: float
-    ) -> tuple[ir.Value, ir.Value, Array]:
-        """The stored int8 weight, its stored scales and their numbers; shared among equal uses."""
-        rounded = round_symmetric(weight, (axis,))
-        least = np.zeros(weight.shape[axis]) if bias is None else least_weight_scale(bias, activation)
-        shared = bool((rounded.scale.ravel() >= least).all())
-        if self._settings.shifts:
-            least = powers_of_two(np.maximum(rounded.scale.ravel(), least))
-        if shared and (source, axis) in self._weights:
-            return self._weights[source, axis]
-        if self._settings.shifts or not shared:
-            rounded = round_symmetric(weight, (axis,), least.reshape(rounded.scale.shape))
-        numbers = rounded.scale.ravel()
-        stored = (
-            edit.add_initializer(self._graph, rounded.q, f"{source.name}_quantized"),
-            edit.add_initializer(self._graph, numbers, f"{source.name}_scale"),
-            numbers,
-        )
-        if shared:
-            self._weights[source, axis] = stored
-        return stored
-
-    def _shift(self, unit: Unit, weight: Array, q: ir.Value, scales: Array) -> Array | float:
-        """What the bias of the unit has to make good."""
-        name = self._names[unit.activations[0]]
-        moments = self._calibration.moments(name) if name in self._calibration else None
-        integers, axis = edit.constant_value(q), unit.weight_axis
-        if moments is None or integers is None:
-            return 0.0
-        across = tuple(-1 if i == axis else 1 for i in range(weight.ndim))
-        shift = rounding_shift(weight, integers * scales.reshape(across), axis, moments.mean)
-        return 0.0 if shift is None else shift
-
-    def _zeros(self, scale: ir.Value) -> ir.Value:
-        assert scale.shape is not None
-        size = scale.shape.numpy()[0]
-        if size not in self._zero_points:
-            zeros = np.zeros(size, np.int8)
-            self._zero_points[size] = edit.add_initializer(self._graph, zeros, f"zero_points_{size}")
-        return self._zero_points[size]
-
-    def _dequantized(self, before: ir.Node, q: ir.Value, scale: ir.Value, axis: int, name: str) -> ir.Value:
-        inputs = [q, scale]
-        if q.dtype == ir.DataType.INT8:  # Gemm is not recognized without
-            inputs.append(self._zeros(scale))
-        node = edit.new_node("DequantizeLinear", inputs, {"axis": axis})
-        restored = node.outputs[0]
-        restored.name = edit.unique_name(self._graph, name)
-        restored.shape, restored.type = q.shape, ir.TensorType(ir.DataType.FLOAT)
-        self._graph.insert_before(before, [node])
-        return restored

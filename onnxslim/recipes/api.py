@@ -1,4 +1,4 @@
-"""The functions behind the verbs: simplify, share, quantize, compress, compare, run a recipe."""
+"""The functions behind the verbs: simplify, quantize, compress, compare, run a recipe."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from onnxslim._ir import ir
-from onnxslim.analysis.sharing import sharing_notes
 from onnxslim.calibration.data import DataLike, open_feeds
 from onnxslim.errors import CalibrationError, OptionError, VerificationError
 from onnxslim.measure.layers import Layer, layer_noise
@@ -26,7 +25,7 @@ from onnxslim.recipes.budget import (
     parse_size_target,
 )
 from onnxslim.recipes.engine import Step
-from onnxslim.recipes.named import share_steps, simplify_steps
+from onnxslim.recipes.named import simplify_steps
 from onnxslim.recipes.pipeline import Pipeline, Result
 from onnxslim.recipes.proof import Prover, running_feeds, worker_limits
 from onnxslim.recipes.recipe import apply_overrides, load_recipe, steps_of
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from onnxslim.calibration.store import Calibration
     from onnxslim.recipes.search import Objective, Progress
 
-__all__ = ["compare", "compare_layers", "compress", "quantize", "run_recipe", "share", "simplify"]
+__all__ = ["compare", "compare_layers", "compress", "quantize", "run_recipe", "simplify"]
 
 _RANDOM_LAYER_FEEDS = 4
 
@@ -87,42 +86,6 @@ def simplify(
         steps = (RaiseOpset(opset), *steps)
     # what was asked for may take bytes
     pipeline = Pipeline(steps, verify, feeds, verify_limit, seed, never_grow=opset is None)
-    return pipeline.run(source)
-
-
-def share(
-    source: ModelLike,
-    *,
-    verify: bool = True,
-    verify_limit: int = 10**9,
-    feeds: Feeds | None = None,
-    options: Overrides | None = None,
-    seed: int = 0,
-) -> Result:
-    """Store every weight once: equal ones, and those that one operator makes of another one, bit for bit.
-
-    Nothing else is rewritten, except that what is computed from the same values over the same weights is
-    computed once.  The file never grows.  The notes of the report say which weight is stored as which.
-
-    Args:
-        source: path, ``ModelProto`` or ``ir.Model``; never changed.
-        verify, verify_limit, feeds, options, seed: as in :func:`simplify`.
-
-    Raises:
-        ModelError: the model is invalid.
-        OptionError: a pass or option does not exist.
-
-    Example:
-        >>> import onnx.parser
-        >>> proto = onnx.parser.parse_model('''
-        ...     <ir_version: 8, opset_import: ["" : 17]> g (float[2] x) => (float[2] y)
-        ...     <float[2] a = {1, 2}, float[2] b = {1, 2}> { h = Add(x, a)  y = Mul(h, b) }''')
-        >>> result = share(proto)
-        >>> list(result.model.graph.initializers), result.report.notes[-1]
-        (['a'], 'smaller tensors that are stored as others: 1')
-    """
-    steps = apply_overrides(share_steps(), options or {})
-    pipeline = Pipeline(steps, verify, feeds, verify_limit, seed, never_grow=True, explain=sharing_notes)
     return pipeline.run(source)
 
 

@@ -22,15 +22,8 @@ from onnxslim.model import edit
 from onnxslim.passes.base import Pass
 from onnxslim.passes.binarize_weights import BinarizeWeights
 from onnxslim.passes.replace_weights import ReplaceWeights
-from onnxslim.recipes.pruning.reconstruct import (
-    Refitted,
-    observed,
-    reconstruct,
-    refit,
-    spread,
-    stacked,
-    write_back,
-)
+from onnxslim.recipes.pruning.reconstruct import observed, reconstruct, refit, spread, stacked, write_back
+from onnxslim.recipes.pruning.refitted import Refitted
 from onnxslim.recipes.pruning.samples import Samples
 from onnxslim.reconstruct.binary import MAX_BASES, Binary, binarize, join
 from onnxslim.reconstruct.blocks import View
@@ -149,19 +142,16 @@ def _best(
     judge = held_out if biased else _without_bias(held_out, product)
     before = judge.error(stacked(product)[:, : sums.inputs.shape[1]])
     energy = spread(judge, biased)
-    best: _Fitted | None = None
-    least = np.inf
+    found: list[tuple[float, _Fitted]] = []
     for damping, form in _tried(product, sums, bases, known, dampings):
         weight = product.linear.matrix(form.decode().astype(np.float64))
         bias = _mean_lost(sums, weight) if biased else np.zeros((len(weight), 0, weight.shape[2]))
+        if not np.isfinite(bias).all():
+            bias = stacked(product)[:, -1:]
         error = judge.error(np.concatenate([weight, bias], axis=1))
-        if error < least:
-            least = error
-            outcome = Refitted(product.name, before / energy, error / energy, damping)
-            best = _Fitted(form, weight, bias, outcome)
-    if best is None:
-        raise FloatingPointError(f"the inputs of {product.name} are not finite")
-    return best
+        outcome = Refitted(product.name, before / energy, error / energy, damping)
+        found.append((error if np.isfinite(error) else np.inf, _Fitted(form, weight, bias, outcome)))
+    return min(found, key=lambda pair: pair[0])[1]
 
 
 def _tried(

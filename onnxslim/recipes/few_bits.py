@@ -74,7 +74,7 @@ def binary_weights(
     signs = Signs(base, held(open_feeds(data, base).spread(_SAMPLES)), bases)
     pack = PackWeights(bits=4, block=_BLOCK, inputs=moments.inputs, held_out=moments.held_out)
     forms: tuple[Storing, ...] = (*signs.forms(), pack, *EIGHT_BITS)
-    storage = Storage(base, feeds, forms, _BINARY_DB, signs.refit)
+    storage = Storage(base, feeds, forms, levels=_BINARY_DB, refit=signs.refit)
     steps = storage.steps(_BINARY_DB[0])
     if any(isinstance(step, BinarizeWeights) for step in steps):
         yield Candidate("binary weights", head, steps, essential=BinarizeWeights.name, storage=storage)

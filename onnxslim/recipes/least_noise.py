@@ -22,7 +22,8 @@ from onnxslim.calibration.calibrators import Method
 from onnxslim.calibration.data import DataLike, open_feeds
 from onnxslim.calibration.runner import calibrate
 from onnxslim.errors import OnnxSlimError
-from onnxslim.ops.registry import is_quantize
+from onnxslim.model import edit
+from onnxslim.ops.registry import is_dequantize, is_quantize
 from onnxslim.passes.equalize_channels import EqualizeChannels
 from onnxslim.passes.quantize_static import QuantizeStatic
 from onnxslim.passes.raise_opset import RaiseOpset
@@ -151,6 +152,7 @@ def _grouped(worker: Worker, model: ir.Model, form: QuantizeStatic, feeds: Feeds
     built = observed_at(run_steps(model, (form,)).model, names)
     scales = [each for each in _scales(built) if form.calibration and each.activation in form.calibration]
     for each in scales:
+        _keep_biases(built.graph, built.graph.initializers[each.scale])
         built.graph.inputs.extend(built.graph.initializers[name] for name in (each.scale, each.zero_point))
     built.ir_version = max(built.ir_version, 4)  # before, every initializer was an input
     reference = outputs_of(worker, observed_at(model, names), feeds)
@@ -183,6 +185,15 @@ def _grouped(worker: Worker, model: ir.Model, form: QuantizeStatic, feeds: Feeds
                 ranges |= best
                 given |= kept
     return replace(form, ranges=ranges)
+
+
+def _keep_biases(graph: ir.Graph, scale: ir.Value) -> None:
+    """Let the scales of biases, which are products, hold the number that the integers were rounded with."""
+    number = edit.constant_value(scale)
+    assert number is not None
+    for node, index in list(scale.uses()):
+        if not (is_quantize(node) or is_dequantize(node)):
+            node.replace_input_with(index, edit.add_initializer(graph, number, f"{scale.name}_of_bias"))
 
 
 def _scales(model: ir.Model) -> list[_Scale]:

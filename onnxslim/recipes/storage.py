@@ -124,6 +124,7 @@ class Storage:
         feeds: held-out inputs; without any, and where the weights are beyond 1 GB, all weights are stored in
             the first form that takes them.
         forms: passes, the one that makes the smallest weights first.
+        rest: passes for what the forms leave.
         levels: signal to noise ratios of choices that are worth trying, from noisy to clean.
         refit: fits a choice to the data once more.  What single noises sum up to then tells only which
             weights bear fewer bits, so nothing else is measured.
@@ -133,6 +134,7 @@ class Storage:
     model: ir.Model
     feeds: Sequence[Feed]
     forms: Sequence[Storing] = EIGHT_BITS
+    rest: Sequence[Step] = REST
     levels: Sequence[float] = LEVELS_DB
     refit: Callable[[Sequence[Pass]], Sequence[Pass]] | None = None
     noises: dict[str, list[tuple[float, float]]] = field(default_factory=dict, init=False)
@@ -140,9 +142,9 @@ class Storage:
     def steps(self, sqnr_db: float) -> tuple[Step, ...]:
         """The passes that leave ``sqnr_db`` at the noisiest output, or as much as the forms allow."""
         if self._unmeasured:
-            return (*cast("Sequence[Pass]", self.forms), *REST)
+            return (*cast("Sequence[Pass]", self.forms), *self.rest)
         steps = self._plan(sqnr_db).steps
-        return (*(self.refit(steps) if self.refit is not None else steps), *REST)
+        return (*(self.refit(steps) if self.refit is not None else steps), *self.rest)
 
     def knee(self, low_db: float, high_db: float) -> float:
         """The cleanest level from ``low_db`` to ``high_db`` that costs hardly more bytes than the first.

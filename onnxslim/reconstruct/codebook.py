@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from onnxslim.reconstruct.blocks import View
 
-__all__ = ["Codebook", "share", "share_rows"]
+__all__ = ["Codebook", "as_blocks", "as_rows", "code_bits", "share", "share_rows"]
 
 Array = npt.NDArray[Any]
 
@@ -30,29 +30,66 @@ _HARDLY = 1.02  # times the error: entries of half the bytes may cost so much
 
 @dataclass(frozen=True)
 class Codebook:
-    """A weight of few values: ``table[codes]``, of the table that belongs to each block.
+    """A weight of few values: ``table[codes]``, of the table that belongs to each block, or to all.
 
     Attributes:
         codes: uint8 below ``2 ** bits``, ``[outer, blocks, block, inner]``.
-        table: float16 or float32, ``[outer, blocks, 2 ** bits, inner]``.
-        bits: of a code.
+        table: float16 or float32, ``[outer, blocks, entries, inner]``, or ``[1, 1, entries, 1]`` for all.
+        bits: of a code: 1, 2, 4 or 8.
         shape: of the weight.
+        scale: what the values of each block are multiplied with, ``[outer, blocks, 1, inner]``, of the same
+            types as the table; None: nothing.
     """
 
     codes: npt.NDArray[np.uint8]
     table: Array
     bits: int
     shape: tuple[int, ...]
+    scale: Array | None = None
+
+    @property
+    def is_common(self) -> bool:
+        """Whether there is one table for all blocks."""
+        return bool(self.table.size == self.table.shape[2])
 
     def decode(self) -> npt.NDArray[np.float32]:
         """The weight as it is looked up in the table, in float32."""
-        found = np.take_along_axis(self.table.astype(np.float32), self.codes.astype(np.int64), axis=2)
+        table = self.table.astype(np.float32)
+        if self.is_common:
+            found = table.reshape(-1)[self.codes]
+        else:
+            found = np.take_along_axis(table, self.codes.astype(np.int64), axis=2)
+        if self.scale is not None:
+            found = found * self.scale.astype(np.float32)
         return found.reshape(self.shape)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of both parts, the codes packed."""
-        return -(-self.codes.size * self.bits // 8) + self.table.nbytes
+        """Bytes of all parts, the codes packed."""
+        scale = 0 if self.scale is None else self.scale.nbytes
+        return -(-self.codes.size * self.bits // 8) + self.table.nbytes + scale
+
+
+def code_bits(entries: int) -> int:
+    """Bits of an index into so many entries, such that whole indices fill a byte.
+
+    Example:
+        >>> [code_bits(entries) for entries in (2, 3, 16, 17, 256)]
+        [1, 2, 4, 8, 8]
+    """
+    bits = (entries - 1).bit_length()
+    return next(each for each in (1, 2, 4, 8) if each >= bits)
+
+
+def as_rows(cube: Array) -> Array:
+    """``[outer, blocks, block, inner]`` as one row for each block."""
+    return np.moveaxis(cube, 2, 3).reshape(-1, cube.shape[2])
+
+
+def as_blocks(rows: Array, view: View) -> Array:
+    """The inverse of :func:`as_rows`, for rows of any length."""
+    outer, blocks, _, inner = view.shape
+    return np.ascontiguousarray(np.moveaxis(rows.reshape(outer, blocks, inner, -1), 3, 2))
 
 
 def share(weight: Array, view: View, entries: int, *, importance: Array | None = None) -> Codebook:
@@ -61,7 +98,7 @@ def share(weight: Array, view: View, entries: int, *, importance: Array | None =
     Args:
         weight: finite floats, of as many elements as the view.
         view: each block has a table of its own.
-        entries: a power of two, 2 to 256.
+        entries: 2 to 256.
         importance: positive weight of the squared error, of as many elements; default the same for all.
 
     Entries are float16 where that adds hardly any error, else float32: so a weight that has no more than
@@ -72,10 +109,9 @@ def share(weight: Array, view: View, entries: int, *, importance: Array | None =
         >>> book.decode().tolist(), book.nbytes
         ([[1.5, 8.5, 1.5, 8.5]], 5)
     """
-    outer, blocks, block, inner = view.shape
-    rows = _rows(weight.reshape(view.shape))
-    weighed = None if importance is None else _rows(importance.reshape(view.shape))
-    step = max(_ELEMENTS // max(block, 1), 1)
+    rows = as_rows(weight.reshape(view.shape))
+    weighed = None if importance is None else as_rows(importance.reshape(view.shape))
+    step = max(_ELEMENTS // max(rows.shape[1], 1), 1)
     spans = [slice(start, start + step) for start in range(0, len(rows), step)]
     halves, singles = [], []
     for span in spans:
@@ -84,13 +120,10 @@ def share(weight: Array, view: View, entries: int, *, importance: Array | None =
         singles.append(single)
     error = [sum(float(part.error.sum()) for part in parts) for parts in (halves, singles)]
     parts = halves if error[0] <= _HARDLY * error[1] else singles
-    across = (outer, blocks, inner)
-    codes = np.concatenate([part.codes for part in parts]).reshape(*across, block)
-    table = np.concatenate([part.table for part in parts]).reshape(*across, entries)
     return Codebook(
-        np.ascontiguousarray(np.moveaxis(codes, 3, 2)),
-        np.ascontiguousarray(np.moveaxis(table, 3, 2)),
-        (entries - 1).bit_length(),
+        as_blocks(np.concatenate([part.codes for part in parts]), view),
+        as_blocks(np.concatenate([part.table for part in parts]), view),
+        code_bits(entries),
         weight.shape,
     )
 
@@ -229,7 +262,3 @@ def _unsorted(found: Shared, order: npt.NDArray[np.int64]) -> Shared:
     codes = np.empty_like(found.codes)
     np.put_along_axis(codes, order, found.codes, axis=1)
     return Shared(codes, found.table, found.error)
-
-
-def _rows(cube: Array) -> Array:
-    return np.moveaxis(cube, 2, 3).reshape(-1, cube.shape[2])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,12 @@ import numpy.typing as npt
 
 from onnxslim.reconstruct.blocks import Coded, View, round_blocks, round_rows
 
-__all__ = ["gptq", "inverse_factor", "output_error", "round_by_outputs"]
+__all__ = ["DAMPINGS", "gptq", "hand_on", "inverse_factor", "output_error", "round_by_outputs"]
 
 Array = npt.NDArray[Any]
 
 _LAZY = 128  # rows whose errors are handed on to all later ones at once
-_DAMPINGS = (0.01, 0.1, 1.0)
+DAMPINGS = (0.01, 0.1, 1.0)
 _ATTEMPTS = 6  # of damping ten times as strong, until the matrix can be inverted
 
 
@@ -73,20 +73,20 @@ def gptq(
         known = round_blocks(weight, view, bits, symmetric=symmetric, importance=diagonal)
         scales, zeros = _table(known.scale, view), _table(known.zero, view)
     work, codes = matrix[order], np.zeros(matrix.shape, np.uint8)
-    step = min(block, _LAZY)
-    for start, end in _batches(view.length, block, step):
+
+    def begin(start: int) -> None:
         if not by_activation and start % block == 0:
             importance = np.broadcast_to(diagonal[start : start + block], (matrix.shape[1], block))
             _, scale, zero = round_rows(work[start : start + block].T, bits, symmetric, importance)
             scales[start // block], zeros[start // block] = scale, zero
-        errors = np.zeros((end - start, matrix.shape[1]))
-        for row in range(start, end):
-            at = order[row]
-            scale, zero = scales[at // block].astype(np.float64), zeros[at // block].astype(np.float64)
-            codes[at] = np.clip(np.rint(work[row] / scale) + zero, 0, (1 << bits) - 1)
-            errors[row - start] = (work[row] - (codes[at] - zero) * scale) / factor[row, row]
-            work[row + 1 : end] -= np.outer(factor[row, row + 1 : end], errors[row - start])
-        work[end:] -= factor[start:end, end:].T @ errors
+
+    def rounded(row: int) -> Array:
+        at = order[row]
+        scale, zero = scales[at // block].astype(np.float64), zeros[at // block].astype(np.float64)
+        codes[at] = np.clip(np.rint(work[row] / scale) + zero, 0, (1 << bits) - 1)
+        return np.asarray((codes[at] - zero) * scale)
+
+    hand_on(work, factor, block, begin, rounded)
     coded = Coded(
         view.cubes(codes),
         view.cubes(scales),
@@ -98,6 +98,31 @@ def gptq(
     if np.array_equal(halves.astype(np.float32), coded.scale):
         return dataclasses.replace(coded, scale=halves)
     return coded
+
+
+def hand_on(
+    work: Array,
+    factor: Array,
+    block: int,
+    begin: Callable[[int], None],
+    rounded: Callable[[int], Array],
+) -> None:
+    """Round the rows of ``work``, in place, one after another, handing on what each loses to those after it.
+
+    Args:
+        work: ``[length, columns]``, float64.
+        factor: upper Cholesky factor of the inverse of the moments (:func:`inverse_factor`).
+        block: rows that are rounded alike.
+        begin: called with the first row of every block or part of one, before it is rounded.
+        rounded: a row as it is stored.
+    """
+    for start, end in _batches(len(work), block, min(block, _LAZY)):
+        begin(start)
+        errors = np.zeros((end - start, work.shape[1]))
+        for row in range(start, end):
+            errors[row - start] = (work[row] - rounded(row)) / factor[row, row]
+            work[row + 1 : end] -= np.outer(factor[row, row + 1 : end], errors[row - start])
+        work[end:] -= factor[start:end, end:].T @ errors
 
 
 def round_by_outputs(
@@ -131,7 +156,7 @@ def round_by_outputs(
 
 
 def _damped(weight: Array, view: View, moments: Array, bits: int, symmetric: bool) -> Iterator[Coded]:
-    for damping in _DAMPINGS:
+    for damping in DAMPINGS:
         with contextlib.suppress(np.linalg.LinAlgError):
             yield gptq(weight, view, moments, bits, symmetric=symmetric, damping=damping)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from importlib import resources
 from typing import Any
 
 from onnxslim.report import measured, quantities, training
 from onnxslim.report.blocks import comparison, facts, figure, intervals, legend, listed, table
 from onnxslim.report.charts import Estimate, Strip, bars, strip
 from onnxslim.report.markup import SPACE, Safe, element, join, text
+from onnxslim.report.page import page
 from onnxslim.report.report import Report
 from onnxslim.report.tables import decline_table, output_table, pass_table, trial_table, weight_table
 from onnxslim.report.text import Table, counted, finite, number, ratio, size
@@ -17,7 +17,6 @@ from onnxslim.report.verdict import MARGIN, headline, is_single, notes, verified
 
 __all__ = ["to_html"]
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # even a mistake here loads nothing
 _NODES = 30
 _OPERATORS = 30
 _LEFTOVERS = 20
@@ -35,35 +34,9 @@ def to_html(report: Report, title: str = "onnxslim report") -> str:
         (True, False)
     """
     sections = [(name, body) for name, build in _SECTIONS if (body := join(build(report)))]
-    ids = {name: name.lower().replace(" ", "-") for name, _ in sections}
-    contents = [element("a", name, href=f"#{ids[name]}") for name, _ in sections]
-    main = [
-        element("section", element("h2", name), body, id_=ids[name], class_="part") for name, body in sections
-    ]
-    page = element(
-        "html",
-        element("head", *_head(report, title)),
-        element(
-            "body",
-            element("header", element("h1", title), _files_line(report), _banner(report)),
-            element("nav", *contents, aria_label="Contents") if len(contents) > 2 else "",
-            element("main", *main),
-        ),
-        lang="en",
-    )
-    return f"<!DOCTYPE html>\n{page}\n"
-
-
-def _head(report: Report, title: str) -> Iterator[Safe]:
-    style = resources.files("onnxslim.report").joinpath("style.css").read_text(encoding="utf-8")
     found = headline(report)
-    yield element("meta", charset="utf-8")
-    yield element("meta", http_equiv="Content-Security-Policy", content=_POLICY)
-    yield element("meta", name="viewport", content="width=device-width, initial-scale=1")
-    yield element("meta", name="color-scheme", content="light dark")
-    yield element("title", f"{title}: {found.word}" if found else title)
-    yield element("link", rel="icon", href="data:,")
-    yield element("style", Safe(style))
+    header = (element("h1", title), _files_line(report), _banner(report))
+    return page(f"{title}: {found.word}" if found else title, header, sections)
 
 
 def _files_line(report: Report) -> Safe:

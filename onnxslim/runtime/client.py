@@ -84,6 +84,7 @@ class Worker:
         config: Mapping[str, str] | None = None,
         dump: str | os.PathLike[str] | None = None,
         profile: str | os.PathLike[str] | None = None,
+        arena: bool = True,
     ) -> RemoteSession:
         """Create a session in the worker.
 
@@ -95,6 +96,7 @@ class Worker:
             config: session configuration entries of onnxruntime.
             dump: where onnxruntime shall write its optimized model.
             profile: prefix of the file to which onnxruntime shall write its events.
+            arena: keep memory from run to run; with inputs of many sizes it grows with their number.
 
         Raises:
             RuntimeRefused: onnxruntime does not load it.
@@ -118,6 +120,7 @@ class Worker:
                     "config": {**_NO_SPINNING, **payload.config, **(config or {})},
                     "dump": None if dump is None else str(dump),
                     "profile": None if profile is None else str(profile),
+                    "arena": arena,
                 },
                 doing="loading the model",
             )

@@ -66,8 +66,10 @@ class Session:
         config: Mapping[str, str],
         dump: str | None,
         profile: str | None = None,
+        arena: bool = True,
     ) -> None:
         options = ort.SessionOptions()
+        options.enable_cpu_mem_arena = arena
         options.graph_optimization_level = _LEVELS[optimize]
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

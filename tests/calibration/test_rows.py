@@ -8,7 +8,9 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from onnxslim._ir import ir
 from onnxslim.calibration.rows import collect
+from onnxslim.ops.linear import transposed_linear
 from tests.models import proto
 
 
@@ -49,6 +51,45 @@ def test_rows_times_weight_is_the_output(
     matrix = weight.reshape(groups, 6 // groups, -1).swapaxes(1, 2)
     expected = (each @ matrix).swapaxes(0, 1).reshape(len(rows), 6)
     np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        "",
+        "strides = [2, 3]",
+        "strides = [2, 2], pads = [1, 0, 2, 1], output_padding = [1, 0]",
+        "dilations = [2, 1], strides = [1, 2], pads = [0, 1, 1, 0]",
+    ],
+)
+def test_a_transposed_convolution_is_a_product_too(attributes: str) -> None:
+    text = f"""g (float[2,4,5,6] x, float[4,3,3,2] w) => (float[a,b,c,d] y, float[e,f,g,h] r)
+        {{ r = Relu(x)  y = ConvTranspose{f"<{attributes}>" if attributes else ""}(r, w) }}"""
+    node = proto(text).graph.node[1]
+    linear = transposed_linear(ir.serde.deserialize_node(node), (4, 3, 3, 2))
+    assert linear is not None
+    random = np.random.default_rng(0)
+    weight = random.normal(size=(4, 3, 3, 2)).astype(np.float32)
+    feed = {"x": random.normal(size=(2, 4, 5, 6)).astype(np.float32), "w": weight}
+    fields = ("kernel", "pads", "dilations", "spread")
+    shared = {"limit": 10_000, "seed": [1, 2]}
+    wanted = [
+        {"output": "r", "window": {name: list(getattr(linear, name)) for name in fields}, **shared},
+        {"output": "y", "axis": 1, **shared},
+    ]
+    [[rows, outputs]] = collect(session(text), [feed], wanted)
+    assert len(rows) == len(outputs) > 90
+    np.testing.assert_allclose(outputs, rows @ linear.matrix(weight)[0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(linear.weight_of(linear.matrix(weight), weight.shape), weight)
+
+
+@pytest.mark.parametrize(
+    "attributes", ["group = 2", 'auto_pad = "SAME_UPPER"', "output_shape = [9, 9]", "pads = [3, 0, 0, 0]"]
+)
+def test_other_transposed_convolutions_are_left_alone(attributes: str) -> None:
+    node = proto(f"g (float[1,4,5,6] x, float[4,3,3,2] w) => (float[a,b,c,d] y) "
+                 f"{{ y = ConvTranspose<{attributes}>(x, w) }}").graph.node[0]  # fmt: skip
+    assert transposed_linear(ir.serde.deserialize_node(node), (4, 3, 3, 2)) is None
 
 
 def test_rows_of_matrices_and_of_inputs() -> None:

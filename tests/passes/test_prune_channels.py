@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,6 +19,7 @@ from onnxslim.passes.prune_channels import PruneChannels
 from tests.contract.channels import load
 from tests.contract.channels_cases import CASES
 from tests.models import run
+from tests.report.page import parse
 
 
 def shapes(model: ir.Model) -> dict[str, tuple[int, ...]]:
@@ -111,11 +113,12 @@ def test_a_normalised_axis_is_opt_in() -> None:
     assert pinned.coverage == 1.0 and pinned.fixed == 24
 
 
-def test_masks_are_saved_with_the_model_they_are_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["mask.json", "mask.npz"])
+def test_masks_are_saved_with_the_model_they_are_for(tmp_path: Path, name: str) -> None:
     model, other = load(CASES["MatMul"]), load(CASES["Relu"])
     edit.replace_initializer(other.graph.initializers["a"], np.ones((5, 12), np.float32))
-    Mask({"a:1:0:1": (1, 2)}, weights_digest(model)).save(tmp_path / "mask.json")
-    mask = Mask.load(tmp_path / "mask.json")
+    Mask({"a:1:0:1": (1, 2)}, weights_digest(model)).save(tmp_path / name)
+    mask = Mask.load(tmp_path / name)
     mask.check(model)
     assert mask.remove == {"a:1:0:1": (1, 2)}
     with pytest.raises(OptionError, match="other weights"):
@@ -133,6 +136,32 @@ def test_what_is_no_mask_is_refused(tmp_path: Path, text: str) -> None:
         Mask.load(tmp_path / "missing.json")
 
 
+def test_masks_made_elsewhere_may_be_booleans(tmp_path: Path) -> None:
+    np.savez(tmp_path / "mask.npz", **{"a/b:0:0:1": [True, False, True], "__schema__": "onnxslim.mask/1"})  # type: ignore[arg-type]
+    assert Mask.load(tmp_path / "mask.npz") == Mask({"a/b:0:0:1": (0, 2)}, "")
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"a": [0]},
+        {"a": [-1], "__schema__": "onnxslim.mask/1"},
+        {"a": [0.5], "__schema__": "onnxslim.mask/1"},
+        {"a": [[0]], "__schema__": "onnxslim.mask/1"},
+        {"a": np.array([None]), "__schema__": "onnxslim.mask/1"},
+        None,
+    ],
+)
+def test_arrays_that_are_no_mask_are_refused(tmp_path: Path, arrays: dict[str, Any] | None) -> None:
+    file = tmp_path / "mask.npz"
+    if arrays is None:
+        file.write_bytes(b"PK no archive")
+    else:
+        np.savez(file, **arrays)
+    with pytest.raises(OptionError, match="the file is not"):
+        Mask.load(file)
+
+
 def test_inspect_lists_groups_and_pins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     io.save(load(CASES["heads"]), tmp_path / "m.onnx")
     assert main(["inspect", str(tmp_path / "m.onnx"), "--channels", "-v"]) == 0
@@ -143,3 +172,29 @@ def test_inspect_lists_groups_and_pins(tmp_path: Path, capsys: pytest.CaptureFix
     assert found["coverage"] == 1 and [group["size"] for group in found["groups"]] == [3, 4, 4]
     assert found["pins"][0]["interface"] is True
     assert main(["inspect", str(tmp_path / "m.onnx"), "--residual"]) == 2
+
+
+def test_inspect_draws_the_groups(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tests.recipes.pruning.nets import small_net
+
+    io.save(small_net(), tmp_path / "m.onnx")
+    command = ["inspect", str(tmp_path / "m.onnx"), "--channels", "-q", "--report", str(tmp_path / "m.html")]
+    assert main(command) == 0
+    page = parse((tmp_path / "m.html").read_text(encoding="utf-8"))
+    arcs, rows = page.all("path"), page.all("rect")
+    assert len(rows) == 2 and len(arcs) == 1  # 16 channels, of which the last convolution makes 12
+    assert "w1:0:0:1 (16 channels)" in " ".join(page.text.split()) and not page.all("script")
+    widths = [float(row.attributes["width"].rstrip("%")) for row in rows]
+    assert widths[1] == pytest.approx(widths[0] * 12 / 16, abs=0.01)
+    assert main(command) == 2 and "exists" in capsys.readouterr().err
+    assert main([*command, "--force"]) == 0
+    assert main(["inspect", str(tmp_path / "m.onnx"), "--report", "m.html"]) == 2
+
+
+def test_edges_lead_where_a_weight_leads() -> None:
+    found = find_groups(load(CASES["heads"]))
+    for group, feeds in zip(found.groups, found.edges, strict=True):
+        read = {member.value for member in group.with_role("consumer")}
+        for other in found.groups:
+            made = {member.value for member in other.with_role("producer")}
+            assert (other.index in feeds) == bool(read & made and other is not group)

@@ -11,6 +11,7 @@ from onnxslim._ir import ir
 from onnxslim.calibration.runner import calibrate
 from onnxslim.calibration.store import Calibration
 from onnxslim.model import edit
+from onnxslim.passes import _static
 from onnxslim.passes.base import collect_declines
 from onnxslim.passes.quantize_static import QuantizeStatic
 from onnxslim.reconstruct.rounding import sqnr_db
@@ -75,6 +76,19 @@ def test_a_residual_network_runs_in_integers(correct_bias: bool) -> None:
     names = set(result.graph.initializers)
     assert not {"w1", "b1", "w2", "w3", "b3"} & names, "no float weight may stay behind"
     assert not QuantizeStatic(calibrate(model, feeds(model)))(result).modified
+
+
+def test_scales_of_biases_are_computed_where_numbers_would_take_more_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = built(NET, **WEIGHTS)
+    result, _ = quantized(model)
+    monkeypatch.setattr(_static, "_NODE_BYTES", 10**6)
+    stored, _ = quantized(model)
+    sizes = [len(ir.to_proto(each).SerializeToString()) for each in (result, stored)]
+    assert sizes[0] < sizes[1]
+    for feed in feeds(model, 2):
+        assert np.array_equal(run(result, feed)[0], run(stored, feed)[0])
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,19 @@ def test_other_forms_and_biases_are_fitted_along(model: ir.Model) -> None:
     assert all(each in model.graph.initializers for each in WEIGHTS), "the model stays as it is"
 
 
+@pytest.mark.filterwarnings("ignore:.*:RuntimeWarning")
+@pytest.mark.parametrize("wrong", [0.0, np.nan, np.inf])
+def test_inputs_that_tell_nothing_leave_the_weight_alone_to_go_by(model: ir.Model, wrong: float) -> None:
+    feeds = [{"x": np.full((1, 16, 14, 14), wrong, np.float32)}] * 8
+    signs = Signs(model, feeds, 1)
+    [one] = signs.forms()
+    steps = signs.refit((replace(one, only=("w1", "w2", "w3", "w4")),))
+    plain = BinarizeWeights(bases=1, min_sqnr_db=0.0).stored(model)
+    for name, form in steps[1].known.items():  # type: ignore[attr-defined]
+        np.testing.assert_array_equal(form.decode(), plain[name].decode())
+    assert all(np.isfinite(bias).all() for bias in steps[0].biases.values())  # type: ignore[attr-defined]
+
+
 def test_they_are_proposed_and_explained(model: ir.Model) -> None:
     found = candidates(
         model, None, mode="weight-only", weights="binary:2", data=inputs(48, 0), feeds=inputs(8, 50)

@@ -68,6 +68,26 @@ def test_groups_take_the_method_that_serves_them() -> None:
     assert noise(model, chosen, unseen) < 0.99 * noise(model, form, unseen)
 
 
+def test_biases_hold_while_ranges_of_their_inputs_are_tried() -> None:
+    rng = np.random.default_rng(3)
+    source = proto("""g (float[1,3,8,8] x) => (float[1,64,8,8] y) {
+        a = Conv<kernel_shape = [1,1]>(x, w1, b1)  r = Relu(a)
+        y = Conv<kernel_shape = [1,1]>(r, w2, b2) }""")
+    for name, shape in {"w1": (64, 3, 1, 1), "b1": (64,), "w2": (64, 64, 1, 1), "b2": (64,)}.items():
+        array = (2 if len(shape) == 1 else 1 / 4) * rng.standard_normal(shape)
+        source.graph.initializer.append(onnx.numpy_helper.from_array(array.astype(np.float32), name))
+    model = ir.from_proto(source)
+    data = [{"x": rng.standard_normal((1, 3, 8, 8)).astype(np.float32)} for _ in range(8)]
+    odd = data[0]["x"].copy()
+    odd[..., 0] *= 100
+    form = QuantizeStatic(calibrate(model, [*data, {"x": odd}]), placement="all")
+    assert sum(node.op_type == "Mul" for node in run_steps(model, (form,)).model.graph) == 2
+    with open_worker() as worker:
+        chosen = module._grouped(worker, model, form, data)
+    assert "x" in chosen.ranges, "one odd value stretches it"
+    assert noise(model, chosen, data) < noise(model, form, data)
+
+
 def test_what_makes_it_worse_on_held_out_data_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Groups of ranges that are far too narrow, which the data they are chosen on do not show."""
     model, data, held_out = network(), feeds(8), feeds(4)

@@ -130,6 +130,19 @@ class Channels:
         """Group by its stable name."""
         return {group.key: group for group in self.groups}
 
+    @cached_property
+    def edges(self) -> tuple[tuple[int, ...], ...]:
+        """For each group, the positions of those whose channels a weight makes of its own."""
+        makers: dict[str, list[int]] = {}
+        for group in self.groups:
+            for name in dict.fromkeys(member.value for member in group.with_role("producer")):
+                makers.setdefault(name, []).append(group.index)
+
+        def fed(group: Group) -> set[int]:
+            return {made for m in group.with_role("consumer") for made in makers.get(m.value, ())}
+
+        return tuple(tuple(sorted(fed(group) - {group.index})) for group in self.groups)
+
     def to_dict(self) -> dict[str, Any]:
         """As plain data."""
         pins = [{name: getattr(pin, name) for name in Pin.__slots__} for pin in self.pins]

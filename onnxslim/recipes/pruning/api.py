@@ -34,6 +34,7 @@ def prune(
     target_bytes: str | Target | None = None,
     target_latency: str | Target | None = None,
     multiple: int = 8,
+    steps: int = 1,
     protect: Iterable[str] = (),
     residual: bool = False,
     mask: str | os.PathLike[str] | Mask | None = None,
@@ -65,11 +66,13 @@ def prune(
         sparsity: of ``weight``: share of zeros, or ``"2:4"``.
         target_macs, target_params, target_bytes, target_latency: ``"0.7x"`` of the original, or absolute.
         multiple: numbers of channels that stay are multiples of it.
+        steps: in how many steps; after each, what is left is refitted and ranked anew.
         protect: globs of the names of weights whose output channels stay.
         residual: also channels that a normalisation averages over; that is less exact.
         mask: removes what it says.
         reconstruct: refit the products behind what was removed.
-        max_drop: what may be lost of the metric at most.
+        max_drop: what may be lost of the metric at most; where the target costs more, the most of the saving
+            that does not is taken, as judged on inputs that nothing was fitted to.
         distill: let the result learn from the original for so long (``"5min"``), see
             :func:`onnxslim.distill`.
 
@@ -94,6 +97,7 @@ def prune(
         ratios=dict(ratios or {}),
         sparsity=sparsity,
         multiple=multiple,
+        steps=steps,
         protect=protect,
         residual=residual,
         mask=mask,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +12,16 @@ import numpy.typing as npt
 from onnxslim._ir import ir
 from onnxslim.analysis.channels import Channels
 from onnxslim.analysis.linears import products_of
+from onnxslim.model import edit
 from onnxslim.passes.prune_channels import PruneChannels
 from onnxslim.recipes.engine import Outcome, run_steps
+from onnxslim.recipes.pruning.evidence import Evidence
+from onnxslim.recipes.pruning.merging import Into, compensate
 from onnxslim.recipes.pruning.plan import Removal
-from onnxslim.recipes.pruning.reconstruct import Refitted, reconstruct
+from onnxslim.recipes.pruning.reconstruct import reconstruct
+from onnxslim.recipes.pruning.recur import recurrent_of
+from onnxslim.recipes.pruning.refitted import Refitted
+from onnxslim.recipes.pruning.renormalize import norms_of
 from onnxslim.runtime.client import Worker
 
 __all__ = ["Pruned", "kept_outputs", "pruned"]
@@ -23,11 +29,12 @@ __all__ = ["Pruned", "kept_outputs", "pruned"]
 
 @dataclass
 class Pruned:
-    """A model with channels removed: what the passes did, and what became of each product."""
+    """A model with channels removed: what the passes did, what became of each product, and what to say."""
 
     outcome: Outcome
     removal: Removal
     refitted: list[Refitted] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
 
     @property
     def model(self) -> ir.Model:
@@ -42,6 +49,8 @@ def pruned(
     *,
     worker: Worker | None = None,
     feeds: Any = None,
+    merges: Into | None = None,
+    evidence: Sequence[Evidence] = (),
     residual: bool = False,
     seed: int = 0,
     progress: Callable[[str], None] = lambda message: None,
@@ -50,8 +59,15 @@ def pruned(
 
     Args:
         feeds: what to reconstruct on; None leaves the weights as they are.
+        merges: what goes is first merged so into what stays.
+        evidence: of the groups, for that.
     """
-    result = Pruned(run_steps(base, (PruneChannels(dict(removal), residual=residual),)), removal)
+    start = base
+    if merges is not None and removal:
+        start = base.clone()
+        edit.know_names(start)
+        compensate(start, evidence, removal, merges)
+    result = Pruned(run_steps(start, (PruneChannels(dict(removal), residual=residual),)), removal)
     if feeds is not None and worker is not None and removal:
         kept = kept_outputs(base, channels, removal)
         result.refitted = reconstruct(worker, base, result.model, feeds, kept, seed=seed, progress=progress)
@@ -61,13 +77,20 @@ def pruned(
 def kept_outputs(
     base: ir.Model, channels: Channels, removal: Mapping[str, Any]
 ) -> dict[str, npt.NDArray[np.int64]]:
-    """The output channels that each product keeps, by its name; products that keep all are left out."""
-    axes = {p.weight.name: (p, 0 if p.linear.outputs_first else 1) for p in products_of(base)}
+    """The output channels that products and normalisations keep, by name, and the units that recurrent layers
+    keep, by the name of R; what keeps all is left out."""
+    axes = {p.weight.name: (p.name, p.shape, 0 if p.linear.outputs_first else 1) for p in products_of(base)}
+    for norm in norms_of(base):
+        size = norm.scale.const_value.size if norm.scale.const_value is not None else 0
+        axes[norm.scale.name] = (norm.name, (size,), 0)
+    for layer in recurrent_of(base):
+        if layer.weight.const_value is not None:
+            axes[layer.name] = (layer.name, tuple(layer.weight.const_value.shape.numpy()), 2)
     masks: dict[str, npt.NDArray[np.bool_]] = {}
     for key, atoms in removal.items():
         for member in channels.by_key[key].members:
-            product, axis = axes.get(member.value, (None, -1))
-            if product is not None and member.axis == axis and member.role == "producer":
-                mask = masks.setdefault(product.name, np.ones(product.shape[axis], np.bool_))
+            name, shape, axis = axes.get(member.value, ("", (), -1))
+            if member.axis == axis:
+                mask = masks.setdefault(name, np.ones(shape[axis], np.bool_))
                 mask[member.indices(atoms)] = False
     return {name: np.flatnonzero(mask) for name, mask in masks.items()}

@@ -19,7 +19,9 @@ import numpy.typing as npt
 
 from onnxslim.errors import OptionError
 from onnxslim.recipes.pruning.evidence import Consumer, Evidence
+from onnxslim.recipes.pruning.merging import Into, pairs, states
 from onnxslim.reconstruct.elimination import Elimination
+from onnxslim.reconstruct.merging import pair_order
 
 __all__ = ["CRITERIA", "Criterion", "all_criteria", "criterion", "elimination_of", "stepwise"]
 
@@ -39,12 +41,14 @@ class Criterion:
         score: ``(evidence, random) -> [size]``; larger matters more.
         needs_data: it looks at what the products were observed to get.
         help: one line.
+        merges: channels that go become sums of the others, or multiples of one.
     """
 
     name: str
     score: Callable[[Evidence, np.random.Generator], Array]
     needs_data: bool
     help: str
+    merges: Into | None = None
 
 
 @functools.cache
@@ -216,6 +220,23 @@ def _reconstruction(evidence: Evidence, random: np.random.Generator) -> Array:
     return stepwise([elimination_of(each) for each in observed], evidence.size)
 
 
+def _merge(evidence: Evidence, random: np.random.Generator) -> Array:
+    """The order in which channels are merged when each time the cheapest is taken."""
+    found = states(evidence)
+    return stepwise(found, evidence.size) if found else _group_norm(evidence, random)
+
+
+def _merge_pairs(evidence: Evidence, random: np.random.Generator) -> Array:
+    errors = pairs(evidence)
+    if errors is None:
+        return _group_norm(evidence, random)
+    order = pair_order(errors)
+    most = order[np.isfinite(order)].max(initial=0.0)
+    alone = ~np.isfinite(order)
+    order[alone] = most + 1 + np.sort(errors, axis=1)[alone, 0].clip(max=1.0)
+    return order
+
+
 def stepwise(states: list[Elimination], size: int) -> Array:
     """Take a group apart, the cheapest atoms first; returns the error that was reached when each went."""
     longest = max(state.weight.shape[1] for state in states)
@@ -243,4 +264,6 @@ CRITERIA = (
     Criterion("wanda", _wanda, True, "magnitude of the weights that use it, times that of its values"),
     Criterion("obs", _obs, True, "error of removing it alone, with the others standing in for it"),
     Criterion("reconstruction", _reconstruction, True, "error of removing it after those worth less"),
+    Criterion("merge", _merge, True, "error of making it a sum of the others", "many"),
+    Criterion("merge-pairs", _merge_pairs, True, "error of making it a multiple of another", "one"),
 )

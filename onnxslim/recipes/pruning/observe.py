@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from onnxslim._ir import ir
 from onnxslim.analysis.linears import Product
-from onnxslim.recipes.pruning.reconstruct import row_feed, wanted_input
+from onnxslim.recipes.pruning.rows import row_feed, wanted_input
 from onnxslim.recipes.pruning.samples import Samples
 from onnxslim.runtime.client import Worker
 

@@ -22,7 +22,7 @@ __all__ = ["Allocation", "Plan", "Removal", "is_block", "make_plan"]
 
 Feed = Mapping[str, Any]
 Removal = Mapping[str, tuple[int, ...]]
-Allocation = Literal["uniform", "global", "sensitivity"]
+Allocation = Literal["uniform", "global", "sensitivity", "error"]
 
 _POINTS = 6  # widths at which the noise of a group is measured; between them it is interpolated
 _PROBING = 1e12  # multiply-accumulates to spend on that; a model that is larger is measured on fewer inputs
@@ -38,12 +38,14 @@ class Plan:
         curves: one for each group that may lose atoms.
         widths: the costs; what is removed at the moment.
         allocation: how the saving is shared out.
+        evidence: of the groups.
     """
 
     curves: Sequence[Curve]
     widths: Widths
     allocation: Allocation
     overrides: Mapping[str, float] = field(default_factory=dict)
+    evidence: Sequence[Evidence] = ()
 
     def meet(self, kind: str, target: float) -> Removal:
         """What to remove so that ``widths.total(kind)`` is at most ``target``, or as near as can be."""
@@ -68,12 +70,12 @@ class Plan:
             return removal(self.curves, self.widths)
         return self.meet("channels", (1 - ratio) * self.widths.total("channels"))
 
-    def free(self) -> Removal:
-        """What to remove because it is worth nothing by the criterion, or next to nothing."""
+    def free(self, limit: float = _FREE) -> Removal:
+        """What to remove because it costs no more than ``limit`` by the criterion: next to nothing."""
         self._reset()
         for curve in self.curves:
             if curve.group.key not in self.overrides:
-                worthless = [n for n, loss in zip(curve.removed, curve.loss, strict=True) if loss <= _FREE]
+                worthless = [n for n, loss in zip(curve.removed, curve.loss, strict=True) if loss <= limit]
                 self.widths.remove(curve.group.key, curve.order[: worthless[-1]])
         return removal(self.curves, self.widths)
 
@@ -128,7 +130,8 @@ def make_plan(
         runs = sum(min(_POINTS, len(options[each.group.key]) - 1) for each, _ in usable)
         price = runs * max(widths.total_at_full("macs"), 1.0)
         count = max(_LEAST, int(_PROBING / price))
-        prober = Prober(worker, weights, [each for each, _ in usable], held_out[:count])
+        chosen = [each for each, _ in usable]
+        prober = Prober(worker, weights, chosen, held_out[:count], criterion.merges)
     curves = []
     for each, score in usable:
         order = np.argsort(score, kind="stable")
@@ -136,12 +139,14 @@ def make_plan(
         if prober is not None:
             progress(f"measuring {each.group.key}")
             loss = _measured(prober, each, order, removed)
+        elif allocation == "error":
+            loss = _reached(score, order, removed)
         else:
             loss = _summed(score, order, removed)
         curves.append(Curve(each.group, order, removed, loss))
     if prober is not None:
         prober.close()
-    return Plan(curves, widths, allocation)
+    return Plan(curves, widths, allocation, evidence=evidence)
 
 
 def is_block(group: Group) -> bool:
@@ -155,6 +160,12 @@ def _measured(prober: Prober, evidence: Evidence, order: Any, removed: Sequence[
     points = sorted({0, *range(step, len(removed), step), len(removed) - 1})
     found = prober.curve(evidence, order, [removed[i] for i in points])
     return tuple(np.interp(removed, [removed[i] for i in points], found).tolist())
+
+
+def _reached(score: Any, order: Any, removed: Sequence[int]) -> tuple[float, ...]:
+    """The relative error behind the group, of a criterion that says which energy is lost by then."""
+    energy = np.concatenate([[0.0], np.maximum.accumulate(np.maximum(score[order], 0.0))])
+    return tuple(np.sqrt(energy[list(removed)]).tolist())
 
 
 def _summed(score: Any, order: Any, removed: Sequence[int]) -> tuple[float, ...]:

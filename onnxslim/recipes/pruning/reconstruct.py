@@ -7,66 +7,36 @@ do not add up along the way, through residual branches either.
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 import math
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxslim._ir import ir
-from onnxslim.analysis.extract import extract
 from onnxslim.analysis.linears import Product, products_of
 from onnxslim.model import edit
-from onnxslim.ops.linear import Linear
 from onnxslim.passes.replace_weights import set_bias
+from onnxslim.recipes.pruning.recur import refit_recurrent
+from onnxslim.recipes.pruning.refitted import Refitted
+from onnxslim.recipes.pruning.renormalize import norms_of, refit_norm
+from onnxslim.recipes.pruning.rows import row_feed, rows_of, wanted_input, wanted_output
 from onnxslim.recipes.pruning.samples import Samples
 from onnxslim.reconstruct.ridge import Fit, Sums, fit, with_ones
 from onnxslim.runtime.client import Worker
 
-__all__ = [
-    "Refitted",
-    "observed",
-    "reconstruct",
-    "refit",
-    "row_feed",
-    "spread",
-    "stacked",
-    "sums_of",
-    "wanted_input",
-    "write_back",
-]
+__all__ = ["observed", "reconstruct", "refit", "spread", "stacked", "sums_of", "write_back"]
 
 Array = npt.NDArray[Any]
 Feed = Mapping[str, Any]
 Kept = Mapping[str, npt.NDArray[np.int64]]
 
-_ROWS = (8192, 32768)  # at least and at most, of each product
-_ROWS_PER_COLUMN = 32
 _HELD_OUT = 4  # every so manieth sample chooses the damping
 _TARGET_BYTES = 512 << 20  # of the original's outputs that are held at a time
 _SUMS_BYTES = 1 << 30  # of the sums of one product; it is left alone where they would take more
 _EXACT = 1e-10  # of the energy: an error as small is float rounding
-_CALL_BYTES, _CALL_FEEDS = 8 << 20, 32  # that go to the worker and back at once
 _BLOCK = 2048  # rows that are added up at once
-
-
-@dataclass(frozen=True)
-class Refitted:
-    """What became of one product: the share of the output's energy that is wrong, on held-out rows.
-
-    ``declined`` is why it was left as it is.
-    """
-
-    name: str
-    before: float
-    after: float
-    damping: float | None
-    declined: str = ""
 
 
 Refit = Callable[[ir.Model, Product, Sums, Sums], Refitted]
@@ -84,7 +54,7 @@ def reconstruct(
     seed: int = 0,
     progress: Callable[[str], None] = lambda message: None,
 ) -> list[Refitted]:
-    """Refit the products of ``model``, in place.
+    """Refit the recurrent layers, the products and the normalisations of ``model``, in place.
 
     Args:
         original: what the model was made from; values of one name are the same but for removed channels.
@@ -98,15 +68,27 @@ def reconstruct(
     refitted = refitted or refit
     values = {value.name for node in original.graph for value in node.outputs}
     products = [p for p in products_of(model) if p.name in values and select(p)]
-    found: list[Refitted] = []
+    norms = sorted((norm for norm in norms_of(model) if norm.name in values), key=lambda norm: norm.level)
+    found = list(refit_recurrent(worker, original, model, feeds, kept, seed))
+
+    def renormalize(level: float) -> None:
+        """Normalisations come before the products that read them."""
+        while norms and norms[0].level <= level:
+            norm = norms.pop(0)
+            progress(f"reconstructing {norm.name}")
+            fitted = refit_norm(worker, original, model, norm, feeds, kept.get(norm.name), seed)
+            found.extend([fitted] if fitted is not None else [])
+
     for block in _blocks(products, len(feeds)):
         targets = _targets(worker, original, feeds, block, seed)
         for level in sorted({product.level for product in block}):
+            renormalize(level)
             now = [product for product in block if product.level == level]
             progress(f"reconstructing {now[0].name}")
             for part in _affordable(now, found):
                 sums = sums_of(worker, model, feeds, part, targets, kept, seed)
                 found += [refitted(model, product, *sums[product.name]) for product in part]
+    renormalize(math.inf)
     return found
 
 
@@ -231,62 +213,14 @@ def _targets(
     worker: Worker, original: ir.Model, feeds: Samples, products: Sequence[Product], seed: int
 ) -> dict[str, list[Array]]:
     """Rows of the outputs in the original."""
-    wanted = []
-    for product in products:
-        item = wanted_input(product, len(feeds), seed)
-        del item["window"]
-        wanted.append(item | {"output": product.name, "axis": product.linear.channels})
+    wanted = [
+        wanted_output(each.name, each.linear.channels, rows_of(each), len(feeds), seed) for each in products
+    ]
     found: dict[str, list[Array]] = {product.name: [] for product in products}
     for rows in row_feed(worker, original, feeds, wanted):
         for each, into in zip(rows, found.values(), strict=True):
             into.append(each)
     return found
-
-
-def row_feed(
-    worker: Worker,
-    model: ir.Model,
-    feeds: Samples,
-    wanted: Sequence[Mapping[str, Any]],
-) -> Iterator[list[Array]]:
-    """For each feed what :func:`onnxslim.calibration.rows.collect` finds; no more of the model is run."""
-    part, _ = extract(model, [item["output"] for item in wanted])
-    for value in part.graph.outputs:
-        if value.producer() is not None:
-            value.shape = None  # an annotation that does not hold must not become a promise
-    with worker.load(part, optimize="basic") as session:
-        names = {info.name for info in session.inputs}
-        number, together, source = 0, 1, iter(feeds)
-        while chunk := list(itertools.islice(source, together)):
-            fed = [{name: value for name, value in feed.items() if name in names} for feed in chunk]
-            found: list[list[Array]] = worker.call(
-                "onnxslim.calibration.rows:collect", session, fed, list(wanted), number
-            )
-            yield from found
-            number += len(chunk)
-            size = sum(rows.nbytes for rows in found[0]) + sum(np.asarray(v).nbytes for v in fed[0].values())
-            together = min(max(_CALL_BYTES // max(size, 1), 1), _CALL_FEEDS)
-
-
-def wanted_input(product: Product, samples: int, seed: int) -> dict[str, Any]:
-    return {
-        "output": product.input.name,
-        "limit": math.ceil(_rows_of(product) / samples),
-        "seed": [seed, zlib.crc32(product.name.encode())],
-        "window": _window(product.linear),
-    }
-
-
-def _window(linear: Linear) -> dict[str, Any] | None:
-    if linear.kernel is None:
-        return None
-    fields = ("kernel", "strides", "pads", "dilations", "groups", "same")
-    return {name: value for name, value in dataclasses.asdict(linear).items() if name in fields}
-
-
-def _rows_of(product: Product) -> int:
-    _, length, _ = product.dims
-    return min(max(_ROWS_PER_COLUMN * length, _ROWS[0]), _ROWS[1])
 
 
 def _blocks(products: Sequence[Product], samples: int) -> Iterator[list[Product]]:
@@ -296,7 +230,7 @@ def _blocks(products: Sequence[Product], samples: int) -> Iterator[list[Product]
     by_level = sorted(products, key=lambda product: product.level)
     for level in sorted({product.level for product in by_level}):
         now = [product for product in by_level if product.level == level]
-        own = sum(4 * _rows_of(p) * p.linear.groups * p.dims[2] for p in now)
+        own = sum(4 * rows_of(p) * p.linear.groups * p.dims[2] for p in now)
         if block and size + own > _TARGET_BYTES:
             yield block
             block, size = [], 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
@@ -42,6 +43,7 @@ class PruneRequest:
     mask: Mask | None = None
     drop: Drop | None = None
     multiple: int = 8
+    steps: int = 1
     protect: Selection = field(default_factory=lambda: Selection.parse(""))
     ratios: Mapping[str, float] = field(default_factory=dict)
     residual: bool = False
@@ -64,6 +66,7 @@ def request_of(
     max_drop: str | float | Drop | None,
     multiple: int,
     protect: Iterable[str],
+    steps: int = 1,
     **given: Any,
 ) -> PruneRequest:
     """Read the arguments of :func:`onnxslim.prune`.
@@ -88,6 +91,8 @@ def request_of(
             )
         if sparsity is None:
             raise OptionError("--granularity weight needs --sparsity", hint=_ZEROS)
+        if re.fullmatch(r"0?\.\d+", str(sparsity)):
+            asked = [Goal("ratio", Target(float(sparsity), "ratio"))]
     elif sparsity is not None:
         raise OptionError("--sparsity is for single weights", hint="add --granularity weight, or use --ratio")
     elif not asked and mask is None and not ratios and criterion == "sparsity":
@@ -102,6 +107,12 @@ def request_of(
     if granularity == "block" and (mask is not None or ratios or criterion is not None):
         raise OptionError(
             "residual blocks are ranked by their effect on the outputs", hint="give a ratio or a target alone"
+        )
+    chosen = granularity in ("channel", "head") and mask is None
+    if steps < 1 or (steps > 1 and not chosen):
+        raise OptionError(
+            f"nothing can be removed in {steps} steps here",
+            hint="--steps 2 or more is for channels and heads that are chosen, not for a mask",
         )
     if criterion is not None:
         find_criterion(criterion)
@@ -118,6 +129,7 @@ def request_of(
         multiple=multiple,
         protect=Selection.parse(",".join(protect)),
         ratios=ratios,
+        steps=steps,
         **given,
     )
 

@@ -17,6 +17,7 @@ from onnxslim.model import edit
 from onnxslim.recipes.noise import noise_to_signal
 from onnxslim.recipes.pruning.criteria import elimination_of
 from onnxslim.recipes.pruning.evidence import Consumer, Evidence, Weights
+from onnxslim.recipes.pruning.merging import Into, mixed
 from onnxslim.runtime.client import RemoteSession, Worker
 
 __all__ = ["Prober", "lifted"]
@@ -40,12 +41,18 @@ class Prober:
         weights: of the model.
         evidence: of the groups that will be measured.
         feeds: held-out inputs; a few are enough.
+        merges: what goes is merged so into what stays; None: its consumers are fitted anew.
     """
 
     def __init__(
-        self, worker: Worker, weights: Weights, evidence: Sequence[Evidence], feeds: Sequence[Feed]
+        self,
+        worker: Worker,
+        weights: Weights,
+        evidence: Sequence[Evidence],
+        feeds: Sequence[Feed],
+        merges: Into | None = None,
     ) -> None:
-        self._weights, self._feeds = weights, feeds
+        self._weights, self._feeds, self._merges = weights, feeds, merges
         model = weights.model.clone()
         edit.know_names(model)  # a copy shares what its original knows of them
         names: dict[str, None] = {}
@@ -75,7 +82,7 @@ class Prober:
             removed: numbers of atoms, from none upwards.
         """
         fitted = [each for each in evidence.products if each.seen is not None and each.seen.count]
-        states = [elimination_of(each) for each in fitted]
+        states = [] if self._merges else [elimination_of(each) for each in fitted]
         noises, done = [], 0
         for count in removed:
             if count == 0:
@@ -85,10 +92,13 @@ class Prober:
                 state.remove(order[done:count])
             done = count
             given: dict[str, Array] = {}
-            for consumer, state in zip(fitted, states, strict=True):
+            if self._merges:
+                for consumer, weight in mixed(evidence, order[:count], self._merges):
+                    given |= self._given(consumer, self._with_bias(consumer, weight))
+            for consumer, state in zip(fitted, states, strict=False):
                 given |= self._given(consumer, state.weight)
             for consumer in evidence.products:
-                if consumer not in fitted:
+                if consumer not in fitted and not self._merges:
                     given |= self._given(consumer, _masked(consumer, order[:count]))
             if not evidence.products:
                 given |= self._silent(evidence, order[:count])
@@ -109,6 +119,16 @@ class Prober:
         if weight.shape[1] > length and name in self._bias:
             found[self._bias[name]] = weight[:, length].reshape(-1).astype(np.float32)
         return found
+
+    def _with_bias(self, consumer: Consumer, weight: Array) -> Array:
+        """What is added to the bias, and the bias."""
+        length, bias = consumer.weight.shape[1], consumer.product.bias
+        stored = None if bias is None else edit.constant_value(bias)
+        if weight.shape[1] > length and stored is not None:
+            weight[:, length] += np.broadcast_to(stored, weight[:, length].size).reshape(
+                weight[:, length].shape
+            )
+        return weight
 
     def _silent(self, evidence: Evidence, atoms: npt.NDArray[np.int64]) -> dict[str, Array]:
         """What makes these channels, set to zero."""

@@ -16,18 +16,20 @@ from onnxslim.recipes.pruning.apply import Pruned
 from onnxslim.recipes.pruning.plan import Plan, Removal
 from onnxslim.recipes.pruning.widths import macs_for
 
-__all__ = ["Goal", "meet", "reached"]
+__all__ = ["Goal", "amount", "meet", "reached"]
 
 _ATTEMPTS = 10
 _MEASUREMENTS = 6
-_NEAR = 0.03  # of a wanted time; what is nearer is good enough
+_AIM, _NEAR = 0.985, 0.015  # of a wanted time: what comes so near is good enough
+_TOO_SLOW = 0.05
 
 
 @dataclass(frozen=True)
 class Goal:
-    """How much is to go: a ``ratio`` of the channels, what goes for ``free``, or down to a quantity."""
+    """How much is to go: a ``ratio`` of the channels, what goes for ``free`` or with an ``error`` of no more,
+    or down to a quantity."""
 
-    kind: Literal["ratio", "free", "macs", "params", "bytes", "latency"]
+    kind: Literal["ratio", "free", "error", "macs", "params", "bytes", "latency"]
     target: Target
 
 
@@ -57,6 +59,8 @@ def meet(plan: Plan, goal: Goal, apply: Apply, run: _Run) -> Pruned:
         return apply(plan.share(goal.target.value), True)
     if goal.kind == "free":
         return apply(plan.free(), True)
+    if goal.kind == "error":
+        return apply(plan.free(goal.target.value), True)
     if goal.kind == "latency":
         return _meet_time(plan, goal.target, apply, run)
     return _meet_size(plan, goal.kind, goal.target, apply, run)
@@ -66,12 +70,12 @@ def _meet_size(plan: Plan, kind: str, target: Target, apply: Apply, run: _Run) -
     """The estimate is corrected by what the pruned model has, since rounding and shapes are its own."""
     counted = "params" if kind == "bytes" else kind
     feed = plan.widths.feed
-    wanted = target.value * (_amount(run.original, kind, feed) if target.kind == "ratio" else 1)
+    wanted = target.value * (amount(run.original, kind, feed) if target.kind == "ratio" else 1)
     each = 4 if kind == "bytes" else 1  # bytes of a parameter
-    aim = plan.widths.total_at_full(counted) - (_amount(plan.widths.model, kind, feed) - wanted) / each
+    aim = plan.widths.total_at_full(counted) - (amount(plan.widths.model, kind, feed) - wanted) / each
     for _ in range(_ATTEMPTS):
         removal = plan.meet(counted, aim)
-        found = _amount(apply(removal, False).model, kind, feed)
+        found = amount(apply(removal, False).model, kind, feed)
         if found <= wanted:
             return apply(removal, True)
         aim = min(aim - (found - wanted) / each, 0.998 * aim)
@@ -92,44 +96,63 @@ def reached(goal: Goal, run: _Run, feed: Mapping[str, Any]) -> Callable[[ir.Mode
             return bool(found <= target.value)
 
         return in_time
-    wanted = target.value * (_amount(run.original, goal.kind, feed) if target.kind == "ratio" else 1)
-    return lambda model: _amount(model, goal.kind, feed) <= wanted
+    wanted = target.value * (amount(run.original, goal.kind, feed) if target.kind == "ratio" else 1)
+    return lambda model: amount(model, goal.kind, feed) <= wanted
 
 
-def _amount(model: ir.Model, kind: str, feed: Mapping[str, Any] | None) -> float:
-    amount = macs_for(model, feed) if kind == "macs" else summary(model, macs=False)[kind]
-    if not amount:
+def amount(model: ir.Model, kind: str, feed: Mapping[str, Any] | None) -> float:
+    """What a model has of a quantity other than time.
+
+    Raises:
+        OptionError: nobody knows.
+    """
+    found = macs_for(model, feed) if kind == "macs" else summary(model, macs=False)[kind]
+    if not found:
         raise OptionError(
             f"the {kind} of the model are not known",
             hint="fix the shapes of its inputs, or use another target",
         )
-    return float(amount)
+    return float(found)
 
 
 def _meet_time(plan: Plan, target: Target, apply: Apply, run: _Run) -> Pruned:
-    """Bisect what the costs say until what is measured is near the target."""
+    """Ask for shares of the estimated time, each found from the times measured so far, until one fits."""
     total = plan.widths.total_at_full("latency")
-    low, high = 0.0, 1.0  # shares of the estimated time
     share = target.value if target.kind == "ratio" else 0.5
+    taken = {0.0: 0.0}  # share of the estimate -> time, of that wanted
     best: tuple[float, Removal] | None = None
-    for attempt in range(_MEASUREMENTS):
+    for _ in range(_MEASUREMENTS):
         removal = plan.meet("latency", share * total)
-        file = save(apply(removal, False).model, run.folder / f"attempt{attempt}.onnx")
+        share = max(share, plan.widths.total("latency") / total)  # what could be had
+        file = save(apply(removal, False).model, run.folder / "attempt.onnx", force=True)
         measured = run.latency(file)
-        ratio = measured.ratio if target.kind == "ratio" else measured.seconds_b / target.value
-        wanted = target.value if target.kind == "ratio" else 1.0
-        off = ratio / wanted - 1
-        if best is None or abs(off) < abs(best[0]):
-            best = (off, removal)
-        if -_NEAR <= off <= 0.0:
+        found = (measured.ratio if target.kind == "ratio" else measured.seconds_b) / target.value
+        taken[1.0] = found / measured.ratio
+        taken[share] = found
+        if best is None or abs(found - 1) < abs(best[0]):
+            best = (found - 1, removal)
+        if abs(found - _AIM) <= _NEAR:
             break
-        low, high = (low, share) if off > 0 else (share, high)
-        step = share * wanted / ratio
-        share = step if low < step < high else (low + high) / 2
+        share = _interpolated(taken)
     assert best is not None
-    if best[0] > 2 * _NEAR:
+    if best[0] > _TOO_SLOW:
         raise BudgetError(
             f"the nearest that was reached takes {1 + best[0]:.2f} of the time that was asked for",
             hint="protect less, use a smaller --round, or relax the target",
         )
     return apply(best[1], True)
+
+
+def _interpolated(taken: Mapping[float, float]) -> float:
+    """The share that should take as long as is wanted, between the nearest that took less and took more.
+
+    Example:
+        >>> round(_interpolated({0.0: 0.0, 0.5: 0.7, 1.0: 1.5}), 2)
+        0.68
+    """
+    shares = sorted(taken)
+    low = max((share for share in shares if taken[share] <= _AIM), default=0.0)
+    high = min((share for share in shares if share > low), default=1.0)
+    rise = taken[high] - taken[low]
+    part = (_AIM - taken[low]) / rise if rise > 0 else 0.5
+    return low + (high - low) * min(max(part, 0.1), 0.9)

@@ -16,12 +16,12 @@ import numpy.typing as npt
 
 from onnxslim._ir import ir
 from onnxslim.analysis.channels import Channels
-from onnxslim.analysis.cost import cost
+from onnxslim.analysis.cost import cost, summary
 from onnxslim.analysis.shapes import Shapes, infer
 from onnxslim.model.edit import constant_value
 from onnxslim.ops.registry import spec_of
 
-__all__ = ["Widths", "macs_for", "shapes_for"]
+__all__ = ["Widths", "macs_for", "shapes_for", "sized"]
 
 Array = npt.NDArray[Any]
 _Axis = tuple[str, int]
@@ -191,3 +191,9 @@ class Widths:
             last = [axis for axis in columns if dims is not None and axis[1] % len(dims) == len(dims) - 1]
             return [*(self._axes.get(first.name or "", ()) if first is not None else ()), *last]
         return self._axes.get(node.outputs[0].name or "", ())
+
+
+def sized(model: ir.Model, feed: Mapping[str, Any]) -> dict[str, Any]:
+    """The summary, with products counted for the sizes of a feed where they are not known otherwise."""
+    found = summary(model)
+    return found if found["macs"] is not None else {**found, "macs": macs_for(model, feed)}

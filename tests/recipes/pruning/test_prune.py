@@ -13,6 +13,7 @@ from onnxslim.analysis.channels import Mask
 from onnxslim.errors import BudgetError, OptionError
 from onnxslim.model.edit import constant_value, replace_initializer
 from onnxslim.recipes.pruning import prune as module
+from onnxslim.recipes.pruning.work import Work
 from tests.recipes.pruning.nets import feeds, small_net
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -21,7 +22,7 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time is measured in tests of its own."""
-    monkeypatch.setattr(module._Work, "latency", lambda *given, **named: None)
+    monkeypatch.setattr(Work, "latency", lambda *given, **named: None)
     monkeypatch.setattr(module, "latency_fields", lambda measured: None)
 
 
@@ -80,8 +81,53 @@ def test_masks_of_others_are_refused() -> None:
 
 
 def test_a_budget_may_say_no() -> None:
+    with pytest.raises(BudgetError, match="a sixteenth of the saving"):
+        prune(ratio=0.9, reconstruct=False, criterion="random", max_drop="0.0000001")
+
+
+@pytest.mark.parametrize("target", [{"ratio": 0.9}, {"target_macs": "0.2x"}, {"target_params": "200"}])
+def test_less_goes_where_too_much_would_be_lost(target: dict[str, Any]) -> None:
+    """Half of the first channels are copies: a budget allows as much, whatever was asked for."""
+    free, kept = prune(**target), prune(**target, max_drop="0.0001")
+    metric = kept.report.metric
+    assert metric["after"] >= metric["before"] - 0.0001 > free.report.metric["after"]
+    assert free.report.ratio("params") < kept.report.ratio("params") < 1
+    assert any("of the saving was taken, judged by held-out inputs" in note for note in kept.report.notes)
+    assert not any("of the saving" in note for note in prune(ratio=0.1, max_drop="0.5").report.notes)
+
+
+def test_shares_that_were_given_are_not_made_milder() -> None:
     with pytest.raises(BudgetError, match="falls from"):
-        prune(ratio=0.9, reconstruct=False, criterion="random", max_drop="0.000001")
+        prune(ratios={"w3": 0.9}, reconstruct=False, max_drop="0.0000001")
+
+
+def test_a_metric_of_ones_own_is_said_to_have_been_looked_at(tmp_path: Path) -> None:
+    size = tmp_path / "size.py"
+    size.write_text("import os\n\ndef left(path):\n    return os.path.getsize(path) / 1e3\n")
+    result = prune(ratio=0.8, metric=f"{size}:left", max_drop="25%")
+    assert result.report.metric["after"] >= 0.75 * result.report.metric["before"]
+    assert any("the metric, which was looked at" in note for note in result.report.notes)
+
+
+def test_fewer_weights_become_zero_where_too_much_would_be_lost() -> None:
+    result = prune(granularity="weight", sparsity=0.9, max_drop="0.01")
+    weight = constant_value(result.model.graph.initializers["w3"])
+    assert weight is not None and 0 < (weight == 0).mean() < 0.9
+
+
+def test_steps_go_one_after_the_other_and_make_one_mask() -> None:
+    once, twice = prune(target_macs="0.4x"), prune(target_macs="0.4x", steps=2)
+    assert twice.report.ratio("macs") <= 0.4
+    again = prune(mask=Mask(twice.mask.remove))
+    for name, value in twice.model.graph.initializers.items():
+        a, b = constant_value(value), constant_value(again.model.graph.initializers[name])
+        assert a is not None and b is not None
+        np.testing.assert_array_equal(a, b)
+    assert once.report.ratio("macs") <= 0.4
+    shares = [
+        prune(ratio=0.5, steps=steps, allocation="uniform").report.ratio("params") for steps in (1, 2, 4)
+    ]
+    assert max(shares) - min(shares) < 0.1
 
 
 def test_protected_groups_keep_all() -> None:
@@ -132,6 +178,8 @@ def test_single_weights_become_zero(criterion: str) -> None:
         ({"granularity": "weight", "sparsity": "4:2"}, "no pattern"),
         ({"target_macs": "lots"}, "--target-macs"),
         ({"mask": "/nowhere.json"}, "cannot be read"),
+        ({"ratio": 0.3, "steps": 0}, "in 0 steps"),
+        ({"ratio": 0.3, "granularity": "block", "steps": 2}, "in 2 steps"),
     ],
 )
 def test_what_makes_no_sense_is_refused(given: dict[str, Any], message: str) -> None:

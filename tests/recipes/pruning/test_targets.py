@@ -63,7 +63,7 @@ def test_a_wrong_table_is_put_right_by_measuring(floor: float, tmp_path: Path) -
     clock = Clock(model, tmp_path, 0.2)
     goal = Goal("latency", Target(0.6, "ratio"))
     found = meet(plan_of(model, floor), goal, lambda removal, final: apply(model, removal), clock)  # type: ignore[arg-type]
-    assert clock.seconds(found.model) == pytest.approx(0.6, rel=0.06)
+    assert clock.seconds(found.model) == pytest.approx(0.6, rel=0.05)
     assert clock.measured <= 6
 
 
@@ -72,7 +72,10 @@ def test_an_absolute_time(tmp_path: Path) -> None:
     clock = Clock(model, tmp_path, 0.1)
     goal = Goal("latency", Target(0.7, "absolute"))
     found = meet(plan_of(model, 0.0), goal, lambda removal, final: apply(model, removal), clock)  # type: ignore[arg-type]
-    assert clock.seconds(found.model) == pytest.approx(0.7, rel=0.06)
+    assert clock.seconds(found.model) == pytest.approx(0.7, rel=0.05)
+    goal = Goal("latency", Target(0.8, "absolute"))  # the same run may be asked again
+    found = meet(plan_of(model, 0.0), goal, lambda removal, final: apply(model, removal), clock)  # type: ignore[arg-type]
+    assert clock.seconds(found.model) == pytest.approx(0.8, rel=0.05)
 
 
 def test_a_time_out_of_reach(tmp_path: Path) -> None:

@@ -1,0 +1,117 @@
+"""Pruned, then compressed: do the two compose?
+
+    python -m benchmarks.composed [NAMES...] --zoo ROOT [--macs 0.75]
+
+``onnxslim prune`` on each model, ``onnxslim compress`` on the original and on the pruned file, all by the
+command line with the task as metric; each result is scored again in plain onnxruntime, and timed against the
+original by ``onnxslim bench``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.compress import onnxslim, search, sqnr_db
+from benchmarks.pruning import feeds_of
+from benchmarks.writing import RESULTS, markdown, write
+from benchmarks.zoo.layout import check_names, model_path, task, use
+
+MODELS = ("mnist_resnet14", "opennsfw", "ppocr_rec")
+HEADER = ("model", "how", "before", "after", "SQNR dB", "bytes", "time", "95 %")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One result; ``bytes`` and ``ratio`` (of times) are relative to the original."""
+
+    model: str
+    how: str
+    before: float
+    after: float
+    sqnr_db: float
+    bytes: float
+    ratio: float
+    interval: tuple[float, float]
+
+    def cells(self) -> tuple[str, ...]:
+        """The row of the table."""
+        low, high = self.interval
+        scores = f"{self.before:.4f}", f"{self.after:.4f}", f"{self.sqnr_db:.1f}"
+        return (
+            self.model,
+            self.how,
+            *scores,
+            f"{self.bytes:.3f}",
+            f"{self.ratio:.3f}",
+            f"{low:.3f}-{high:.3f}",
+        )
+
+
+def results(name: str, macs: str, max_drop: float, time: str, folder: Path) -> Iterator[tuple[str, Path]]:
+    """What was done, and the file that came of it.
+
+    Raises:
+        RuntimeError: a command fails.
+    """
+    original, module = model_path(name).resolve(), task(name)
+    data, metric = feeds_of(name, folder), f"{module.__name__}:metric"
+    pruned, both, compressed = (folder / f"{name}_{what}.onnx" for what in ("pruned", "both", "compressed"))
+    shared = ("--data", data, "--metric", metric, "--force")
+    onnxslim("prune", str(original), "-o", str(pruned), *shared, "--target-macs", f"{macs}x")
+    yield f"pruned to {macs}", pruned
+    for source, target in ((original, compressed), (pruned, both)):
+        search(str(source), str(target), f"{module.__name__}:inputs", module, max_drop, time)
+        yield ("compressed" if source == original else "both"), target
+
+
+def measured(name: str, how: str, result: Path, seconds: float) -> Row:
+    """Judge one result."""
+    original, module = model_path(name).resolve(), task(name)
+    data = ("--data", f"{module.__name__}:held_out")
+    bench = onnxslim("bench", str(original), str(result), *data, "--budget", f"{seconds}s")
+    return Row(
+        name,
+        how,
+        module.score(str(original)).value,
+        module.score(str(result)).value,
+        sqnr_db(original, result, module.held_out()),
+        result.stat().st_size / original.stat().st_size,
+        bench["ratio"],
+        (bench["interval"][0], bench["interval"][1]),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAMES", help=f"default: {', '.join(MODELS)}")
+    parser.add_argument("--zoo", type=Path, required=True, help="the folder that was fetched")
+    parser.add_argument("--macs", default="0.75", help="share of the multiply-accumulates to leave")
+    parser.add_argument("--max-drop", type=float, default=0.01, help="of each metric, by compressing alone")
+    parser.add_argument("--time", default="10min", help="of each search")
+    parser.add_argument("--bench-time", type=float, default=20, help="seconds of timing for each result")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where composed.md and .json go")
+    given = parser.parse_args(arguments)
+    names = given.names or list(MODELS)
+    check_names(parser, names)
+    use(given.zoo)
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            for how, result in results(name, given.macs, given.max_drop, given.time, Path(folder)):
+                rows.append(measured(name, how, result, given.bench_time))
+                print("  ".join(rows[-1].cells()), file=sys.stderr)
+                write(given.results, "composed", markdown(HEADER, [row.cells() for row in rows]), rows)
+    print(markdown(HEADER, [row.cells() for row in rows]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Sharing of weights and neurons: exact, near, merged, by codebooks."""

@@ -1,0 +1,194 @@
+"""``share`` of what is only similar, from end to end, and what all verbs leave of tied weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.helper as oh
+import pytest
+
+import onnxslim
+from onnxslim._ir import ir
+from onnxslim.analysis.sharing import shared_weights
+from onnxslim.cli import main
+from onnxslim.errors import BudgetError, OptionError
+from onnxslim.passes import CodebookWeights, HalveWeights, PackWeights
+from onnxslim.passes.base import Pass
+from onnxslim.reconstruct.rounding import sqnr_db
+from onnxslim.runtime.kernels import executed
+from tests.models import run
+from tests.recipes.test_share import HIDDEN, WORDS, language_model, made, normal, stored
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times are not what is tested here."""
+    monkeypatch.setattr("onnxslim.recipes.sharing.nearly._LATENCY_S", 0.2)
+
+
+def network(error: float = 0.0, seed: int = 5) -> onnx.ModelProto:
+    """Two layers whose weights are multiples of each other, up to an error."""
+    random = np.random.default_rng(seed)
+    first = normal(48, 48)
+    noise = random.normal(size=first.shape).astype(np.float32)
+    second = -0.7 * first + error * noise * np.linalg.norm(0.7 * first) / np.linalg.norm(noise)
+    nodes = [
+        oh.make_node("MatMul", ["x", "v"], ["a"]),
+        oh.make_node("Tanh", ["a"], ["b"]),
+        oh.make_node("MatMul", ["b", "w"], ["y"]),
+    ]
+    return made(nodes, {"x": [4, 48]}, [4, 48], {"v": first, "w": second.astype(np.float32)})
+
+
+def feeds(count: int, seed: int = 0) -> list[dict[str, np.ndarray]]:
+    random = np.random.default_rng(seed)
+    return [{"x": random.normal(size=(4, 48)).astype(np.float32)} for _ in range(count)]
+
+
+def noise(model: onnx.ModelProto, other: ir.Model) -> float:
+    feed = feeds(1, seed=77)[0]
+    return sqnr_db(run(model, feed)[0], run(other, feed)[0])
+
+
+def test_a_tolerance_binds_weights_and_outputs() -> None:
+    model = network(3e-4)
+    result = onnxslim.share(model, feeds(24), tolerance=1e-3)
+    assert stored(result.to_proto()) == ["v"] or stored(result.to_proto()) == ["w"]
+    assert result.report.ratio("bytes") < 0.6
+    assert noise(model, result.model) > 60, "no output is off by more than the tolerance"
+    assert executed(result.model).histogram == executed(model).histogram
+    assert not onnxslim.share(model, feeds(24), tolerance=1e-4).model.graph.initializers.keys() - {"v", "w"}
+    alone = onnxslim.share(model, feeds(24), tolerance=1e-3, scaled=False)
+    assert any("nothing was similar enough" in note for note in alone.report.notes)
+    assert alone.unchanged is None and stored(alone.to_proto()) == ["v", "w"]
+
+
+def test_outputs_that_are_off_by_more_forbid_it() -> None:
+    """The difference of two products with nearly equal weights: the weights are near, the output is not."""
+    weight = normal(48, 48)
+    weight[:, 0] = 1e3
+    other = (weight + 1e-3 * 1e3 * normal(48, 48, 1)[:, :, 0]).astype(np.float32)
+    nodes = [
+        oh.make_node("MatMul", ["x", "v"], ["a"]),
+        oh.make_node("MatMul", ["x", "w"], ["b"]),
+        oh.make_node("Sub", ["a", "b"], ["y"]),
+    ]
+    model = made(nodes, {"x": [4, 48]}, [4, 48], {"v": weight, "w": other})
+    result = onnxslim.share(model, feeds(24), tolerance=0.01)
+    assert stored(result.to_proto()) == ["v", "w"]
+    assert any(
+        "nothing was accepted" in note or "nothing was similar" in note for note in result.report.notes
+    )
+
+
+def test_a_codebook_has_as_few_values_as_were_asked_for() -> None:
+    model = network(1.0)
+    for entries, least in ((4, 8), (16, 18), (256, 40)):
+        result = onnxslim.share(model, feeds(24), codebook=entries)
+        tables = [v for n, v in result.model.graph.initializers.items() if n.endswith("_t")]
+        assert [table.const_value.size for table in tables] == [entries] * 2
+        assert executed(result.model).histogram == executed(model).histogram, "decoded while it is loaded"
+        assert noise(model, result.model) > least
+        assert result.report.metric is not None and result.report.latency is not None
+
+
+def test_the_budget_decides_which_weights_have_more_values() -> None:
+    model = network(1.0)
+    free = onnxslim.share(model, feeds(40), codebook=2)
+    bound = onnxslim.share(model, feeds(40), codebook=2, max_drop=0.001)
+    assert noise(model, bound.model) > 10 > noise(model, free.model)
+    sizes = {v.const_value.size for n, v in bound.model.graph.initializers.items() if n.endswith("_t")}
+    assert 256 in sizes
+    with pytest.raises(BudgetError, match="more than"):
+        onnxslim.share(model, feeds(40), codebook=2, max_drop=0.0, metric=f"{__name__}:spoilt")
+
+
+def spoilt(path: str) -> float:
+    """A metric that any change spoils, but that says nothing about outputs."""
+    return float(not any(t.name.endswith("_t") for t in onnx.load(path).graph.initializer))
+
+
+def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, target = str(tmp_path / "in.onnx"), str(tmp_path / "out.onnx")
+    onnx.save(network(3e-4), source)
+    np.savez(tmp_path / "data.npz", x=np.concatenate([f["x"] for f in feeds(24)]))
+    options: list[str] = ["--data", str(tmp_path / "data.npz"), "--batch", "4", "--json"]
+    assert main(["share", source, "-o", target, "--tolerance", "1e-3", "--codebook", "256", *options]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert found["output"]["bytes"] < 0.3 * found["input"]["bytes"]
+    assert found["metric"]["after"] > 0.99
+    assert [r["name"] for r in found["passes"] if r["modified"] and r["promise"] == "lossy"] == [
+        "merge-similar-weights",
+        "codebook-weights",
+    ]
+    for wrong, said in (
+        (("--codebook", "1"), "2 to 256"),
+        (("--tolerance", "2"), "1e-3"),
+        (("--max-drop", "1%"), "exact sharing"),
+        (("--metric", "top1"), "needs no data"),
+        (("--exact", "--codebook", "16"), "--exact"),
+    ):
+        assert main(["share", source, "-o", str(tmp_path / "no.onnx"), *wrong]) == 2
+        assert said in capsys.readouterr().err
+        assert not (tmp_path / "no.onnx").exists()
+
+
+def test_options_of_passes() -> None:
+    given = {"codebook-weights": {"exclude": "w"}}
+    result = onnxslim.share(network(1.0), feeds(24), codebook=16, options=given)
+    assert {"w", "v_q", "v_t", "v_s"} <= set(result.model.graph.initializers)
+    assert any(d.node == "w" and "excluded" in d.reason for d in result.report.declined)
+    with pytest.raises(OptionError, match="pack-weights"):
+        onnxslim.share(network(1.0), feeds(24), codebook=16, options={"pack-weights": {}})
+
+
+def test_options_in_python() -> None:
+    for wrong in ({"codebook": 257}, {"tolerance": 0.0}, {"merge_neurons": 0}, {"merge_neurons": "x"}):
+        with pytest.raises(OptionError):
+            onnxslim.share(network(), **wrong)  # type: ignore[arg-type]
+
+
+def tables(model: ir.Model) -> int:
+    """How many tensors hold the table of words in whatever form."""
+    size = WORDS * HIDDEN
+    return sum(
+        value.const_value is not None and value.const_value.size in (size, size // 2)
+        for value in model.graph.initializers.values()
+    )
+
+
+@pytest.mark.parametrize(
+    "later",
+    [None, HalveWeights(), PackWeights(), CodebookWeights()],
+    ids=["simplify", "fp16", "quantize", "codebook"],
+)
+def test_tied_weights_stay_one_tensor(later: Pass | None, tmp_path: Path) -> None:
+    model = onnxslim.share(language_model()).model
+    assert shared_weights(model)[0].name == "table"
+    if later is not None:
+        assert later(model).modified
+    result = onnxslim.simplify(model)
+    assert tables(result.model) == 1
+    onnxslim.save(result.model, tmp_path / "out.onnx", external_data=True)
+    assert tables(onnxslim.load(tmp_path / "out.onnx")) == 1
+
+
+def test_tied_weights_stay_one_tensor_when_pruned() -> None:
+    """The channels of the table are those of the head, and of the hidden layer between."""
+    model = onnxslim.share(language_model()).model
+    ids = [{"ids": np.random.default_rng(at).integers(0, WORDS, (1, 8))} for at in range(12)]
+    result = onnxslim.prune(ir.to_proto(model), ids, ratio=0.25, criterion="l2", reconstruct=False)
+    large = [v for v in result.model.graph.initializers.values() if v.const_value.size > WORDS * HIDDEN // 2]
+    assert len(large) == 1
+
+
+def test_what_is_shared_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnxslim.share(language_model()).save(tmp_path / "out.onnx")
+    assert main(["inspect", str(tmp_path / "out.onnx"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    [shared] = found["shared_weights"]
+    assert shared["name"] == "table" and shared["saved"] == WORDS * HIDDEN * 4 and len(shared["readers"]) == 2
