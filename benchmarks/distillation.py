@@ -130,7 +130,7 @@ def randomised(student: Path, seed: int) -> Path:
     for product in products_of(model):
         weight = constant_value(product.weight)
         assert weight is not None
-        scale = np.sqrt(2 / product.dims[1])
+        scale = np.sqrt(0.7 / product.dims[1])  # sums of residual branches must not grow
         replace_initializer(product.weight, (scale * rng.standard_normal(weight.shape)).astype(np.float32))
         if product.bias is not None and product.bias.is_initializer():
             replace_initializer(product.bias, np.zeros(product.bias.shape.numpy(), np.float32))  # type: ignore[union-attr]
