@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxslim.analysis.products import Product
+from onnxslim.analysis.reductions import Reduction
 from onnxslim.calibration.store import Calibration
 from onnxslim.reconstruct.binary import Binary, binarize, damped
 from onnxslim.reconstruct.blocks import Coded, View, round_blocks
@@ -28,7 +28,7 @@ _DAMPING = 0.01  # of the mean importance: what inputs did not show is not for f
 
 def coded(
     weight: Array,
-    product: Product,
+    product: Reduction,
     view: View,
     bits: int,
     *,
@@ -61,7 +61,7 @@ def coded(
 
 def shared(
     weight: Array,
-    product: Product,
+    product: Reduction,
     view: View,
     entries: int,
     *,
@@ -99,7 +99,7 @@ def shared(
 
 def summed(
     weight: Array,
-    product: Product,
+    product: Reduction,
     view: View,
     bases: int,
     *,
@@ -120,7 +120,7 @@ def summed(
     return forms[best], qualities[best]
 
 
-def _moments(calibration: Calibration | None, product: Product) -> Array | None:
+def _moments(calibration: Calibration | None, product: Reduction) -> Array | None:
     """``X^T X`` of all that the weight is multiplied with, where it was kept and belongs to the weight."""
     total: Array | None = None
     for name in product.inputs if calibration is not None else ():
@@ -131,7 +131,7 @@ def _moments(calibration: Calibration | None, product: Product) -> Array | None:
     return total if total is not None and total.any() else None
 
 
-def _quality_db(weight: Array, decoded: Array, product: Product, moments: Array | None) -> float:
+def _quality_db(weight: Array, decoded: Array, product: Reduction, moments: Array | None) -> float:
     """Signal to noise of the product's output where the inputs are known, else of the weight."""
     if moments is None:
         return sqnr_db(weight, decoded)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxslim._ir import ir
-from onnxslim.analysis.products import Product, product_of
+from onnxslim.analysis.reductions import Reduction, reduction_of
 from onnxslim.analysis.selection import Selection
 from onnxslim.model import edit
 from onnxslim.ops.registry import is_constant, is_dequantize, is_quantize, spec_of
@@ -55,7 +55,7 @@ def float_weight(value: ir.Value, only: Sequence[str] = ()) -> Array | None:
     return weight
 
 
-def integer_weight(value: ir.Value, only: Sequence[str] = ()) -> tuple[npt.NDArray[np.int8], Product] | None:
+def integer_weight(value: ir.Value, only: Sequence[str] = ()) -> tuple[npt.NDArray[np.int8], Reduction] | None:
     """The content of an int8 constant of rank 2 or more that only conversions and integer operators read as
     their weight, and how it is multiplied."""
     users = tuple(value.uses())
@@ -67,7 +67,7 @@ def integer_weight(value: ir.Value, only: Sequence[str] = ()) -> tuple[npt.NDArr
     if weight is None or weight.ndim < 2:
         return None
     reader = users[0].node
-    return weight, product_of(reader.outputs[0] if is_dequantize(reader) else value, weight.shape)
+    return weight, reduction_of(reader.outputs[0] if is_dequantize(reader) else value, weight.shape)
 
 
 def is_excluded(value: ir.Value, exclude: str) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxslim._ir import ir
-from onnxslim.analysis.products import product_of
+from onnxslim.analysis.reductions import reduction_of
 from onnxslim.calibration.store import Calibration
 from onnxslim.errors import OptionError
 from onnxslim.model import edit
@@ -183,7 +183,7 @@ class BinarizeWeights(Pass):
         if is_table(value, weight.shape) and (weight.ndim != 2 or weight.shape[1] * self.bases % 8):
             self.decline(name, "a lookup of rows whose signs are not whole bytes")
             return None
-        product = product_of(value, weight.shape) if integers is None else integers[1]
+        product = reduction_of(value, weight.shape) if integers is None else integers[1]
         view = View(product.outer, product.length, product.inner).blocked(self.block)
         outer, blocks, _, inner = view.shape
         least = self.bases * (weight.size / 8 + (1 if integers else 2) * outer * blocks * inner)

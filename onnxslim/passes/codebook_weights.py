@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxslim._ir import ir
-from onnxslim.analysis.products import Product, product_of
+from onnxslim.analysis.reductions import Reduction, reduction_of
 from onnxslim.calibration.store import Calibration
 from onnxslim.errors import OptionError
 from onnxslim.model import edit
@@ -130,7 +130,7 @@ class CodebookWeights(Pass):
         if not np.isfinite(weight).all():
             self.decline(name, "the weight is not finite")
             return None
-        product = product_of(value, weight.shape)
+        product = reduction_of(value, weight.shape)
         view = self._view(product)
         bits, scaled = code_bits(self.entries), self.per == "block"
         if is_table(value, weight.shape) and (weight.ndim != 2 or weight.shape[1] * bits % 8):
@@ -153,7 +153,7 @@ class CodebookWeights(Pass):
             return None
         return book
 
-    def _view(self, product: Product) -> View:
+    def _view(self, product: Reduction) -> View:
         """The weight as the runs of values that share a table, or a scale."""
         if self.per == "tensor":
             return View(1, product.outer * product.length * product.inner, 1)

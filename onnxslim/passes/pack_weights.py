@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxslim._ir import ir
-from onnxslim.analysis.products import product_of
+from onnxslim.analysis.reductions import reduction_of
 from onnxslim.calibration.store import Calibration
 from onnxslim.errors import OptionError
 from onnxslim.model import edit
@@ -171,7 +171,7 @@ class PackWeights(Pass):
             return None
         if (weight.shape[-1] if lookup else weight.size) % (8 // bits):
             return None
-        product = product_of(value, weight.shape)
+        product = reduction_of(value, weight.shape)
         view = View(product.outer, product.length, product.inner).blocked(self.block)
         codes, quality = coded(
             weight,

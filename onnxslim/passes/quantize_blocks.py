@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxslim._ir import ir
-from onnxslim.analysis.products import product_of
+from onnxslim.analysis.reductions import reduction_of
 from onnxslim.analysis.selection import unpicked
 from onnxslim.analysis.shapes import Shapes, infer
 from onnxslim.calibration.store import Calibration
@@ -228,7 +228,7 @@ class QuantizeBlocks(Pass):
         assert source is not None
         weight = edit.constant_value(source)
         assert weight is not None
-        product = product_of(source, weight.shape)
+        product = reduction_of(source, weight.shape)
         length = weight.shape[1 - axis]
         outer, inner = (1, weight.shape[1]) if axis == 1 else (weight.shape[0], 1)
         view = View(outer, length, inner, _block(length, self.block))

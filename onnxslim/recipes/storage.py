@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxslim._ir import ir
-from onnxslim.analysis.products import product_inputs
+from onnxslim.analysis.reductions import product_inputs
 from onnxslim.calibration.data import DataLike
 from onnxslim.calibration.plan import make_plan
 from onnxslim.calibration.runner import calibrate

@@ -9,11 +9,11 @@ from onnxslim._ir import ir
 from onnxslim.model import edit
 from onnxslim.ops.registry import spec_of
 
-__all__ = ["Product", "product_inputs", "product_of"]
+__all__ = ["Reduction", "product_inputs", "reduction_of"]
 
 
 @dataclass(frozen=True)
-class Product:
+class Reduction:
     """A weight seen as ``[outer, length, inner]``, where ``length`` is what a product sums up.
 
     Attributes:
@@ -27,14 +27,14 @@ class Product:
     inputs: tuple[str, ...] = ()
 
 
-def product_of(value: ir.Value, shape: tuple[int, ...]) -> Product:
+def reduction_of(value: ir.Value, shape: tuple[int, ...]) -> Reduction:
     """How the weight ``value``, of rank 2 or more, is used; along its last axis where that is not known.
 
     Example:
         >>> w = ir.Value(name="w")
         >>> _ = ir.node("MatMul", [ir.Value(name="x"), w])
-        >>> product_of(w, (64, 10))
-        Product(outer=1, length=64, inner=10, inputs=('x',))
+        >>> reduction_of(w, (64, 10))
+        Reduction(outer=1, length=64, inner=10, inputs=('x',))
     """
     seen: dict[int, None] = {}
     inputs: dict[str, None] = {}
@@ -52,13 +52,13 @@ def product_of(value: ir.Value, shape: tuple[int, ...]) -> Product:
         if axis is not None:
             seen[axis % len(shape)] = None
     if len(seen) != 1:
-        return Product(math.prod(shape[:-1]), shape[-1], 1)
+        return Reduction(math.prod(shape[:-1]), shape[-1], 1)
     channels = next(iter(seen))
     outer, length, inner = _split(shape, channels)
     whole = (
         math.prod(shape) == shape[channels] * length and length in shape
     )  # a tap of a filter is not enough
-    return Product(outer, length, inner, tuple(inputs) if complete and whole else ())
+    return Reduction(outer, length, inner, tuple(inputs) if complete and whole else ())
 
 
 def product_inputs(model: ir.Model) -> dict[str, int]:
@@ -66,7 +66,7 @@ def product_inputs(model: ir.Model) -> dict[str, int]:
     found: dict[str, int] = {}
     for value in model.graph.initializers.values():
         if value.shape is not None and value.shape.rank() >= 2 and value.dtype == ir.DataType.FLOAT:
-            product = product_of(value, value.shape.numpy())
+            product = reduction_of(value, value.shape.numpy())
             found |= dict.fromkeys(product.inputs, product.length)
     return found
 
