@@ -192,7 +192,7 @@ def rewriting(function: F) -> F:
         click.option(
             "--external-data",
             is_flag=True,
-            help="Keep the weights in a file of their own (always past 2 GB).",
+            help="Keep the weights in a file of their own (past 2 GB always; past 512 MB if they came so).",
         ),
         report,
     )(function)

@@ -35,6 +35,7 @@ __all__ = ["FileInfo", "ModelLike", "copy", "file_info", "load", "save", "serial
 ModelLike = str | os.PathLike[str] | onnx.ModelProto | ir.Model
 
 _PROTO_LIMIT = 2**31 - 2**20  # protobuf's own limit, less room for what only the writer adds
+_MANY_BYTES = 512 << 20  # of weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,11 @@ def _too_large(model: ir.Model) -> bool:
     return weight_bytes(model) > _PROTO_LIMIT // 2 and serialized_size(model) > _PROTO_LIMIT
 
 
+def _stays_apart(model: ir.Model) -> bool:
+    """Whether many weights lie in files of their own."""
+    return weight_bytes(model) >= _MANY_BYTES and any(map(is_external, tensors_of(model)))
+
+
 def save(
     model: ir.Model,
     path: str | os.PathLike[str],
@@ -122,7 +128,8 @@ def save(
     Args:
         model: stays usable, also when ``path`` is the very file it was loaded from.
         path: the model file to write.
-        external_data: weights in a second file; None decides by protobuf's limit of 2 GiB.
+        external_data: weights in a second file; None decides by protobuf's limit of 2 GiB, and lets 512 MB or
+            more that came in a second file stay in one: a message of all of them would be held several times.
         force: replace an existing file.
 
     Raises:
@@ -131,7 +138,7 @@ def save(
     """
     path = Path(path)
     writer.check_destination(path, force=force)
-    external = _too_large(model) if external_data is None else external_data
+    external = _too_large(model) or _stays_apart(model) if external_data is None else external_data
     with writer.temporary_folder(path) as folder:
         data: Path | None = None
         if external:

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 
 from onnxslim._ir import ir
 from onnxslim.errors import ModelError, OptionError, ResourceError
+from onnxslim.model import io
 from onnxslim.model.edit import replace_initializer, tensor_from
 from onnxslim.model.io import file_info, load, save, serialized_size, to_proto
 from onnxslim.model.limits import Limits
@@ -138,6 +139,19 @@ def test_attributes_without_a_type_of_the_first_ir() -> None:
     old = proto("g (float[2] x) => (float[2] y) { y = LeakyRelu<alpha = 0.5>(x) }")
     old.graph.node[0].attribute[0].ClearField("type")
     assert load(old).graph.node(0).attributes["alpha"].as_float() == 0.5
+
+
+@pytest.mark.parametrize("came_apart", [False, True])
+def test_many_weights_stay_in_a_file_of_their_own(
+    came_apart: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(load(_large()), tmp_path / "a.onnx", external_data=came_apart)
+    (tmp_path / "b").mkdir()
+    save(load(tmp_path / "a.onnx"), tmp_path / "b" / "few.onnx")
+    assert not list((tmp_path / "b").glob("*.data"))
+    monkeypatch.setattr(io, "_MANY_BYTES", 1000)
+    save(load(tmp_path / "a.onnx"), tmp_path / "b" / "many.onnx")
+    assert len(list((tmp_path / "b").glob("many.onnx.*.data"))) == came_apart
 
 
 def test_file_info_counts_external_data(tmp_path: Path) -> None:
