@@ -236,7 +236,7 @@ def large(setting: Setting) -> Rows:
     size = sum(file.stat().st_size for file in setting.folder.glob("large.onnx*"))
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     begun = time.monotonic()
-    onnxslim("share", str(path), "-o", str(target), "--force", "--no-verify", "--external-data")
+    onnxslim("share", str(path), "-o", str(target), "--force")
     seconds = time.monotonic() - begun
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     after = sum(file.stat().st_size for file in setting.folder.glob("large-out.onnx*"))
