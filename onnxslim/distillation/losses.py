@@ -230,14 +230,16 @@ def append_loss(
         if key not in given:
             label = term.kind == "cross-entropy"
             dtype = ir.DataType.INT64 if label else ir.DataType.FLOAT
-            sizes = [None] if label or shape is None else list(shape)
-            given[key] = ir.Value(name=key, shape=ir.Shape(sizes), type=ir.TensorType(dtype))
+            sizes = [None] if label else shape
+            known = None if sizes is None else ir.Shape(sizes)
+            given[key] = ir.Value(name=key, shape=known, type=ir.TensorType(dtype))
             model.graph.inputs.append(given[key])
         factor = weights[term.name] / (variances.get(term.name, 1.0) if term.kind == "mse" else 1.0)
         parts.append(graph.times(graph.term(term, value, given[key], shape), factor))
     loss = parts[0]
     for part in parts[1:]:
         loss = graph.add("Add", loss, part)
+    loss = graph.scalar(loss)
     loss.name = edit.unique_name(model, "loss")
     loss.shape, loss.type = ir.Shape(()), ir.TensorType(ir.DataType.FLOAT)
     model.graph.outputs.clear()
@@ -259,6 +261,12 @@ class _Graph:
 
     def number(self, number: float) -> ir.Value:
         return edit.add_initializer(self._model.graph, np.array(number, np.float32), "loss_number")
+
+    def scalar(self, value: ir.Value) -> ir.Value:
+        """The same number, which is known to be one where the rank of what was reduced is not."""
+        return self.add(
+            "Reshape", value, edit.add_initializer(self._model.graph, np.zeros(0, np.int64), "loss_shape")
+        )
 
     def times(self, value: ir.Value, factor: float) -> ir.Value:
         return self.add("Mul", value, self.number(factor))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from onnxslim._ir import ir
+from onnxslim.distillation.gradient import differentiate
 from onnxslim.distillation.losses import LABELS, Term, append_loss, plan_terms, target_name
 from tests.distillation.nets import noisy, rows, wide
 from tests.models import model, run
@@ -84,3 +85,17 @@ def test_a_student_that_equals_its_teacher_has_no_loss() -> None:
     [term] = plan_terms(net, net)
     [scores] = run(net, {"x": rows(5)}, ["y"])
     assert term.measure(np.log(scores), np.log(scores)) == pytest.approx(0, abs=1e-12)
+
+
+def test_the_loss_is_known_to_be_a_number_where_the_rank_of_a_value_is_not() -> None:
+    net = model(
+        "g (float[1,6] x, int64[n] axes) => (float[m] y) { z = Unsqueeze(x, axes)  y = Abs(z) }", opset=17
+    )
+    for value in net.graph.all_nodes():
+        value.outputs[0].shape = None
+    name = append_loss(net, [Term("mse", "y", "y")], {"mse of y": 1.0}, {"mse of y": 1.0})
+    step = differentiate(net, name, ["x"])
+    x, axes = np.arange(-2.5, 3.5, dtype="f").reshape(1, 6), np.array([0], np.int64)
+    [loss] = run(net, {"x": x, "axes": axes, "teacher/y": np.zeros((1, 1, 6), "f")})
+    assert loss == pytest.approx(np.mean(x**2))
+    assert step.model.graph.outputs[0].name == name

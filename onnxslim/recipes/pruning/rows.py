@@ -35,6 +35,9 @@ def row_feed(
     wanted: Sequence[Mapping[str, Any]],
 ) -> Iterator[list[Array]]:
     """For each feed what :func:`onnxslim.calibration.rows.collect` finds; no more of the model is run."""
+    if not wanted:  # there is nothing to run
+        yield from ([] for _ in feeds)
+        return
     part, _ = extract(model, [item["output"] for item in wanted])
     for value in part.graph.outputs:
         if value.producer() is not None:

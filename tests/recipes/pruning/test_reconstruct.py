@@ -14,6 +14,7 @@ from onnxslim.analysis.channels import find_groups
 from onnxslim.model.edit import constant_value, replace_initializer
 from onnxslim.recipes.pruning.apply import kept_outputs, pruned
 from onnxslim.recipes.pruning.reconstruct import reconstruct
+from onnxslim.recipes.pruning.rows import row_feed
 from onnxslim.runtime.client import open_worker
 from tests.models import proto, run
 from tests.recipes.pruning.nets import COPIES, feeds, small_net
@@ -181,3 +182,9 @@ def test_products_that_are_too_large_are_declined(monkeypatch: pytest.MonkeyPatc
     with open_worker() as worker:
         found = reconstruct(worker, model, model.clone(), feeds(8), {})
     assert all("too many" in each.declined for each in found) == (limit == 0)
+
+
+def test_of_no_products_there_is_nothing_to_run() -> None:
+    """As in a model that is one If."""
+    with open_worker() as worker:
+        assert list(row_feed(worker, small_net(), feeds(3), [])) == [[], [], []]
