@@ -100,6 +100,8 @@ def _product(node: ir.Node, level: int) -> Product | None:
     if weight is None or not owned(weight) or weight.dtype != ir.DataType.FLOAT:
         return None
     assert weight.const_value is not None
+    if not weight.const_value.size:
+        return None
     try:
         linear = spec.linear(node, tuple(weight.const_value.shape.numpy()))
     except (TypeError, ValueError, IndexError):  # an invalid node

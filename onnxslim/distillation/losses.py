@@ -123,7 +123,7 @@ def plan_terms(student: ir.Model, teacher: ir.Model, *, labelled: bool = False) 
     terms: list[Term] = []
     for output in student.graph.outputs:
         other = known.get(output.name)
-        if other is None or shapes.dtype(output) != ir.DataType.FLOAT:
+        if other is None or shapes.dtype(output) != ir.DataType.FLOAT or 0 in (shapes.shape(output) or ()):
             continue
         (value, axis), (target, _) = _scores(output), _scores(other)
         classes = axis if axis is not None else (-1 if _is_product(value) else None)

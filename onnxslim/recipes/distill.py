@@ -25,6 +25,7 @@ from onnxslim.errors import OptionError
 from onnxslim.measure.metrics import resolve
 from onnxslim.measure.verify import verify
 from onnxslim.model.io import ModelLike, load, save
+from onnxslim.model.tensors import shown
 from onnxslim.passes.base import Decline, Promise
 from onnxslim.recipes.budget import parse_duration
 from onnxslim.recipes.engine import run_steps
@@ -221,9 +222,15 @@ def _check_pair(student: ir.Model, teacher: ir.Model) -> None:
             where=f"input {names[0]}",
             hint="give the model that the student was made of",
         )
-    floats = {value.name for value in student.graph.outputs if value.dtype in (None, ir.DataType.FLOAT)}
-    if not floats & {value.name for value in teacher.graph.outputs}:
+    common = {value.name for value in teacher.graph.outputs}
+    outputs = [value for value in student.graph.outputs if value.name in common]
+    if not any(_can_be_compared(value) for value in outputs):
         raise OptionError(
-            "the student and its teacher have no output of floats in common",
-            hint="give the model that the student was made of",
+            "the student and its teacher have no output of float32 in common",
+            where=", ".join(f"output {shown(value.name)}, {value.dtype}" for value in outputs) or None,
+            hint="give the model that the student was made of; other types cannot be learned",
         )
+
+
+def _can_be_compared(output: ir.Value) -> bool:
+    return output.dtype in (None, ir.DataType.FLOAT) and 0 not in (output.shape or ())

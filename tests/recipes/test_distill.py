@@ -180,8 +180,13 @@ def test_what_does_not_belong_together_is_refused() -> None:
     with pytest.raises(OptionError, match="different inputs"):
         onnxslim.distill(other, wide(), feeds(40), steps=5)
     same = with_arrays("g (float[n,8] x) => (float[n,4] q) { q = MatMul(x, w) }", {"w": np.ones((8, 4), "f")})
-    with pytest.raises(OptionError, match="no output of floats in common"):
+    with pytest.raises(OptionError, match="no output of float32 in common"):
         onnxslim.distill(same, wide(), feeds(40), steps=5)
+    empty = with_arrays(
+        "g (float[n,8] x) => (float[n,0] y) { y = MatMul(x, w) }", {"w": np.ones((8, 0), "f")}
+    )
+    with pytest.raises(OptionError, match="no output of float32 in common"):
+        onnxslim.distill(empty, empty, feeds(40), steps=5)
     bare = with_arrays("g (float[n,8] x) => (float[n,8] y) { y = Relu(x) }", {})
     with pytest.raises(ModelError, match="nothing in the student can be trained"):
         onnxslim.distill(bare, bare, feeds(40), steps=5)

@@ -11,6 +11,7 @@ import pytest
 
 from onnxslim._ir import ir
 from onnxslim.analysis.channels import find_groups
+from onnxslim.analysis.linears import products_of
 from onnxslim.model.edit import constant_value, replace_initializer
 from onnxslim.recipes.pruning.apply import kept_outputs, pruned
 from onnxslim.recipes.pruning.reconstruct import reconstruct
@@ -188,3 +189,11 @@ def test_of_no_products_there_is_nothing_to_run() -> None:
     """As in a model that is one If."""
     with open_worker() as worker:
         assert list(row_feed(worker, small_net(), feeds(3), [])) == [[], [], []]
+
+
+def test_products_without_outputs_are_left_alone() -> None:
+    text = """g (float[n,8] x) => (float[n,0] z, float[n,4] y) {
+        a = MatMul(x, w1)  z = MatMul(a, w2)  y = MatMul(a, w3) }"""
+    shapes = {"w1": (8, 8), "w2": (8, 0), "w3": (8, 4)}
+    model = with_arrays(text, {name: np.ones(shape, np.float32) for name, shape in shapes.items()})
+    assert [product.weight.name for product in products_of(model)] == ["w1", "w3"]
