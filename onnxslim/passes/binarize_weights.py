@@ -95,7 +95,8 @@ class BinarizeWeights(Pass):
         default=None, metadata={"help": "the same of data that nothing was fitted to"}
     )
     known: Mapping[str, Binary] = field(
-        default_factory=dict, metadata={"help": "signs and scales that were found elsewhere, by name"}
+        default_factory=dict,
+        metadata={"help": "signs and scales that were found elsewhere, by the weight's name in the main graph"},
     )
 
     def __post_init__(self) -> None:
@@ -115,8 +116,9 @@ class BinarizeWeights(Pass):
         modified = False
         for scope in edit.scopes(model):
             decoder = Decoder(scope)
+            known = self.known if scope is model.graph else {}  # functions have names of their own
             for value in list(constants(scope)):
-                form = self._form(value)
+                form = self._form(value, known)
                 if form is not None:
                     modified |= self._pack(value, form, decoder) if packed else self._spread(value, form, scope)
         return ir.passes.PassResult(model, modified)
@@ -125,7 +127,7 @@ class BinarizeWeights(Pass):
         """The initializers of the main graph as they would be stored; the model stays as it is."""
         if model.opset_imports.get("", 0) < MIN_OPSET:
             return {}
-        found = {name: self._form(value) for name, value in model.graph.initializers.items()}
+        found = {name: self._form(value, self.known) for name, value in model.graph.initializers.items()}
         return {name: form for name, form in found.items() if form is not None}
 
     def _pack(self, value: ir.Value, form: Binary, decoder: Decoder) -> bool:
@@ -164,8 +166,12 @@ class BinarizeWeights(Pass):
         remove(scope, value)
         return True
 
-    def _form(self, value: ir.Value) -> Binary | None:
-        """The weight as it is stored; None where it stays as it is."""
+    def _form(self, value: ir.Value, known: Mapping[str, Binary]) -> Binary | None:
+        """The weight as it is stored; None where it stays as it is.
+
+        Args:
+            known: forms of weights of the same scope.
+        """
         name = value.name or ""
         integers = integer_weight(value, self.only) if self.container == "packed" else None
         weight = integers[0] if integers is not None else float_weight(value, self.only)
@@ -190,8 +196,9 @@ class BinarizeWeights(Pass):
         if self.container == "packed" and least + CODED_BYTES + 4 * len(name) > weight.nbytes:
             self.decline(name, f"{self.bases} signs a weight and their scales would not be smaller")
             return None
-        if name in self.known:
-            return self.known[name]
+        found = known.get(name)
+        if found is not None and (found.shape, found.is_integer) == (weight.shape, integers is not None):
+            return found
         if integers is not None:
             form = binarize_integers(integers[0], view, self.bases)
             quality = sqnr_db(weight.astype(np.float64), form.decode().astype(np.float64))

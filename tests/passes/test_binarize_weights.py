@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import onnx
+import onnx.helper
 import onnx.numpy_helper
 import onnx.reference
 import pytest
@@ -221,6 +222,25 @@ def test_what_was_found_elsewhere_is_stored_as_it_is() -> None:
     form = binarize(normal((96, 33), 5), View(1, 96, 33), 2)
     model = binarized(built(PRODUCT, w=normal((96, 33))), bases=1, known={"w": form})
     assert bit_equal(decoded(model, "w_w"), form.decode())
+
+
+def test_what_was_found_for_another_shape_is_not_taken() -> None:
+    other = binarize(normal((33, 96), 5), View(1, 33, 96), 2)
+    source = built(PRODUCT, w=normal((96, 33)))
+    found, own = binarized(source, bases=2, known={"w": other}), binarized(source, bases=2)
+    assert bit_equal(decoded(found, "w_w"), decoded(own, "w_w"))
+
+
+def test_a_constant_of_a_function_is_no_weight_of_that_name() -> None:
+    text = """g (float[4,96] x) => (float[4,33] y) { y = local.f(x) }
+        <domain: "local", opset_import: ["" : 17]> f (x) => (y) { w = Constant() y = MatMul(x, w) }"""
+    source = proto(text, local=1)
+    tensor = onnx.numpy_helper.from_array(normal((96, 33)))
+    source.functions[0].node[0].attribute.append(onnx.helper.make_attribute("value", tensor))
+    model, feed = ir.from_proto(source), {"x": normal((4, 96), 7)}
+    known = {"w": binarize(normal((96, 33), 5), View(1, 96, 33), 2)}
+    found, own = (binarized(model, bases=2, **options) for options in ({"known": known}, {}))
+    assert bit_equal(run(found, feed), run(own, feed))
 
 
 def test_later_passes_leave_the_parts_alone() -> None:
