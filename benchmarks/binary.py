@@ -16,10 +16,11 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks.compress import onnxslim, sqnr_db
-from benchmarks.writing import RESULTS, markdown, write
+from benchmarks.writing import RESULTS, tabulate
 from benchmarks.zoo.layout import check_names, model_path, task, use
 
 MODELS = ("mnist_resnet14", "mnist_mobilenetv2", "mnist_vit", "ppocr_cls", "opennsfw", "minilm_fp32")
@@ -115,23 +116,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = given.names or MODELS
     check_names(parser, names)
     use(given.zoo)
-    rows: list[Row] = []
-    failed = 0
     drops = [float(drop) for drop in given.drops.split(",")]
     with tempfile.TemporaryDirectory() as folder:
-        for name, kind, drop in itertools.product(names, given.kinds.split(","), drops):
-            try:
-                rows.append(quantize(name, kind, drop, Path(folder)))
-            except (RuntimeError, FileNotFoundError) as error:
-                failed += 1
-                print(f"{name}: {error}", file=sys.stderr)
-                continue
-            table = markdown(HEADER, [row.cells() for row in rows])
-            write(given.results, "binary", table, rows)
-            print("  ".join(rows[-1].cells()), file=sys.stderr)
-    if rows:
-        print(table)
-    return int(failed > 0)
+        jobs = [
+            (name, partial(quantize, name, kind, drop, Path(folder)))
+            for name, kind, drop in itertools.product(names, given.kinds.split(","), drops)
+        ]
+        return tabulate("binary", given.results, HEADER, jobs)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,11 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks.compress import onnxslim, sqnr_db
-from benchmarks.writing import RESULTS, markdown, write
+from benchmarks.writing import RESULTS, tabulate
 from benchmarks.zoo.layout import check_names, model_path, task, use
 
 MODELS = (
@@ -119,24 +120,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check_names(parser, names)
     use(given.zoo)
     options = ("--no-reconstruct",) if given.bare else ()
-    rows: list[Row] = []
-    failed = 0
     shares = [float(share) for share in given.macs.split(",")]
     with tempfile.TemporaryDirectory() as folder:
+        jobs = []
         for name, criterion, macs in itertools.product(names, given.criteria.split(","), shares):
-            try:
-                how = "--target-macs", f"{macs}x", "--criterion", criterion, *options
-                rows.append(prune(name, criterion, macs, Path(folder), *how))
-            except (RuntimeError, FileNotFoundError) as error:
-                failed += 1
-                print(f"{name}: {error}", file=sys.stderr)
-                continue
-            table = markdown(HEADER, [row.cells() for row in rows])
-            write(given.results, "pruning", table, rows)
-            print("  ".join(rows[-1].cells()), file=sys.stderr)
-    if rows:
-        print(table)
-    return int(failed > 0)
+            how = "--target-macs", f"{macs}x", "--criterion", criterion, *options
+            jobs.append((name, partial(prune, name, criterion, macs, Path(folder), *how)))
+        return tabulate("pruning", given.results, HEADER, jobs)
 
 
 if __name__ == "__main__":

@@ -32,12 +32,7 @@ __all__ = ["command"]
 @options.providers
 @click.option("--cuda-graph", is_flag=True, help="Replay each call as a CUDA graph (with --providers cuda).")
 @click.option("--profile", is_flag=True, help="Show the hottest nodes; --report always does.")
-@click.option(
-    "--metric",
-    metavar="M",
-    help="top1 (needs __labels__), agreement (the default), module:function or path.py:function.",
-)
-@click.option("--metric-output", metavar="NAME", help="The output that the metric reads; default the first.")
+@options.scoring
 @click.option(
     "--fail-if",
     multiple=True,

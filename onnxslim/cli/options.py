@@ -23,9 +23,11 @@ __all__ = [
     "providers",
     "report",
     "rewriting",
+    "scoring",
     "shapes",
     "split_rewrite",
     "sweep",
+    "threads",
     "verification",
     "weights",
 ]
@@ -271,12 +273,7 @@ def budget(function: F) -> F:
             metavar="D",
             help="What may be lost of the metric: 0.01 absolute, 1% relative.",
         ),
-        click.option(
-            "--metric",
-            metavar="M",
-            help="top1 (needs __labels__), agreement (the default), module:function or path.py:function "
-            "called with a model's path; higher is better.",
-        ),
+        scoring,
         click.option(
             "--time", default="10min", show_default=True, metavar="T", help="Try nothing new after this long."
         ),
@@ -286,13 +283,31 @@ def budget(function: F) -> F:
             help="What to quantize for: cpu-x86-vnni (the default), cpu-arm, cuda, ..., or a .toml file that "
             "`onnxslim doctor --measure` wrote.",
         ),
+        threads,
+    )(function)
+
+
+def scoring(function: F) -> F:
+    """What a model is scored by."""
+    return _stack(
+        click.option(
+            "--metric",
+            metavar="M",
+            help="top1 (needs __labels__), agreement (the default), module:function or path.py:function that "
+            "takes a model's path; higher is better.",
+        ),
         click.option(
             "--metric-output", metavar="NAME", help="The output that the metric reads; default the first."
         ),
-        click.option(
-            "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="When measuring time."
-        ),
     )(function)
+
+
+def threads(function: F) -> F:
+    """How time is measured."""
+    help = "When measuring time."
+    return click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help=help)(
+        function
+    )
 
 
 def weights(function: F) -> F:

@@ -101,15 +101,8 @@ def _ratios(ctx: click.Context, parameter: click.Parameter, values: tuple[str, .
     metavar="D",
     help="Remove less where more would be lost of the metric: 0.01 absolute, 1% relative.",
 )
-@click.option(
-    "--metric",
-    metavar="M",
-    help="top1 (needs __labels__), agreement (the default), module:function or path.py:function.",
-)
-@click.option("--metric-output", metavar="NAME", help="The output that the metric reads; default the first.")
-@click.option(
-    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="When measuring time."
-)
+@options.scoring
+@options.threads
 @options.distilling
 @options.common
 def command(

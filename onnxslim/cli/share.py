@@ -54,15 +54,8 @@ __all__ = ["command"]
     metavar="D",
     help="What may be lost of the metric, which decides how far it goes: 0.01 absolute, 1% relative.",
 )
-@click.option(
-    "--metric",
-    metavar="M",
-    help="top1 (needs __labels__), agreement (the default), module:function or path.py:function.",
-)
-@click.option("--metric-output", metavar="NAME", help="The output that the metric reads; default the first.")
-@click.option(
-    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="When measuring time."
-)
+@options.scoring
+@options.threads
 @options.verification
 @options.overrides
 @options.common

@@ -7,17 +7,14 @@ the same options and the same runtime.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
-from onnxslim.calibration.archive import DAMAGE
+from onnxslim.calibration.archive import DAMAGE, write_npz
 from onnxslim.calibration.sources.npz import open_npz
 from onnxslim.distillation.judge import Look
 from onnxslim.distillation.optimizer import Optimizer
@@ -66,19 +63,8 @@ class Checkpoint:
             "optimizer": [state.optimizer.name, state.optimizer.steps],
             "looks": [asdict(look) for look in (state.best_look, *state.looks)],
         }
-        content = {"head": np.frombuffer(json.dumps(head).encode(), np.uint8), **arrays}
         try:
-            with tempfile.NamedTemporaryFile(
-                dir=self.path.parent, prefix=f".{self.path.name}.", delete=False
-            ) as out:
-                try:
-                    np.savez(out, allow_pickle=False, **content)
-                    out.flush()
-                    os.fsync(out.fileno())
-                    Path(out.name).replace(self.path)
-                except BaseException:
-                    Path(out.name).unlink(missing_ok=True)
-                    raise
+            write_npz(self.path, head, arrays)
         except OSError as error:
             raise ResourceError(
                 f"the checkpoint cannot be written: {error.strerror}", where=str(self.path)

@@ -59,6 +59,16 @@ class Metric(Protocol):
         """
 
 
+def is_function(spec: str | None) -> bool:
+    """Whether a metric is a function of the user's, which brings data of its own.
+
+    Example:
+        >>> is_function("metrics.py:wer"), is_function("top1"), is_function(None)
+        (True, False, False)
+    """
+    return spec is not None and ":" in spec
+
+
 def resolve(
     spec: str,
     *,
@@ -83,7 +93,7 @@ def resolve(
         >>> resolve("math:sqrt").name
         'math:sqrt'
     """
-    if ":" in spec:
+    if is_function(spec):
         return _FunctionMetric(spec, load_function(spec))
     if spec not in ("top1", "agreement"):
         close = difflib.get_close_matches(spec, ["top1", "agreement"], 1)

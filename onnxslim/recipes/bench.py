@@ -26,7 +26,7 @@ from onnxslim.measure.verdict import Verdict
 from onnxslim.measure.verify import verify
 from onnxslim.model.io import ModelLike, load, save
 from onnxslim.passes.base import Promise
-from onnxslim.recipes.evidence import latency_fields, profile_fields
+from onnxslim.recipes.evidence import latency_fields, metric_fields, profile_fields
 from onnxslim.recipes.gates import Gate, parse_gate
 from onnxslim.recipes.pipeline import path_of, source_file
 from onnxslim.report.report import Report
@@ -287,8 +287,7 @@ def _score(a: Path, b: Path, feeds: Any, plan: Plan) -> tuple[dict[str, Any] | N
         if plan.metric is not None or plan.metric_output is not None:
             raise
         return None, f"no agreement of outputs: {error.what}"
-    found = {"name": metric.name, "before": before.value, "after": after.value, "n": after.n}
-    return {**found, "interval": after.interval}, ""
+    return metric_fields(metric.name, before, after), ""
 
 
 def _fallbacks(profile: Mapping[str, Any], setting: Setting) -> list[str]:

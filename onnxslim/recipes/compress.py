@@ -20,7 +20,7 @@ from onnxslim.analysis.cost import summary
 from onnxslim.calibration.runner import calibrate
 from onnxslim.calibration.store import Calibration
 from onnxslim.errors import BudgetError
-from onnxslim.measure.metrics import MetricResult, resolve
+from onnxslim.measure.metrics import MetricResult, is_function, resolve
 from onnxslim.measure.verify import verify
 from onnxslim.model.io import ModelLike, load, save
 from onnxslim.passes.base import Promise
@@ -30,7 +30,7 @@ from onnxslim.recipes.budget import Drop, Target
 from onnxslim.recipes.candidate import Candidate
 from onnxslim.recipes.candidates import UNCALIBRATED, candidates, parse_weights
 from onnxslim.recipes.engine import Outcome, run_steps
-from onnxslim.recipes.evidence import encoding_notes, latency_fields
+from onnxslim.recipes.evidence import encoding_notes, latency_fields, metric_fields
 from onnxslim.recipes.milder import Milder
 from onnxslim.recipes.named import simplify_steps
 from onnxslim.recipes.parts import open_data, split_data
@@ -110,7 +110,7 @@ def search_best(
         prover = Prover(worker, limit_bytes=request.verify_limit, seed=request.seed)
         base = run_steps(original, simplify_steps(), prover)
         opened = open_data(worker, original, data, seed=request.seed, **(data_options or {}))
-        parts = split_data(opened, test, original, seed=request.seed, own_test=_is_function(request.metric))
+        parts = split_data(opened, test, original, seed=request.seed, own_test=is_function(request.metric))
         metric = resolve(
             request.metric or "agreement", original=original, feeds=parts.test, output=request.output
         )
@@ -120,7 +120,7 @@ def search_best(
         held_out = list(parts.held_out.spread(_HELD_OUT_LIMIT))
         labels = parts.held_out.spread(_HELD_OUT_LIMIT).labels
         chosen = load_target(request.target or DEFAULT_TARGET)
-        unseen = _is_function(request.metric)
+        unseen = is_function(request.metric)
         judge = Judge(worker, original, held_out, labels, request.drop, request.output, unseen=unseen)
         search = Search(
             file,
@@ -191,8 +191,7 @@ def search_best(
             environment=environment(),
             seeds={"data": request.seed},
             notes=tuple(notes),
-            metric={"name": metric.name, "before": before.value, "after": after.value, "n": after.n}
-            | {"interval": after.interval},
+            metric=metric_fields(metric.name, before, after),
             tried=tuple(t.to_dict(file) | _kept(t, t is best, base.model) for t in trials),
         )
         result = _finish(report, original, base, best, list(held_out), worker, path_of(source))
@@ -276,7 +275,3 @@ def _kept(trial: Trial, kept: bool, model: ir.Model) -> dict[str, Any]:
     """What a report says of a trial in the end."""
     forms = weight_forms(model, trial.candidate) if kept and trial.candidate is not None else []
     return {"kept": kept} | ({"weights": forms} if forms else {})
-
-
-def _is_function(metric: str | None) -> bool:
-    return metric is not None and ":" in metric

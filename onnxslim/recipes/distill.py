@@ -22,7 +22,7 @@ from onnxslim.distillation.optimizer import OptimizerName
 from onnxslim.distillation.students import find_student
 from onnxslim.distillation.trainer import Settings
 from onnxslim.errors import OptionError
-from onnxslim.measure.metrics import resolve
+from onnxslim.measure.metrics import is_function, resolve
 from onnxslim.measure.verify import verify
 from onnxslim.model.io import ModelLike, load, save
 from onnxslim.model.tensors import shown
@@ -60,7 +60,7 @@ class _Data:
     def parts(self, worker: Worker, model: ir.Model, seed: int) -> Parts:
         """To train on, to choose by, to score by."""
         opened = open_data(worker, model, self.data, seed=seed, **self.options)
-        own_test = self.metric is not None and ":" in self.metric
+        own_test = is_function(self.metric)
         if self.held_out is None:
             share = 1 - HELD_OUT_SHARE
             return split_data(opened, self.test, model, seed=seed, own_test=own_test, fitted=share)

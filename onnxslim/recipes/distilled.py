@@ -7,10 +7,12 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from onnxslim.calibration.data import DataLike
-from onnxslim.errors import BudgetError, OptionError
+from onnxslim.errors import OptionError
+from onnxslim.measure.metrics import is_function
 from onnxslim.model.io import ModelLike, load
 from onnxslim.recipes.budget import Drop
 from onnxslim.recipes.distill import HELD_OUT_SHARE, distill
+from onnxslim.recipes.evidence import check_drop
 from onnxslim.recipes.parts import open_data
 from onnxslim.recipes.pipeline import Result
 from onnxslim.recipes.search import Progress
@@ -51,7 +53,7 @@ def distilled(
     model = load(source)
     with open_worker() as worker:
         feeds = open_data(worker, model, data, seed=seed, **(data_options or {}))
-    if test is None and not (metric is not None and ":" in metric):
+    if test is None and not is_function(metric):
         feeds, test = feeds.split(0.7, seed)
     pool, held_out = feeds.split(1 - HELD_OUT_SHARE, seed + 1)
     student = make(pool, test)
@@ -72,16 +74,12 @@ def distilled(
     )
     score = found.report.metric
     assert score is not None
-    before, after, count = score["teacher"], score["after"], score["n"]
-    if drop is not None and not drop.allows(before, after, 1 / count if count else 0.0):
-        raise BudgetError(
-            f"{score['name']} falls from {before:.4f} to {after:.4f}, more than {drop}",
-            hint="ask for less, allow a larger --max-drop, or give more time or --data",
-        )
+    whole = {**score, "before": score["teacher"], "student": score["before"]}
+    check_drop(whole, drop, 1 / score["n"] if score["n"] else 0.0, "more time or --data")
     report = replace(
         student.report,
         after=found.report.after,
-        metric={**score, "before": before, "student": score["before"]},
+        metric=whole,
         verification=found.report.verification,
         distillation=found.report.distillation,
         declined=(*student.report.declined, *found.report.declined),

@@ -11,18 +11,28 @@ import numpy as np
 
 from onnxslim._ir import ir
 from onnxslim.analysis.extract import named_values
-from onnxslim.errors import OnnxSlimError
+from onnxslim.errors import BudgetError, OnnxSlimError
 from onnxslim.measure.latency import Latency
+from onnxslim.measure.metrics import MetricResult
 from onnxslim.measure.profile import join, profile
 from onnxslim.measure.setting import Inputs, Setting, draw_inputs
 from onnxslim.model.encoding import Side, encodings
 from onnxslim.ops.registry import is_conversion, spec_of
+from onnxslim.recipes.budget import Drop
 from onnxslim.report.report import Report
 from onnxslim.runtime.sources import RunnableModel
 from onnxslim.runtime.targets.load import load_target
 from onnxslim.runtime.targets.target import DEFAULT_TARGET
 
-__all__ = ["encoding_notes", "latency_fields", "profile_fields", "with_profile", "with_reasons"]
+__all__ = [
+    "check_drop",
+    "encoding_notes",
+    "latency_fields",
+    "metric_fields",
+    "profile_fields",
+    "with_profile",
+    "with_reasons",
+]
 
 _MAX_FUSED = 4  # nodes that the runtime makes one kernel of
 
@@ -39,6 +49,26 @@ def latency_fields(measured: Latency, name: str = "") -> dict[str, Any]:
         "before_ms": 1e3 * a["p50"],
         "after_ms": None if b is None else 1e3 * b["p50"],
     }
+
+
+def metric_fields(name: str, before: MetricResult, after: MetricResult) -> dict[str, Any]:
+    """``Report.metric``."""
+    values = {"name": name, "before": before.value, "after": after.value, "n": after.n}
+    return {**values, "interval": after.interval}
+
+
+def check_drop(found: Mapping[str, Any], drop: Drop | None, resolution: float, hint: str) -> None:
+    """Compare what a report keeps of a metric with what may be lost; None allows everything.
+
+    Raises:
+        BudgetError: more is lost.
+    """
+    before, after = found["before"], found["after"]
+    if drop is not None and not drop.allows(before, after, resolution):
+        raise BudgetError(
+            f"{found['name']} falls from {before:.4f} to {after:.4f}, more than {drop}",
+            hint=f"ask for less, allow a larger --max-drop, or give {hint}",
+        )
 
 
 def encoding_notes(model: ir.Model) -> list[str]:

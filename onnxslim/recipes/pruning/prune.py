@@ -16,13 +16,12 @@ from typing import Any
 
 from onnxslim.analysis.channels import Mask, weights_digest
 from onnxslim.calibration.data import DataLike
-from onnxslim.errors import BudgetError
-from onnxslim.measure.metrics import resolve
+from onnxslim.measure.metrics import is_function, resolve
 from onnxslim.measure.verify import verify
 from onnxslim.model.io import ModelLike, load, save
 from onnxslim.passes.base import Promise
 from onnxslim.recipes.engine import run_steps
-from onnxslim.recipes.evidence import latency_fields
+from onnxslim.recipes.evidence import check_drop, latency_fields, metric_fields
 from onnxslim.recipes.named import simplify_steps
 from onnxslim.recipes.parts import open_data, split_data
 from onnxslim.recipes.pipeline import Result, source_file
@@ -74,9 +73,10 @@ def prune_model(
         progress("simplifying")
         prover = Prover(worker, limit_bytes=request.verify_limit, seed=request.seed)
         base = run_steps(original, simplify_steps(), prover)
-        given: DataLike = "random" if data is None else data
-        opened = open_data(worker, original, given, seed=request.seed, **(data_options or {}))
-        own_test = request.metric is not None and ":" in request.metric
+        opened = open_data(
+            worker, original, "random" if data is None else data, seed=request.seed, **(data_options or {})
+        )
+        own_test = is_function(request.metric)
         parts = split_data(opened, test, original, seed=request.seed, own_test=own_test)
         metric = resolve(
             request.metric or "agreement", original=original, feeds=parts.test, output=request.output
@@ -86,12 +86,8 @@ def prune_model(
         result = save(found.model, folder / "result.onnx")
         progress("scoring the result")
         before, after = metric.score(file.path), metric.score(result.path)
-        drop = request.drop
-        if drop is not None and not drop.allows(before.value, after.value, before.resolution):
-            raise BudgetError(
-                f"{metric.name} falls from {before.value:.4f} to {after.value:.4f}, more than {drop}",
-                hint="ask for less, allow a larger --max-drop, or give more --data",
-            )
+        scored = metric_fields(metric.name, before, after)
+        check_drop(scored, request.drop, before.resolution, "more --data")
         progress("measuring time")
         latency = latency_fields(work.latency(result))
         feeds = list(parts.held_out.spread(_LATENCY_FEEDS))
@@ -103,8 +99,7 @@ def prune_model(
             passes=(*base.applied, *found.outcome.applied),
             declined=(*base.declined, *found.outcome.declined, *work.declined),
             verification=checked.to_dict(),
-            metric={"name": metric.name, "before": before.value, "after": after.value, "n": after.n}
-            | {"interval": after.interval},
+            metric=scored,
             latency=latency,
             environment=environment(),
             seeds={"data": request.seed},

@@ -12,7 +12,7 @@ from onnxslim.analysis.cost import cost
 from onnxslim.analysis.selection import Selection
 from onnxslim.errors import BudgetError
 from onnxslim.measure.latency import Latency, measure_latency
-from onnxslim.measure.metrics import resolve
+from onnxslim.measure.metrics import is_function, resolve
 from onnxslim.model.io import FileInfo, save
 from onnxslim.passes.base import Decline
 from onnxslim.recipes.budget import Drop, Target
@@ -114,7 +114,7 @@ class Work:
 
     @property
     def _own_metric(self) -> bool:
-        return self.request.metric is not None and ":" in self.request.metric
+        return is_function(self.request.metric)
 
     def _full(self, goal: Goal) -> float:
         """What the original has, in the unit of an absolute goal."""

@@ -16,16 +16,15 @@ from typing import Any
 from onnxslim._ir import ir
 from onnxslim.analysis.cost import summary
 from onnxslim.calibration.data import DataLike
-from onnxslim.errors import BudgetError
 from onnxslim.measure.latency import measure_latency
-from onnxslim.measure.metrics import resolve
+from onnxslim.measure.metrics import is_function, resolve
 from onnxslim.measure.verify import verify
 from onnxslim.model.io import ModelLike, load, save
 from onnxslim.passes.base import Decline, Promise
 from onnxslim.passes.codebook_weights import CodebookWeights
 from onnxslim.passes.merge_similar_weights import MergeSimilarWeights
 from onnxslim.recipes.engine import Outcome, run_steps
-from onnxslim.recipes.evidence import latency_fields
+from onnxslim.recipes.evidence import check_drop, latency_fields, metric_fields
 from onnxslim.recipes.named import share_steps, simplify_steps
 from onnxslim.recipes.parts import open_data, split_data
 from onnxslim.recipes.pipeline import Result, path_of, source_file
@@ -75,9 +74,10 @@ def share_nearly(
         own = {name: given for name, given in options.items() if name in names}
         rest = {name: given for name, given in options.items() if name not in names}
         found = run_steps(original, apply_overrides(first, rest), prover)
-        given: DataLike = "random" if data is None else data
-        opened = open_data(worker, original, given, seed=request.seed, **(data_options or {}))
-        own_test = request.metric is not None and ":" in request.metric
+        opened = open_data(
+            worker, original, "random" if data is None else data, seed=request.seed, **(data_options or {})
+        )
+        own_test = is_function(request.metric)
         parts = split_data(opened, test, original, seed=request.seed, own_test=own_test)
         metric = resolve(
             request.metric or "agreement", original=original, feeds=parts.test, output=request.output
@@ -116,12 +116,8 @@ def share_nearly(
         result = save(found.model, folder / "result.onnx")
         progress("scoring the result")
         before, after = metric.score(file.path), metric.score(result.path)
-        drop = request.drop
-        if drop is not None and not drop.allows(before.value, after.value, before.resolution):
-            raise BudgetError(
-                f"{metric.name} falls from {before.value:.4f} to {after.value:.4f}, more than {drop}",
-                hint="ask for less, allow a larger --max-drop, or give more --data",
-            )
+        scored = metric_fields(metric.name, before, after)
+        check_drop(scored, request.drop, before.resolution, "more --data")
         progress("measuring time")
         feeds = list(parts.held_out.spread(_LATENCY_FEEDS))
         latency = measure_latency(
@@ -140,8 +136,7 @@ def share_nearly(
             passes=tuple(found.applied),
             declined=tuple(declined),
             verification=checked.to_dict(),
-            metric={"name": metric.name, "before": before.value, "after": after.value, "n": after.n}
-            | {"interval": after.interval},
+            metric=scored,
             latency=latency_fields(latency),
             environment=environment(),
             seeds={"data": request.seed},
