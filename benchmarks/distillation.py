@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.compress import onnxslim, sqnr_db
+from benchmarks.pruning import SAMPLES, feeds_of
 from benchmarks.writing import RESULTS, markdown, write
 from benchmarks.zoo.layout import EXAMPLES, check_names, model_path, task, use
 from onnxslim.analysis.linears import products_of
@@ -49,9 +50,20 @@ FORMS = {
         for bits in (2, 4)
     },
 }
-SAMPLES, FEW = 512, 64
+FEW = 64
 LINES = 800  # that score the classifier of lines
-HEADER = ("student", "control", "seeds", "original", "student's", "distilled", "spread", "SQNR dB", "s")
+HEADER = (
+    "student",
+    "control",
+    "seeds",
+    "original",
+    "student's",
+    "distilled",
+    "spread",
+    "dB before",
+    "dB",
+    "s",
+)
 
 _FEEDS = """from {module} import {source} as source
 
@@ -79,6 +91,7 @@ class Run:
     original: float
     before: float
     after: float
+    start_db: float
     sqnr_db: float
     seconds: float
 
@@ -106,6 +119,10 @@ def data_of(name: str, seed: int, folder: Path, samples: int) -> Data:
             )
         )
         return Data(("--data", f"{path}:feeds"), ("--metric", f"{path}:metric"))
+    if not name.startswith("mnist_"):
+        return Data(
+            ("--data", feeds_of(name, folder, samples)), ("--metric", f"{task(name).__name__}:metric")
+        )
     digits = ("--data", str(EXAMPLES / "calibration.npz"), "--samples", str(samples))
     return Data(digits, ("--test", str(EXAMPLES / "test.npz"), "--metric", "top1"))
 
@@ -157,9 +174,9 @@ def distil(row: str, control: str, seed: int, folder: Path, options: Sequence[st
         *(*data.data, *data.score, "--seed", str(seed), *options),
     )
     seconds, metric = time.monotonic() - begun, report["metric"]
-    noise = sqnr_db(original, result, task(name).held_out())
+    noises = [sqnr_db(original, file, task(name).held_out()) for file in (student, result)]
     scores = metric["teacher"], metric["before"], metric["after"]
-    return Run(row, control, seed, *scores, noise, seconds)
+    return Run(row, control, seed, *scores, *noises, seconds)
 
 
 def cells(runs: Sequence[Run]) -> tuple[str, ...]:
@@ -167,11 +184,11 @@ def cells(runs: Sequence[Run]) -> tuple[str, ...]:
     after = [run.after for run in runs]
     means: Mapping[str, float] = {
         key: float(np.mean([getattr(run, key) for run in runs]))
-        for key in ("original", "before", "after", "sqnr_db", "seconds")
+        for key in ("original", "before", "after", "start_db", "sqnr_db", "seconds")
     }
     scores = (f"{means[key]:.4f}" for key in ("original", "before", "after"))
     spread = f"{min(after):.4f}-{max(after):.4f}"
-    last = f"{means['sqnr_db']:.1f}", f"{means['seconds']:.0f}"
+    last = f"{means['start_db']:.1f}", f"{means['sqnr_db']:.1f}", f"{means['seconds']:.0f}"
     return runs[0].row, runs[0].control or "-", str(len(runs)), *scores, spread, *last
 
 

@@ -96,11 +96,11 @@ def prune(name: str, how: str, asked: float, folder: Path, *options: str) -> Row
     )
 
 
-def feeds_of(name: str, folder: Path) -> str:
-    """What gives ``SAMPLES`` inputs of a task, for ``--data``."""
+def feeds_of(name: str, folder: Path, samples: int = SAMPLES) -> str:
+    """What gives inputs of a task, for ``--data``."""
     file = folder / f"{name}_feeds.py"
     file.write_text(
-        f"from {task(name).__name__} import inputs\n\n\ndef feeds():\n    return inputs({SAMPLES})\n"
+        f"from {task(name).__name__} import inputs\n\n\ndef feeds():\n    return inputs({samples})\n"
     )
     return f"{file}:feeds"
 

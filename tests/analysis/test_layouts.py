@@ -56,9 +56,11 @@ def statements(draw: st.DrawFn) -> Statements:
         elif kind == "times" and size * (other.size or 0) <= 96:
             known.append(times((one, other)))
         elif kind == "cut" and size > 1:
-            start = draw(st.integers(0, size - 1))
-            known.append(unifier.cut(one, start, draw(st.integers(start + 1, size))))
-            cuts.append((one, start, known[-1]))
+            start = draw(st.integers(0, size))
+            part = unifier.cut(one, start, draw(st.integers(start, size)))
+            cuts.append((one, start, part))
+            if part.size:
+                known.append(part)
         elif kind == "fresh":
             parts = [
                 Cell(d) for d in draw(st.sampled_from([(2, 3), (4, 6), (3, 4), (2, 2, 6), (12, 2), (24,)]))

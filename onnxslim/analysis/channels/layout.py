@@ -145,14 +145,15 @@ class Unifier:
         self._settle()
 
     def cut(self, layout: Layout, start: int, stop: int) -> Layout:
-        """Indices ``start`` up to ``stop`` of a layout."""
-        end = layout.size or 0
-        if stop < end:
+        """Indices ``start`` up to ``stop`` of a layout: none where ``stop`` is not behind ``start``."""
+        if start >= stop:
+            return Cell(0)
+        if stop < (layout.size or 0):
             layout, _ = self._split(layout, stop)
         if start > 0:
             _, layout = self._split(layout, start)
         self._settle()
-        return layout if start < stop else Cell(0)
+        return layout
 
     def pin(self, layout: Layout, reason: Reason) -> None:
         """No atom of it may be removed."""
