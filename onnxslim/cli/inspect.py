@@ -117,10 +117,13 @@ def _channels(model: str, residual: bool) -> tuple[FileInfo, Channels]:
 
     from onnxslim.analysis.channels import find_groups
     from onnxslim.model.io import file_info, load
+    from onnxslim.passes.separate_vectors import SeparateVectors
 
     with model_path(model) as path:
         loaded = load(path)
-        return replace(file_info(path, loaded), path=model), find_groups(loaded, residual=residual)
+        file = replace(file_info(path, loaded), path=model)
+        SeparateVectors()(loaded)  # as `prune` does: vectors that layers share by chance tie no channels
+        return file, find_groups(loaded, residual=residual)
 
 
 def _tables(found: Inspection) -> Iterator[Table]:

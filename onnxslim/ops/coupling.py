@@ -88,6 +88,9 @@ class Axes(Facts, Protocol):
     def attribute(self, name: str, content: Layout | Sequence[Layout | int]) -> None:
         """An integer attribute of the node is the size of a layout; a list may hold some, and integers."""
 
+    def lengths(self, index: int, parts: Sequence[Layout]) -> None:
+        """Integer input ``index`` is left out and means equal parts; else it lists the sizes of these."""
+
     def freeze(self, name: str, content: float, layout: Layout) -> None:
         """A float attribute whose default depends on the size of a layout is to be written down as it is."""
 

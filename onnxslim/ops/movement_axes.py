@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxslim._ir import ir
-from onnxslim.ops.attributes import has, int_of, ints_of
+from onnxslim.ops.attributes import has, int_of, ints_of, opset_of
 from onnxslim.ops.coupling import Axes, Layout, broadcast
 
 __all__ = [
@@ -143,11 +143,10 @@ def split(node: ir.Node, axes: Axes) -> None:
     if target is not None:
         for index, part in enumerate(parts):
             axes.holds(1, index, part)
-    elif has(node, "split"):
+    elif (opset_of(node) or 1) < 13:
         axes.attribute("split", parts)
     else:
-        for part in parts[1:]:  # equal parts, whatever is removed
-            axes.agree(parts[0], part)
+        axes.lengths(1, parts)
 
 
 def slice_(node: ir.Node, axes: Axes) -> None:

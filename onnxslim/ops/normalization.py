@@ -24,10 +24,12 @@ def _batch(node: ir.Node, axes: Axes) -> None:
 
 
 def _instance(node: ir.Node, axes: Axes) -> None:
-    """Every channel by itself, with statistics over what comes behind it."""
+    """Every channel by itself, with statistics over what comes behind it: positions, or channels reshaped."""
     data = node.inputs[0]
     assert data is not None
-    same_axes(node, axes, but=range(2, len(axes.dims(data))))
+    same_axes(node, axes)
+    for axis in range(2, len(axes.dims(data))):
+        axes.averaged(axes.of(data, axis))
     for value in node.inputs[1:]:
         if value is not None:
             axes.equal(axes.of(data, 1), axes.of(value, 0))

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from onnxslim.passes.raise_opset import RaiseOpset as RaiseOpset
     from onnxslim.passes.remove_dead_code import RemoveDeadCode as RemoveDeadCode
     from onnxslim.passes.replace_weights import ReplaceWeights as ReplaceWeights
+    from onnxslim.passes.separate_vectors import SeparateVectors as SeparateVectors
     from onnxslim.passes.set_input_shapes import SetInputShapes as SetInputShapes
     from onnxslim.passes.share_weights import ShareWeights as ShareWeights
     from onnxslim.passes.simplify_reshapes import SimplifyReshapes as SimplifyReshapes

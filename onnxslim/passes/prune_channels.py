@@ -62,6 +62,7 @@ class PruneChannels(Pass):
         copies = removal.copies()
         _rewrite_constants(removal)
         _correct_copies(copies)
+        _write_lengths(removal)
         _rewrite_attributes(removal)
         for value, shape in shapes.items():
             value.shape = shape
@@ -135,6 +136,17 @@ def _correct_copies(copies: Mapping[tuple[ir.Node, int], Mapping[int, int]]) -> 
             scope.insert_before(node, step)
             value = step.outputs[0]
         node.replace_input_with(index, value)
+
+
+def _write_lengths(removal: Removal) -> None:
+    """Sizes that are equal by default, written down where they are so no more."""
+    for node, index, sizes in removal.lengths():
+        assert node.graph is not None
+        hint = f"{node.name or node.outputs[0].name}_sizes"
+        stored = edit.add_constant(node.graph, np.array(sizes, np.int64), hint, before=node)
+        node.resize_inputs(max(len(node.inputs), index + 1))
+        node.replace_input_with(index, stored)
+        node.attributes.pop("num_outputs", None)
 
 
 def _rewrite_attributes(removal: Removal) -> None:

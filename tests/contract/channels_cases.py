@@ -118,6 +118,10 @@ CASES: dict[str, Case] = {
     "Split of equal parts": Case(
         f"g {ROWS} {{ h = MatMul(x, a) i, j = Split<axis=1, num_outputs=2>(h) k = Sigmoid(i) z = Mul(k, j) "
         "y = MatMul(z, b) }", {"a": (5, 24), "b": (12, 3)}),
+    "Split into parts that become unequal": Case(
+        "g (float[N,5] x) => (float[N,3] y) { h = MatMul(x, a) i, j = Split<axis=1, num_outputs=2>(h) "
+        "k = MatMul(i, c) l = MatMul(j, b) y = Add(k, l) }",
+        {"a": (5, 24), "c": (12, 3), "b": (12, 3)}, groups=2),
     "Slice": Case(f"g {ROWS} {{ h = MatMul(x, a) i = Slice(h, s, e, ax) j = Slice(h, e, l, ax) k = Mul(i, j) "
                   "y = MatMul(k, b) }", {"a": (5, 24), "b": (12, 3)},
                   {"s": [0], "e": [12], "l": [24], "ax": [1]}),
@@ -223,6 +227,17 @@ CASES: dict[str, Case] = {
         m = Reshape(t, f) y = MatMul(m, b) }""",
         {"a": (5, 12), "c": (5, 12), "d": (5, 12), "b": (12, 3)}, {"s": [0, 0, 3, 4], "f": [0, 0, 12]},
         groups=3),
+    "heads behind a cut table of positions": Case(
+        """g (float[N,S,5] x) => (float[N,S,3] y) <float[1,S,5] e, float[N,S,5] u> {
+        n = Shape<start=0, end=1>(x) l = Shape<start=1, end=2>(x) e = Slice(c, zero, l, one) u = Add(x, e)
+        q = MatMul(u, a) k = MatMul(u, d) s = Concat<axis=0>(n, l, rest, size) f = Concat<axis=0>(n, l, rest)
+        q1 = Reshape(q, s) k1 = Reshape(k, s) v1 = Reshape(k, s)
+        q2 = Transpose<perm=[0,2,1,3]>(q1) k2 = Transpose<perm=[0,2,3,1]>(k1)
+        v2 = Transpose<perm=[0,2,1,3]>(v1)
+        w = MatMul(q2, k2) p = Softmax(w) o = MatMul(p, v2) t = Transpose<perm=[0,2,1,3]>(o)
+        m = Reshape(t, f) y = MatMul(m, b) }""",
+        {"a": (5, 12), "d": (5, 12), "b": (12, 3), "c": (1, 9, 5)},
+        {"zero": [0], "one": [1], "rest": [-1], "size": [4]}, groups=2),
     "fused heads": Case(
         """g (float[N,7,5] x) => (float[N,7,3] y) {
         h = MatMul(x, a) r = Reshape(h, s) t = Transpose<perm=[2,0,3,1,4]>(r)

@@ -16,7 +16,7 @@ from onnxslim.cli import main
 from onnxslim.errors import OptionError
 from onnxslim.model import edit, io
 from onnxslim.passes.prune_channels import PruneChannels
-from tests.contract.channels import load
+from tests.contract.channels import Case, load
 from tests.contract.channels_cases import CASES
 from tests.models import run
 from tests.report.page import parse
@@ -111,6 +111,38 @@ def test_a_normalised_axis_is_opt_in() -> None:
     pinned = find_groups(model)
     assert all("output" in pin.reason or "input" in pin.reason for pin in pinned.pins)  # they come first
     assert pinned.coverage == 1.0 and pinned.fixed == 24
+
+
+def test_statistics_over_reshaped_channels_are_opt_in() -> None:
+    """An InstanceNormalization of one channel, which is how exporters write a GroupNorm of one group."""
+    model = load(
+        Case(
+            """g (float[N,3,4,4] x) => (float[N,2,4,4] y) { h = Conv(x, a) r = Reshape(h, one)
+            n = InstanceNormalization(r, s, t) q = Shape(h) b = Reshape(n, q) y = Conv(b, c) }""",
+            {"a": (6, 3, 1, 1), "c": (2, 6, 1, 1), "s": (1,), "t": (1,)},
+            {"one": [0, 1, -1]},
+        )
+    )
+    assert [pin.reason for pin in find_groups(model).pins] == [
+        "a normalisation takes statistics over it",
+        "it is an output of the model",
+    ]
+    [group] = find_groups(model, residual=True).groups
+    PruneChannels({group.key: [0, 3]}, residual=True)(model)
+    feed = {"x": np.ones((2, 3, 4, 4), np.float32)}
+    assert run(ir.to_proto(model), feed)[0].shape == (2, 2, 4, 4)
+
+
+def test_parts_that_stay_equal_need_no_sizes() -> None:
+    """Both halves lose as many: nothing has to be written down."""
+    model = load(CASES["Split into parts that become unequal"])
+    first, second = find_groups(model).groups
+    alike = model.clone()
+    PruneChannels({first.key: [0, 1], second.key: [3, 7]})(alike)
+    assert [len(node.inputs) for node in alike.graph if node.op_type == "Split"] == [1]
+    PruneChannels({first.key: [0, 1]})(model)
+    [split] = [node for node in model.graph if node.op_type == "Split"]
+    assert edit.constant_value(split.inputs[1]).tolist() == [10, 12] and "num_outputs" not in split.attributes  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("name", ["mask.json", "mask.npz"])

@@ -18,7 +18,7 @@ from onnxslim.ops.coupling import Layout as AnyLayout
 from onnxslim.ops.registry import is_dequantize, spec_of
 from onnxslim.ops.spec import Array, Dims
 
-__all__ = ["Attribute", "Coupling", "Frozen", "Pick", "Sum", "Survey"]
+__all__ = ["Attribute", "Coupling", "Frozen", "Lengths", "Pick", "Sum", "Survey"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,15 @@ class Attribute:
     node: ir.Node
     name: str
     content: Layout | tuple[Layout | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """An input that is left out, since the sizes that it would list are equal."""
+
+    node: ir.Node
+    index: int
+    parts: tuple[Layout, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +82,7 @@ class Survey:
     weights: tuple[tuple[ir.Value, int], ...]
     sums: tuple[Sum, ...]
     attributes: tuple[Attribute, ...]
+    lengths: tuple[Lengths, ...]
     frozen: tuple[Frozen, ...]
     picks: tuple[Pick, ...]
     sizes: Settled
@@ -81,8 +91,9 @@ class Survey:
 class Coupling:
     """The :class:`onnxslim.ops.coupling.Axes` of one node after the other."""
 
-    def __init__(self, facts: Known, *, residual: bool) -> None:
+    def __init__(self, facts: Known, names: Mapping[str, str], *, residual: bool) -> None:
         self._facts = facts
+        self._names = names
         self._residual = residual
         self._unifier = Unifier()
         self.sizes = Sizes(self._unifier)
@@ -91,6 +102,7 @@ class Coupling:
         self._weights: dict[tuple[ir.Value, int], None] = {}
         self._sums: list[Sum] = []
         self._attributes: list[Attribute] = []
+        self._lengths: list[Lengths] = []
         self._frozen: list[Frozen] = []
         self._picks: list[Pick] = []
         self._node: ir.Node | None = None
@@ -200,6 +212,10 @@ class Coupling:
         else:
             self._attributes.append(Attribute(self._node, name, _ours(content)))
 
+    def lengths(self, index: int, parts: Sequence[AnyLayout]) -> None:
+        assert self._node is not None
+        self._lengths.append(Lengths(self._node, index, tuple(map(_ours, parts))))
+
     def freeze(self, name: str, content: float, layout: AnyLayout) -> None:
         assert self._node is not None
         self._frozen.append(Frozen(self._node, name, content, _ours(layout)))
@@ -244,7 +260,9 @@ class Coupling:
         if isinstance(size, int):
             return Cell(size) if size > 0 else Cell(0, Reason("it is empty"))
         why = Reason("its size is known at run time only")
-        return Cell(None, why) if size is None else self._named.setdefault(size, Cell(None, why))
+        if size is None:
+            return Cell(None, why)
+        return self._named.setdefault(self._names.get(size, size), Cell(None, why))
 
     def enter(self, node: ir.Node) -> None:
         """From now on it is this node that asks."""
@@ -266,7 +284,8 @@ class Coupling:
             value in self._refined or self.sizes.numbers(value) is not None for value in node.inputs if value
         )
         if listed or known or None in dims:
-            self._refined.update(refined(node, self, self._small, self.sizes.elements, self._extents))
+            for value, found in refined(node, self, self._small, self.sizes.elements, self._extents).items():
+                self._refined[value] = _merged(found, self.shape(value))
 
     def _extents(self, value: ir.Value) -> list[int | Layout]:
         """The dimensions of a value, by number or by the axis of unknown size."""
@@ -311,6 +330,7 @@ class Coupling:
             tuple(self._weights),
             tuple(self._sums),
             tuple(self._attributes),
+            tuple(self._lengths),
             tuple(self._frozen),
             tuple(self._picks),
             self.sizes.settle(),
@@ -320,6 +340,13 @@ class Coupling:
 def _ours(layout: AnyLayout) -> Layout:
     assert isinstance(layout, Layout)
     return layout
+
+
+def _merged(found: Dims, known: Dims | None) -> Dims:
+    """Sizes that were found, and where none was the name that is known."""
+    if known is None or len(known) != len(found):
+        return found
+    return tuple(old if new is None else new for new, old in zip(found, known, strict=True))
 
 
 def _runs(places: npt.NDArray[np.generic]) -> list[tuple[int, int]]:

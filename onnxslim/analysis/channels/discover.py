@@ -11,6 +11,7 @@ from onnxslim._ir import ir
 from onnxslim.analysis.channels.coupling import Coupling, Survey
 from onnxslim.analysis.channels.groups import Channels, Group, Member, Pin, Role
 from onnxslim.analysis.channels.layout import Cell, Join, Layout, Reason, occurrences, walk
+from onnxslim.analysis.channels.names import declared_names
 from onnxslim.analysis.facts import known_facts
 from onnxslim.model.edit import constant_value, scopes, subgraphs
 from onnxslim.ops.coupling import pointwise
@@ -41,7 +42,7 @@ def find_groups(model: ir.Model, *, residual: bool = False) -> Channels:
 def survey(model: ir.Model, *, residual: bool = False) -> Survey:
     """How the axes of a model hang together."""
     facts = known_facts(model)
-    coupling = Coupling(facts, residual=residual)
+    coupling = Coupling(facts, declared_names(model, facts), residual=residual)
     for scope in scopes(model):  # overridable initializers, too, are the caller's
         graph = scope.graph if isinstance(scope, ir.Function) else scope
         for value in graph.initializers.values():

@@ -99,6 +99,13 @@ class Removal:
             elif self._shrinks(content):
                 yield attribute.node, attribute.name, self._size(content)
 
+    def lengths(self) -> Iterator[tuple[ir.Node, int, list[int]]]:
+        """Inputs that were left out, and have to list sizes that are no longer equal."""
+        for left_out in self.found.lengths:
+            sizes = [self._size(part) for part in left_out.parts]
+            if any(map(self._shrinks, left_out.parts)) and len(set(sizes)) > 1:
+                yield left_out.node, left_out.index, sizes
+
     def frozen(self) -> Iterator[tuple[ir.Node, str, float]]:
         """Attributes whose default would change."""
         for frozen in self.found.frozen:

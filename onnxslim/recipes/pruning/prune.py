@@ -20,6 +20,8 @@ from onnxslim.measure.metrics import is_function, resolve
 from onnxslim.measure.verify import verify
 from onnxslim.model.io import ModelLike, load, save
 from onnxslim.passes.base import Promise
+from onnxslim.passes.deduplicate_initializers import DeduplicateInitializers
+from onnxslim.passes.separate_vectors import SeparateVectors
 from onnxslim.recipes.engine import run_steps
 from onnxslim.recipes.evidence import check_drop, latency_fields, metric_fields
 from onnxslim.recipes.named import simplify_steps
@@ -72,7 +74,7 @@ def prune_model(
         file = source_file(source, original) or save(original, folder / "original.onnx")
         progress("simplifying")
         prover = Prover(worker, limit_bytes=request.verify_limit, seed=request.seed)
-        base = run_steps(original, simplify_steps(), prover)
+        base = run_steps(original, (*simplify_steps(), SeparateVectors()), prover)
         opened = open_data(
             worker, original, "random" if data is None else data, seed=request.seed, **(data_options or {})
         )
@@ -83,7 +85,8 @@ def prune_model(
         )
         work = Work(worker, base, parts, request, original, file, folder, progress)
         found = work.best()
-        result = save(found.model, folder / "result.onnx")
+        shared = run_steps(found.model, (DeduplicateInitializers(),), prover)
+        result = save(shared.model, folder / "result.onnx")
         progress("scoring the result")
         before, after = metric.score(file.path), metric.score(result.path)
         scored = metric_fields(metric.name, before, after)
@@ -91,13 +94,13 @@ def prune_model(
         progress("measuring time")
         latency = latency_fields(work.latency(result))
         feeds = list(parts.held_out.spread(_LATENCY_FEEDS))
-        checked = verify(original, found.model, feeds, promise=Promise.LOSSY, worker=worker)
+        checked = verify(original, shared.model, feeds, promise=Promise.LOSSY, worker=worker)
         report = Report(
             input=file,
             before=sized(original, feeds[0]),
-            after=sized(found.model, feeds[0]),
-            passes=(*base.applied, *found.outcome.applied),
-            declined=(*base.declined, *found.outcome.declined, *work.declined),
+            after=sized(shared.model, feeds[0]),
+            passes=(*base.applied, *found.outcome.applied, *shared.applied),
+            declined=(*base.declined, *found.outcome.declined, *shared.declined, *work.declined),
             verification=checked.to_dict(),
             metric=scored,
             latency=latency,
@@ -106,4 +109,4 @@ def prune_model(
             notes=(*prover.notes, *parts.notes, *work.notes),
         )
         mask = Mask(found.removal, weights_digest(base.model))
-    return PruneResult(found.model, report, mask=mask)
+    return PruneResult(shared.model, report, mask=mask)

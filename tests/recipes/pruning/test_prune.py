@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import onnxslim
@@ -14,6 +15,7 @@ from onnxslim.errors import BudgetError, OptionError
 from onnxslim.model.edit import constant_value, replace_initializer
 from onnxslim.recipes.pruning import prune as module
 from onnxslim.recipes.pruning.work import Work
+from tests.models import proto
 from tests.recipes.pruning.nets import feeds, small_net
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -48,6 +50,25 @@ def test_digits_lose_little_at_a_quarter_of_the_products() -> None:
     metric, ratio = result.report.metric, result.report.ratio("macs")
     assert metric is not None and metric["after"] > metric["before"] - 0.05
     assert ratio is not None and 0.15 < ratio <= 0.25
+
+
+def test_a_vector_that_layers_share_by_chance_ties_no_channels() -> None:
+    """Two layers with the same zero bias: their channels go one by one, and equal vectors are one again."""
+    text = """g (float[N,4] x) => (float[N,2] y) { a = Gemm(x, u, z) b = Relu(a) c = Gemm(b, v, z) d = Relu(c)
+        e = Gemm(d, w, o) f = Gemm(e, r, o) y = Gemm(f, q) }"""
+    shapes = {"u": (4, 8), "v": (8, 8), "w": (8, 2), "r": (2, 2), "q": (2, 2)}
+    random = np.random.default_rng(0)
+    stored = {name: random.standard_normal(shape).astype("f4") for name, shape in shapes.items()}
+    model = proto(text, opset=17)
+    for name, array in {**stored, "z": np.zeros(8, "f4"), "o": np.zeros(2, "f4")}.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    result = onnxslim.prune(
+        model, {"x": random.standard_normal((8, 4)).astype("f4")}, ratios={"u": 0.5}, ratio=0.0,
+        multiple=1, reconstruct=False, criterion="l1",
+    )  # fmt: skip
+    kept = {name: value.shape for name, value in result.model.graph.initializers.items()}
+    assert kept["u"] == (4, 4) and kept["v"] == (4, 8)
+    assert sum(shape == (2,) for shape in kept.values()) == 1
 
 
 @pytest.mark.parametrize("target", ["target_macs", "target_params", "target_bytes"])
