@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxslim._ir import ir
-from onnxslim.ops import image_gradient, movement_gradient
+from onnxslim.ops import image_gradient, indexing_axes, movement_gradient
 from onnxslim.ops.attributes import int_of, ints_of, text_of
 from onnxslim.ops.coupling import Axes
 from onnxslim.ops.movement import given
@@ -110,5 +110,7 @@ SPECS = (
     OpSpec(op_type="SpaceToDepth", vjp=movement_gradient.RULES["SpaceToDepth"],
            couple=_to_depth, output_bytes=total_bytes,
            moves=first_input, identity_input=_one_block),
-    *(OpSpec(op_type=name) for name in ("AffineGrid", "Col2Im", "GridSample", "RoiAlign", "ImageDecoder")),
+    OpSpec(op_type="GridSample", couple=indexing_axes.grid_sample),
+    OpSpec(op_type="RoiAlign", couple=indexing_axes.roi_align),
+    *(OpSpec(op_type=name) for name in ("AffineGrid", "Col2Im", "ImageDecoder")),
 )  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxslim._ir import ir
-from onnxslim.ops import movement_axes
+from onnxslim.ops import indexing_axes, movement_axes
 from onnxslim.ops.adjoint import flat
 from onnxslim.ops.attributes import int_of, ints_of
 from onnxslim.ops.movement import given
@@ -135,19 +135,21 @@ SPECS = (
     OpSpec(op_type="GatherElements", vjp=RULES["GatherElements"],
            numpy=_gather_elements, output_bytes=_gather_elements_bytes,
            moves=first_input),
-    OpSpec(op_type="GatherND", vjp=RULES["GatherND"],
+    OpSpec(op_type="GatherND", vjp=RULES["GatherND"], couple=indexing_axes.gather_nd,
            numpy=_gather_nd, output_bytes=_gather_nd_bytes, moves=first_input),
     OpSpec(op_type="NonZero", vjp=flat, numpy=_non_zero, output_bytes=_non_zero_bytes),
-    OpSpec(op_type="Compress", output_bytes=total_bytes, moves=first_input),
+    OpSpec(op_type="Compress", couple=indexing_axes.beside_axis, output_bytes=total_bytes, moves=first_input),
     OpSpec(op_type="Scatter", output_bytes=_first_bytes),
     OpSpec(op_type="ScatterElements", vjp=RULES["ScatterElements"], output_bytes=_first_bytes),
-    OpSpec(op_type="ScatterND", vjp=RULES["ScatterND"], output_bytes=_first_bytes),
+    OpSpec(op_type="ScatterND", vjp=RULES["ScatterND"], couple=indexing_axes.scatter_nd,
+           output_bytes=_first_bytes),
     OpSpec(op_type="TensorScatter", output_bytes=_first_bytes, moves=lambda node: (0, 1)),
     OpSpec(op_type="Pad", vjp=RULES["Pad"], couple=movement_axes.pad, output_bytes=_pad_bytes, sized_by=(1,),
            identity_input=_pad_is_noop, quant=QuantRole()),
     OpSpec(op_type="CenterCropPad", output_bytes=_center_bytes, sized_by=(1,)),
-    OpSpec(op_type="ReverseSequence", output_bytes=_first_bytes, moves=first_input),
-    OpSpec(op_type="TopK", vjp=RULES["TopK"], output_bytes=_top_k_bytes),
+    OpSpec(op_type="ReverseSequence", couple=indexing_axes.reverse_sequence, output_bytes=_first_bytes,
+           moves=first_input),
+    OpSpec(op_type="TopK", vjp=RULES["TopK"], couple=indexing_axes.beside_axis, output_bytes=_top_k_bytes),
     OpSpec(op_type="Unique", output_bytes=_unique_bytes),
     OpSpec(op_type="NonMaxSuppression"),
 )  # fmt: skip

@@ -132,6 +132,27 @@ CASES: dict[str, Case] = {
     "Gather": rows("z = Gather<axis=1>(h, i)", {"i": [1, 2, 3, 7, 8, 9, 10, 11, 0, 4, 5, 6]}, 3),
     "Gather of rows": Case("g (int64[N,7] x) => (float[N,7,3] y) { h = Gather(a, x) y = MatMul(h, b) }",
                            {"a": (20, 6), "b": (6, 3)}),
+    "GatherND": Case("g (float[N,7,5] x) => (float[N,3] y) { h = MatMul(x, a) n = Shape<start=0, end=1>(x) "
+                     "m = Concat<axis=0>(n, o) r = Expand(i, m) k = GatherND<batch_dims=1>(h, r) "
+                     "y = MatMul(k, b) }",
+                     {"a": (5, 12), "b": (12, 3)}, {"i": [[4]], "o": [1]}),
+    "ScatterND": Case("g (float[7,5] x) => (float[7,3] y) { h = MatMul(x, a) u = Gather<axis=0>(h, j) "
+                      "v = Relu(u) s = ScatterND(h, i, v) y = MatMul(s, b) }",
+                      {"a": (5, 12), "b": (12, 3)}, {"i": [[4], [2]], "j": [0, 1]}),
+    "TopK": Case("g (float[N,7,5] x) => (float[N,2,3] y) { h = MatMul(x, a) v, i = TopK<axis=1>(h, k) "
+                 "y = MatMul(v, b) }", {"a": (5, 12), "b": (12, 3)}, {"k": [2]}),
+    "Compress": Case("g (float[N,3,5] x, bool[3] c) => (float[N,M,3] y) { h = MatMul(x, a) "
+                     "k = Compress<axis=1>(h, c) y = MatMul(k, b) }", {"a": (5, 12), "b": (12, 3)}),
+    "ReverseSequence": Case("g (float[7,2,5] x) => (float[7,2,3] y) { h = MatMul(x, a) "
+                            "k = ReverseSequence(h, l) y = MatMul(k, b) }",
+                            {"a": (5, 12), "b": (12, 3)}, {"l": [4, 7]}),
+    "GridSample": Case("g (float[N,3,6,6] x, float[N,4,4,2] p) => (float[N,3,4,4] y) { h = Conv(x, a) "
+                       "k = GridSample(h, p) y = Conv(k, b) }",
+                       {"a": (6, 3, 1, 1), "b": (3, 6, 1, 1)}),
+    "RoiAlign": Case("g (float[1,3,6,6] x) => (float[2,3,2,2] y) { h = Conv(x, a) "
+                     "k = RoiAlign<output_height=2, output_width=2>(h, r, i) y = Conv(k, b) }",
+                     {"a": (6, 3, 1, 1), "b": (3, 6, 1, 1)}, {"i": [0, 0]},
+                     floats={"r": [[0, 0, 4, 4], [1, 1, 5, 5]]}),
     "Pad": image("z = Pad(h, p)", pads=[0, 0, 1, 1, 0, 0, 1, 1]),
     "Expand": rows("e = Expand(c, s) z = Add(h, e)", {"s": [1, 12]}, c=(1, 12)),
     "Tile": Case(f"g {ROWS} {{ h = MatMul(x, a) z = Tile(h, t) y = MatMul(z, b) }}", {"a": (5, 4),
