@@ -152,7 +152,7 @@ def _compare(name: str, expected: Any, got: Any, masks: Mapping[int, Array], sca
     if not isinstance(expected, np.ndarray) or not isinstance(got, np.ndarray):
         return TwinDifference(name, 0.0, "not a tensor")
     for axis, mask in masks.items():
-        expected = np.compress(mask, expected, axis)
+        expected = np.compress(np.resize(mask, expected.shape[axis]), expected, axis)  # open axes repeat it
     if expected.shape != got.shape or expected.dtype != got.dtype:
         reason = f"{got.dtype} {list(got.shape)} instead of {expected.dtype} {list(expected.shape)}"
         return TwinDifference(name, float("inf"), reason)

@@ -12,11 +12,10 @@ from onnxslim.analysis.channels.layout import (
     Reason,
     Unifier,
     join,
-    keep,
-    occurrences,
     times,
     walk,
 )
+from onnxslim.analysis.channels.places import keep, occurrences
 
 # equalities, and which part (from where) each cut is of what
 Statements = tuple[list[tuple[Layout, Layout]], list[tuple[Layout, int, Layout]]]
@@ -137,3 +136,25 @@ def test_sizes_that_disagree_pin_both() -> None:
     unifier, one, other = Unifier(), Cell(4), Cell(5)
     unifier.equal(one, other)
     assert one.pin is not None and other.pin is not None
+
+
+def test_an_open_axis_turns_out_to_be_a_product() -> None:
+    unifier, channels = Unifier(), Cell(6)
+    batch, merged = (Cell(None, Reason("nobody knows", open=True)) for _ in range(2))
+    unifier.equal(times((batch, channels, Cell(5))), times((merged, Cell(5))))
+    assert keep(merged, {channels: np.array([1, 1, 0, 1, 0, 1], bool)}).tolist() == [1, 1, 0, 1, 0, 1]  # type: ignore[union-attr]
+    assert channels.pin is None
+
+
+def test_an_axis_that_is_a_multiple_of_itself_is_pinned() -> None:
+    unifier, channels = Unifier(), Cell(6)
+    batch = Cell(None, Reason("nobody knows", open=True))
+    unifier.equal(batch, times((batch, channels)))
+    assert channels.pin is not None and channels.pin.text == "it is a multiple of itself"
+
+
+def test_what_is_open_behind_channels_pins_them() -> None:
+    unifier, channels = Unifier(), Cell(6)
+    steps, merged = (Cell(None, Reason("nobody knows", open=True)) for _ in range(2))
+    unifier.equal(merged, times((channels, steps)))
+    assert channels.pin is not None and channels.pin.text == "nobody knows"

@@ -113,6 +113,19 @@ def test_a_normalised_axis_is_opt_in() -> None:
     assert pinned.coverage == 1.0 and pinned.fixed == 24
 
 
+def test_how_many_there_are_of_an_open_axis_must_not_change_what_is_computed() -> None:
+    """Channels folded into the batch, whose size is then divided by."""
+    case = Case(
+        """g (float[N,7,5] x) => (float[N,7,3] y) { h = MatMul(x, a) t = Transpose<perm=[0,2,1]>(h)
+        r = Reshape(t, s) n = Shape<end=1>(r) c = Cast<to=1>(n) q = Div(r, c) u = Reshape(q, f)
+        v = Transpose<perm=[0,2,1]>(u) y = MatMul(v, b) }""",
+        {"a": (5, 12), "b": (12, 3)},
+        {"s": [-1, 7], "f": [-1, 12, 7]},
+    )
+    found = find_groups(load(case))
+    assert not found.groups and found.pins[0].reason == "its size is used in a computation"
+
+
 def test_statistics_over_reshaped_channels_are_opt_in() -> None:
     """An InstanceNormalization of one channel, which is how exporters write a GroupNorm of one group."""
     model = load(

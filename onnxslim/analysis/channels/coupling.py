@@ -259,7 +259,7 @@ class Coupling:
         size = self.dims(value)[axis]
         if isinstance(size, int):
             return Cell(size) if size > 0 else Cell(0, Reason("it is empty"))
-        why = Reason("its size is known at run time only")
+        why = Reason("its size is known at run time only", open=True)
         if size is None:
             return Cell(None, why)
         return self._named.setdefault(self._names.get(size, size), Cell(None, why))
@@ -325,6 +325,12 @@ class Coupling:
 
     def survey(self) -> Survey:
         """What was collected; to be called once, at the end."""
+        parts = [part for each in self._attributes for part in _layouts(each.content)]
+        parts += [part for each in self._lengths for part in each.parts]
+        parts += [sum_.layout for sum_ in self._sums] + [frozen.layout for frozen in self._frozen]
+        for layout in (*parts, *(pick.layout for pick in self._picks)):
+            if layout.size is None:
+                self._unifier.pin(layout, Reason("its size is known at run time only"))
         return Survey(
             self._axes,
             tuple(self._weights),
@@ -340,6 +346,11 @@ class Coupling:
 def _ours(layout: AnyLayout) -> Layout:
     assert isinstance(layout, Layout)
     return layout
+
+
+def _layouts(content: Layout | tuple[Layout | int, ...]) -> list[Layout]:
+    parts = content if isinstance(content, tuple) else (content,)
+    return [part for part in parts if not isinstance(part, int)]
 
 
 def _merged(found: Dims, known: Dims | None) -> Dims:

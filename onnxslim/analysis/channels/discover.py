@@ -10,8 +10,9 @@ import numpy.typing as npt
 from onnxslim._ir import ir
 from onnxslim.analysis.channels.coupling import Coupling, Survey
 from onnxslim.analysis.channels.groups import Channels, Group, Member, Pin, Role
-from onnxslim.analysis.channels.layout import Cell, Join, Layout, Reason, occurrences, walk
+from onnxslim.analysis.channels.layout import Cell, Join, Layout, Reason, walk
 from onnxslim.analysis.channels.names import declared_names
+from onnxslim.analysis.channels.places import occurrences
 from onnxslim.analysis.facts import known_facts
 from onnxslim.model.edit import constant_value, scopes, subgraphs
 from onnxslim.ops.coupling import pointwise

@@ -8,20 +8,19 @@ A layout is one of
 
 Two layouts of one axis are *unified*, as terms are in logic (Robinson 1965): a cell that meets a structure is
 bound to it, two cells become one (union-find), and structures are cut or factored until their parts match.
-What cannot be matched is pinned.  A cell always stands for at least as many atoms as what it is bound to has
-in any part, so that no layout ever contains itself.  Nothing is done for each index: the time goes with the
-number of operators and cuts.
+What cannot be matched is pinned.  An axis as long as the run decides is an *open* cell, which may turn out to
+be a product whose first factor is open: batch times channels, where a Reshape merges them.  A cell always
+stands for at least as many atoms as what it is bound to has in any part, or is open and no factor of it, so
+that no layout ever contains itself.  Nothing is done for each index: the time goes with the number of
+operators and cuts.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import gcd, prod
-
-import numpy as np
-import numpy.typing as npt
 
 __all__ = [
     "Cell",
@@ -31,8 +30,6 @@ __all__ = [
     "Times",
     "Unifier",
     "join",
-    "keep",
-    "occurrences",
     "times",
     "walk",
 ]
@@ -42,11 +39,19 @@ _MOST = 4096  # parts of one axis: beyond that it is pinned rather than followed
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why atoms stay: in words, the node that wants it, and whether the graph's interface does."""
+    """Why atoms stay: in words, the node that wants it, and whether the graph's interface does.
+
+    ``open``: only since nobody knows yet how many there are.
+    """
 
     text: str
     node: str = ""
     interface: bool = False
+    open: bool = False
+
+    def gives_way(self, other: Reason) -> bool:
+        """Whether the other says more."""
+        return (self.open and not other.open) or (other.interface and not self.interface)
 
 
 class Cell:
@@ -161,7 +166,7 @@ class Unifier:
         while stack:
             top = walk(stack.pop())
             if isinstance(top, Cell):
-                if top.pin is None or (reason.interface and not top.pin.interface):
+                if top.pin is None or top.pin.gives_way(reason):
                     top.pin = reason
             else:
                 stack += top.parts
@@ -192,9 +197,11 @@ class Unifier:
         self.pin(b, Reason(why, self.node))
 
     def _bind(self, cell: Cell, layout: Layout) -> None:
-        cell.bound = layout
-        if cell.pin is not None:
+        if cell.size is None and any(walk(part) is cell for part in _flat(layout, Times)):
+            return self._give_up(cell, layout, "it is a multiple of itself")
+        if cell.pin is not None and not (cell.pin.open and _opens(layout)):
             self.pin(layout, cell.pin)
+        cell.bound = layout
 
     def _match_joins(self, a: Layout, b: Layout) -> None:
         left, right = deque(_flat(a, Join)), deque(_flat(b, Join))
@@ -257,6 +264,11 @@ class Unifier:
         left, right = deque(_flat(a, Times)), deque(_flat(b, Times))
         self._peel(left, right, first=True)
         self._peel(left, right, first=False)
+        for one, other in ((left, right), (right, left)):
+            only = walk(one[0]) if len(one) == 1 and other else None
+            if isinstance(only, Cell) and only.pin is not None and only.pin.open:
+                self._todo.append((only, times(other)))  # what an open axis is a product of
+                return
         for rest in (*left, *right):
             self.pin(rest, Reason("two ways to factor it do not agree", self.node))
 
@@ -330,6 +342,12 @@ class Unifier:
         return Cell(outer, why), Cell(inner, why)
 
 
+def _opens(layout: Layout) -> bool:
+    """Whether what is open of a product comes first, so that the rest repeats."""
+    sizes = [part.size for part in _flat(layout, Times)]
+    return None not in sizes[sum(size is None for size in sizes) :]
+
+
 def _common(x: Layout, y: Layout) -> int:
     return 0 if x.size is None or y.size is None else gcd(x.size, y.size)
 
@@ -345,52 +363,5 @@ def _unite(a: Cell, b: Cell) -> None:
         a, b = b, a
     a.weight += b.weight
     b.bound = a
-    if b.pin is not None and (a.pin is None or (b.pin.interface and not a.pin.interface)):
+    if b.pin is not None and (a.pin is None or a.pin.gives_way(b.pin)):
         a.pin = b.pin
-
-
-def keep(layout: Layout, kept: Mapping[Cell, npt.NDArray[np.bool_]]) -> npt.NDArray[np.bool_] | None:
-    """Which indices stay, if of some cells only these atoms do; None where all do."""
-    layout = walk(layout)
-    if isinstance(layout, Cell):
-        return kept.get(layout)
-    masks = [keep(part, kept) for part in layout.parts]
-    if all(mask is None for mask in masks):
-        return None
-    full = [
-        np.ones(part.size or 0, np.bool_) if mask is None else mask
-        for part, mask in zip(layout.parts, masks, strict=True)
-    ]
-    if isinstance(layout, Join):
-        return np.concatenate(full)
-    result = full[0]
-    for mask in full[1:]:
-        result = np.logical_and.outer(result, mask).reshape(-1)
-    return result
-
-
-def occurrences(layout: Layout) -> Iterator[tuple[Cell, int, int]]:
-    """Every place of every free cell: the cell, where it starts, and how many indices an atom takes."""
-    layout = walk(layout)
-    if isinstance(layout, Cell):
-        if layout.pin is None and layout.size is not None and layout.size > 1:
-            yield layout, 0, 1
-    elif isinstance(layout, Join):
-        before = 0
-        for part in layout.parts:
-            for cell, start, inner in occurrences(part):
-                yield cell, before + start, inner
-            before += part.size or 0
-    elif layout.size is not None:
-        yield from _of_product(layout.parts, layout.size)
-
-
-def _of_product(parts: Sequence[Layout], total: int) -> Iterator[tuple[Cell, int, int]]:
-    outside, after = 1, total
-    for part in parts:
-        size = part.size or 1
-        block, after = after, after // size
-        for cell, start, inner in occurrences(part):
-            for copy in range(outside):
-                yield cell, copy * block + start * after, inner * after
-        outside *= size

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from onnxslim._ir import ir
 from onnxslim.analysis.channels.coupling import Sum, Survey
 from onnxslim.analysis.channels.discover import members_of, survey
-from onnxslim.analysis.channels.layout import Cell, Layout, keep
+from onnxslim.analysis.channels.layout import Cell, Layout
+from onnxslim.analysis.channels.places import keep
 from onnxslim.errors import OptionError
 
 __all__ = ["Removal"]

@@ -235,6 +235,8 @@ class Sizes:
         for index, held in self._held:
             token = self._tokens[index]
             if token.value is not None:
+                if held.layout.size is None:
+                    self._pin_free(held.layout, held.reason)
                 readers.setdefault((token.value, token.element), []).append(held)
                 if token.stays:
                     alone.add((token.value, token.element))
@@ -242,7 +244,7 @@ class Sizes:
                 if held.layout.size is not None:
                     copies.append(held)
                 else:
-                    for layout in token.layouts:
+                    for layout in (held.layout, *token.layouts):
                         self._pin_free(layout, held.reason)
         stored: dict[tuple[ir.Value, int], Held] = {}
         for place, listed in readers.items():
