@@ -1,14 +1,15 @@
 """How many channels can be removed, and whether removing them is exact.
 
     python -m benchmarks.coverage --zoo ROOT
+    python -m benchmarks.coverage FILE.onnx...
 
-Every model of the zoo in float: the share of output channels that the analysis finds prunable, exactly and
-with the residual width, of those that inputs and outputs do not fix; CPU seconds of the discovery, without
-the load.  Then 30 % of every group, at random, are removed, and every tensor is compared with that of the
-masked twin, on calibration inputs and, where the batch is open, on two of them at once.  As a control,
-weights of the pruned model are shifted by one channel, one at a time: the comparison has to notice each (but
-for weights in a branch that these inputs do not take).  Last, the
-discovery on generated graphs of up to 100,000 nodes.
+Every model of the zoo in float, or the files that are given: the share of output channels that the analysis
+finds prunable, exactly and with the residual width, of those that inputs and outputs do not fix; CPU seconds
+of the discovery, without the load.  Then 30 % of every group, at random, are removed, and every tensor is
+compared with that of the masked twin, on calibration inputs and, where the batch is open, on two of them at
+once.  As a control, weights of the pruned model are shifted by one channel, one at a time: the comparison has
+to notice each (but for weights in a branch that these inputs do not take).  Last, the discovery on generated
+graphs of up to 100,000 nodes.
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ from benchmarks.zoo.layout import TASKS, check_names, model_path, task, use
 from onnxslim._ir import ir
 from onnxslim.analysis.channels import Channels, find_groups
 from onnxslim.measure.masked_twin import check_twin
+from onnxslim.measure.setting import Setting, draw_inputs
 from onnxslim.model import edit, io
 from onnxslim.passes.prune_channels import PruneChannels
+from onnxslim.passes.separate_vectors import SeparateVectors
 from onnxslim.runtime.client import open_worker
 
 HEADER = ("model", "groups", "exact", "residual", "seconds", "tensors", "feeds", "differ", "worst", "caught")
@@ -70,8 +73,9 @@ def chosen(found: Channels) -> dict[str, list[int]]:
 
 
 def measured(name: str) -> Row:
-    """One model of the zoo."""
-    model = io.load(model_path(name))
+    """One model of the zoo, or a file."""
+    model = io.load(name if is_file(name) else model_path(name))
+    SeparateVectors()(model)  # as `prune` does
     start = time.process_time()
     found = find_groups(model)
     seconds = time.process_time() - start
@@ -85,18 +89,23 @@ def measured(name: str) -> Row:
         mutants = list(shifted(model, pruned))
         noticed = [not check_twin(model, mutant, remove, given[:1], worker=worker).ok for mutant in mutants]
     return Row(
-        name, len(found.groups), found.coverage, residual.coverage, seconds, check.tensors, check.feeds,
-        len(check.differences), check.worst, sum(noticed), len(mutants),
+        Path(name).stem, len(found.groups), found.coverage, residual.coverage, seconds, check.tensors,
+        check.feeds, len(check.differences), check.worst, sum(noticed), len(mutants),
     )  # fmt: skip
 
 
 def feeds(name: str, model: ir.Model) -> Iterator[Mapping[str, Any]]:
-    """A calibration input, and two at once where every input has an open first axis."""
-    feed = next(iter(task(name).inputs(1)))
+    """A calibration input or a random one, and two at once where every input has an open first axis."""
+    feed = draw_inputs(name, Setting()).feeds[0] if is_file(name) else next(iter(task(name).inputs(1)))
     yield feed
     shapes = [value.shape for value in model.graph.inputs if value.name in feed]
     if all(shape is not None and len(shape) and not isinstance(shape[0], int) for shape in shapes):
         yield {key: np.concatenate([array, np.flip(array, -1)]) for key, array in feed.items()}
+
+
+def is_file(name: str) -> bool:
+    """Whether a model is no name of the zoo."""
+    return name.endswith(".onnx")
 
 
 def shifted(model: ir.Model, pruned: ir.Model) -> Iterator[ir.Model]:
@@ -141,14 +150,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", help="models; default all in float")
-    parser.add_argument("--zoo", type=Path, required=True, help="the folder that was fetched")
+    parser.add_argument("names", nargs="*", help="models or files; default all in float")
+    parser.add_argument("--zoo", type=Path, help="the folder that was fetched")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where coverage.md and .json go")
     parser.add_argument("--no-scaling", action="store_true", help="leave out the generated graphs")
     given = parser.parse_args(arguments)
     names = given.names or [name for name in TASKS if not name.endswith("int8")]
-    check_names(parser, names)
-    use(given.zoo)
+    if zoo := [name for name in names if not is_file(name)]:
+        check_names(parser, zoo)
+        if given.zoo is None:
+            parser.error("--zoo tells where the models are")
+        use(given.zoo)
     rows = []
     for name in names:
         rows.append(measured(name))
