@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 
 from onnxslim._ir import ir
 from onnxslim.analysis.channels import Channels, Group, find_groups
 from onnxslim.analysis.cost import cost
 from onnxslim.analysis.selection import Selection
 from onnxslim.errors import BudgetError
-from onnxslim.measure.latency import Latency, measure_latency
-from onnxslim.measure.metrics import is_function, resolve
-from onnxslim.model.io import FileInfo, save
+from onnxslim.measure.metrics import resolve
+from onnxslim.model.io import save
 from onnxslim.passes.base import Decline
 from onnxslim.recipes.budget import Drop, Target
-from onnxslim.recipes.engine import Outcome
-from onnxslim.recipes.parts import Parts
+from onnxslim.recipes.opened import Opened
 from onnxslim.recipes.pruning.apply import Pruned, pruned
 from onnxslim.recipes.pruning.blocks import block_names, rank_blocks, skip_until, skipped
 from onnxslim.recipes.pruning.criteria import Criterion, criterion
@@ -31,27 +29,20 @@ from onnxslim.recipes.pruning.targets import Goal, amount, meet, reached
 from onnxslim.recipes.pruning.timing import timed
 from onnxslim.recipes.pruning.widths import shapes_for
 from onnxslim.recipes.pruning.zeroing import zeroed
-from onnxslim.runtime.client import Worker
 
 __all__ = ["Work"]
 
 _HELD_OUT = 32  # feeds on which the noise of a group is measured
 _LATENCY_FEEDS = 4
-_LATENCY_S = 8.0
 _NAME = "prune-channels"
 
 
 @dataclass
 class Work:
-    """One run: the simplified model, the data, and what was asked for."""
+    """One run: the simplified model with its data, and what was asked for."""
 
-    worker: Worker
-    base: Outcome
-    parts: Parts
+    run: Opened
     request: PruneRequest
-    original: ir.Model
-    file: FileInfo
-    folder: Path
     progress: Callable[[str], None]
     notes: list[str] = field(default_factory=list)
     declined: list[Decline] = field(default_factory=list)
@@ -66,7 +57,7 @@ class Work:
             BudgetError: the target is out of reach, or a small part of the saving loses too much already.
         """
         goal, drop = self.request.goal, self.request.drop
-        found = self._made(goal)
+        found = self.made(goal)
         if drop is not None and goal is not None and goal.target.value > 0:
             inside = self._inside(drop)
             if not inside(found):
@@ -78,21 +69,28 @@ class Work:
         self.declined += [Decline("reconstruct", r.name, r.declined) for r in found.refitted if r.declined]
         return found
 
-    def _made(self, goal: Goal | None) -> Pruned:
+    def made(self, goal: Goal | None) -> Pruned:
+        """As much as a goal says.
+
+        Raises:
+            BudgetError: it is out of reach.
+        """
         ways = {"weight": self._zero, "block": self._skip}
         return ways.get(self.request.granularity, self._prune)(goal)
 
     def _inside(self, drop: Drop) -> Callable[[Pruned], bool]:
         """Whether a model is inside the budget, on inputs that nothing was fitted to."""
         spec = self.request.metric or "agreement"
-        if spec == "top1" and self.parts.held_out.labels is None:
+        if spec == "top1" and self.run.parts.held_out.labels is None:
             spec = "agreement"
-        metric = resolve(spec, original=self.original, feeds=self.parts.held_out, output=self.request.output)
-        before = metric.score(self.file.path)
+        metric = resolve(
+            spec, original=self.run.original, feeds=self.run.parts.held_out, output=self.request.output
+        )
+        before = metric.score(self.run.file.path)
 
         def inside(found: Pruned) -> bool:
             self.progress("scoring on held-out inputs")
-            path = save(found.model, self.folder / "judged.onnx", force=True).path
+            path = save(found.model, self.run.folder / "judged.onnx", force=True).path
             return drop.allows(before.value, metric.score(path).value, before.resolution)
 
         return inside
@@ -100,33 +98,29 @@ class Work:
     def _milder(self, goal: Goal, drop: Drop, inside: Callable[[Pruned], bool]) -> Pruned:
         """The most that is inside the budget."""
         full = self._full(goal)
-        found = furthest(lambda share: self._made(between(goal, share, full)), inside)
+        found = furthest(lambda share: self.made(between(goal, share, full)), inside)
         if found is None:
             raise BudgetError(
                 f"a sixteenth of the saving that was asked for loses more than {drop} already",
                 hint="allow a larger --max-drop, give more --data, or protect what matters",
             )
         share, pruned = found
-        by = "the metric, which was looked at for that" if self._own_metric else "held-out inputs"
+        by = "the metric, which was looked at for that" if self.run.own_metric else "held-out inputs"
         more = f"what was asked for loses more than {drop}"
         self.notes.append(f"{more}: {share:.0%} of the saving was taken, judged by {by}")
         return pruned
-
-    @property
-    def _own_metric(self) -> bool:
-        return is_function(self.request.metric)
 
     def _full(self, goal: Goal) -> float:
         """What the original has, in the unit of an absolute goal."""
         if goal.target.kind == "ratio":
             return 1.0
         if goal.kind == "latency":
-            return float(self.latency(self.file).seconds_b)
-        return amount(self.original, goal.kind, next(iter(self.parts.held_out)))
+            return float(self.run.latency(self.run.file).seconds_b)
+        return amount(self.run.original, goal.kind, next(iter(self.run.parts.held_out)))
 
     def _prune(self, goal: Goal | None) -> Pruned:
         """Remove channels or heads, those of the mask if there is one."""
-        request, model = self.request, self.base.model
+        request, model = self.request, self.run.base.model
         channels = self._channels()
         if request.mask is not None:
             request.mask.check(model)
@@ -147,15 +141,17 @@ class Work:
         found = meet(
             plan,
             between(goal, 1 / steps, full),
-            lambda removal, final: self._apply(channels, removal, final),
-            self,
+            partial(self._apply, channels),
+            self.run,
         )
         for step in range(2, steps + 1):
             now = find_groups(found.model, residual=self.request.residual)
             left = Left.of(channels, found.removal, now)
             if left is None:
                 self.notes.append("channels belong together otherwise once some went: all go in one step")
-                return meet(plan, goal, lambda removal, final: self._apply(channels, removal, final), self)
+                return meet(
+                    plan, goal, lambda removal, final: self._apply(channels, removal, final), self.run
+                )
             part = between(goal, step / steps, full)
             if goal.kind == "ratio":  # of the channels that are still there
                 gone = (step - 1) / steps * goal.target.value
@@ -164,13 +160,13 @@ class Work:
                 self._plan(found.model, now),
                 part,
                 lambda removal, final, left=left: self._apply(channels, left.and_then(removal), final),  # type: ignore[misc]
-                self,
+                self.run,
             )
         return found
 
     def _channels(self) -> Channels:
         if self._found is None:
-            self._found = find_groups(self.base.model, residual=self.request.residual)
+            self._found = find_groups(self.run.base.model, residual=self.request.residual)
             pins = (pin for pin in self._found.pins if not pin.interface)
             self.declined += [Decline(_NAME, pin.value, pin.reason) for pin in pins]
         return self._found
@@ -181,39 +177,39 @@ class Work:
             request = self.request
             if request.goal is not None and request.goal.kind == "macs":
                 self.notes += self._uncounted()
-            if self.parts.fit.is_random:
+            if self.run.parts.fit.is_random:
                 self.notes.append(
                     "without --data channels are ranked and weights are fitted on random inputs"
                 )
             self.declined += self._unfree(channels)
-            self._planned = self._plan(self.base.model, channels)
+            self._planned = self._plan(self.run.base.model, channels)
         return self._planned
 
     def _uncounted(self) -> Iterator[str]:
         """What is not in the multiply-accumulates."""
-        shapes = shapes_for(self.base.model, next(iter(self.parts.held_out)))
-        if unknown := cost(self.base.model, shapes).unknown_macs:
+        shapes = shapes_for(self.run.base.model, next(iter(self.run.parts.held_out)))
+        if unknown := cost(self.run.base.model, shapes).unknown_macs:
             more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
             yield f"the products of {unknown[0]}{more} are not counted: their sizes come out of a run only"
 
     def _skip(self, goal: Goal | None) -> Pruned:
         """Leave out residual blocks."""
-        model = self.base.model
+        model = self.run.base.model
         assert goal is not None
         names = [name for name in block_names(model) if not self.request.protect.has_name(name)]
-        feeds = list(self.parts.held_out.spread(_HELD_OUT))
+        feeds = list(self.run.parts.held_out.spread(_HELD_OUT))
         if self._blocks is None:
             self.progress("measuring blocks")
-            self._blocks = rank_blocks(self.worker, model, names, feeds)
+            self._blocks = rank_blocks(self.run.worker, model, names, feeds)
         if goal.kind == "ratio":
             gone = self._blocks[: round(goal.target.value * len(self._blocks))]
             outcome = skipped(model, gone)
         else:
-            outcome, gone = skip_until(model, self._blocks, reached(goal, self, feeds[0]))
+            outcome, gone = skip_until(model, self._blocks, reached(goal, self.run, feeds[0]))
         found = Pruned(outcome, {}, notes=(f"{len(gone)} of {len(names)} residual blocks were left out",))
         if gone and self.request.reconstruct:
             found.refitted = reconstruct(
-                self.worker,
+                self.run.worker,
                 model,
                 outcome.model,
                 self._feeds(),
@@ -227,8 +223,8 @@ class Work:
         """Set single weights to zero."""
         request = self.request
         outcome = zeroed(
-            self.worker,
-            self.base.model,
+            self.run.worker,
+            self.run.base.model,
             request.sparsity if goal is None else f"{goal.target.value:g}",
             request.criterion or "l1",
             feeds=self._feeds(),
@@ -238,26 +234,18 @@ class Work:
         said = "zeros in weights save no time in onnxruntime, which multiplies with them as well"
         return Pruned(outcome, {}, notes=(said,))
 
-    def latency(self, file: FileInfo, seconds: float = _LATENCY_S) -> Latency:
-        """Time of another file against the original."""
-        feeds = list(self.parts.held_out.spread(_LATENCY_FEEDS))
-        threads, seed = self.request.threads, self.request.seed
-        return measure_latency(
-            self.file.path, file.path, feeds=feeds, threads=threads, budget_s=seconds, seed=seed
-        )
-
     def _plan(self, model: ir.Model, channels: Channels) -> Plan:
         """Rank the groups of a model: the one that came, or one with channels gone already."""
-        request, informed = self.request, not self.parts.fit.is_random
+        request, informed = self.request, not self.run.parts.fit.is_random
         plan = make_plan(
-            self.worker,
+            self.run.worker,
             model,
             channels,
             [group for group in channels.groups if self._stays(group) is None],
             self._criterion,
             # without data the weights say more about which channels are alike than random inputs
-            feeds=held(self.parts.fit) if informed or self._criterion.merges is None else None,
-            held_out=list(self.parts.held_out.spread(_HELD_OUT)),
+            feeds=held(self.run.parts.fit) if informed or self._criterion.merges is None else None,
+            held_out=list(self.run.parts.held_out.spread(_HELD_OUT)),
             allocation=self._allocation(informed),
             multiple=request.multiple,
             seed=request.seed,
@@ -269,7 +257,9 @@ class Work:
             def make(removal: Removal) -> ir.Model:
                 return pruned(model, channels, removal, residual=request.residual).model
 
-            plan.widths = timed(plan, list(self.parts.held_out.spread(_LATENCY_FEEDS)), make, request.threads)
+            plan.widths = timed(
+                plan, list(self.run.parts.held_out.spread(_LATENCY_FEEDS)), make, request.threads
+            )
         plan.overrides = {
             curve.group.key: ratio
             for curve in plan.curves
@@ -280,7 +270,9 @@ class Work:
 
     @property
     def _criterion(self) -> Criterion:
-        return criterion(self.request.criterion or ("l2" if self.parts.fit.is_random else "reconstruction"))
+        return criterion(
+            self.request.criterion or ("l2" if self.run.parts.fit.is_random else "reconstruction")
+        )
 
     def _allocation(self, informed: bool) -> Allocation:
         goal = self.request.goal
@@ -291,10 +283,10 @@ class Work:
     def _apply(self, channels: Channels, removal: Removal, final: bool = True) -> Pruned:
         plan = self._planned  # of the model as it came, as ``removal`` is; None for a mask
         return pruned(
-            self.base.model,
+            self.run.base.model,
             channels,
             removal,
-            worker=self.worker,
+            worker=self.run.worker,
             feeds=self._feeds() if final and self.request.reconstruct else None,
             merges=None if plan is None else self._criterion.merges,
             evidence=() if plan is None else plan.evidence,
@@ -306,8 +298,8 @@ class Work:
     def _feeds(self) -> Samples:
         """All that is not tested on, and that no budget is judged on."""
         if self.request.drop is not None:
-            return held(self.parts.fit)
-        return held(self.parts.fit, self.parts.held_out)
+            return held(self.run.parts.fit)
+        return held(self.run.parts.fit, self.run.parts.held_out)
 
     def _stays(self, group: Group) -> str | None:
         """Why a group may lose nothing; None where it may, empty where it is none of this granularity."""
