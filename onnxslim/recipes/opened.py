@@ -81,14 +81,14 @@ class Opened:
         """Whether the metric is a function, of which nothing is known but its value."""
         return is_function(self.asked.metric)
 
-    def latency(self, file: FileInfo, seconds: float = _LATENCY_S) -> Latency:
+    def latency(self, file: FileInfo) -> Latency:
         """Time of another file against the original."""
         return measure_latency(
             self.file.path,
             file.path,
             feeds=list(self.parts.held_out.spread(_LATENCY_FEEDS)),
             threads=self.asked.threads,
-            budget_s=seconds,
+            budget_s=_LATENCY_S,
             seed=self.asked.seed,
         )
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -125,6 +126,12 @@ class Judge:
         """One who also wants ``min_sqnr_db`` at the noisiest output."""
         other = copy.copy(self)
         other._min_sqnr_db = max(self._min_sqnr_db, min_sqnr_db)
+        return other
+
+    def part(self, share: float) -> Judge:
+        """One who allows a share of the loss, and of the noise (its power): the rest is for later steps."""
+        other = self.stricter(self._min_sqnr_db - 10 * math.log10(share))
+        other._drop = replace(self._drop, value=share * self._drop.value)
         return other
 
     def _run(self, model: ir.Model) -> list[list[Any]]:

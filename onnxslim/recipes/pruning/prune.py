@@ -53,8 +53,8 @@ def prune_model(
             found.model,
             request.drop,
             passes=(*run.base.applied, *found.outcome.applied),
-            declined=(*run.base.declined, *found.outcome.declined, *work.declined),
-            notes=work.notes,
+            declined=(*run.base.declined, *found.declined, *work.declined),
+            notes=(*work.notes, *found.remarks),
             progress=progress,
         )
         mask = Mask(found.removal, weights_digest(run.base.model))

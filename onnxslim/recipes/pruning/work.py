@@ -62,11 +62,6 @@ class Work:
             inside = self._inside(drop)
             if not inside(found):
                 found = self._milder(goal, drop, inside)
-        self.notes += found.notes
-        better = sum(each.damping is not None for each in found.refitted)
-        if found.refitted:
-            self.notes.append(f"{better} of {len(found.refitted)} products behind what went were refitted")
-        self.declined += [Decline("reconstruct", r.name, r.declined) for r in found.refitted if r.declined]
         return found
 
     def made(self, goal: Goal | None) -> Pruned:
@@ -138,20 +133,13 @@ class Work:
         """Remove in equal steps; after each, what is left is refitted and ranked anew."""
         steps, full = self.request.steps, self._full(goal)
         plan = self._first_plan(channels)
-        found = meet(
-            plan,
-            between(goal, 1 / steps, full),
-            partial(self._apply, channels),
-            self.run,
-        )
+        found = meet(plan, between(goal, 1 / steps, full), partial(self._apply, channels), self.run)
         for step in range(2, steps + 1):
             now = find_groups(found.model, residual=self.request.residual)
             left = Left.of(channels, found.removal, now)
             if left is None:
                 self.notes.append("channels belong together otherwise once some went: all go in one step")
-                return meet(
-                    plan, goal, lambda removal, final: self._apply(channels, removal, final), self.run
-                )
+                return meet(plan, goal, partial(self._apply, channels), self.run)
             part = between(goal, step / steps, full)
             if goal.kind == "ratio":  # of the channels that are still there
                 gone = (step - 1) / steps * goal.target.value
