@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from onnxslim._ir import ir
+from onnxslim.analysis.indices import index_limits
 from onnxslim.calibration.data import DataLike, open_feeds
 from onnxslim.errors import CalibrationError, OptionError, VerificationError
 from onnxslim.measure.layers import Layer, layer_noise
@@ -323,7 +324,8 @@ def compare_layers(a: ModelLike, b: ModelLike, feeds: Feeds | None = None, *, se
     with open_worker(**worker_limits(reference)) as worker:
         if feeds is None:
             with worker.load(reference) as session:
-                feeds = running_feeds(session, session.inputs, _RANDOM_LAYER_FEEDS, seed)
+                limits = index_limits(reference)
+                feeds = running_feeds(session, session.inputs, _RANDOM_LAYER_FEEDS, seed, limits)
         return layer_noise(reference, other, feeds, worker)
 
 

@@ -130,7 +130,7 @@ class Judge:
 
     def part(self, share: float) -> Judge:
         """One who allows a share of the loss, and of the noise (its power): the rest is for later steps."""
-        other = self.stricter(self._min_sqnr_db - 10 * math.log10(share))
+        other = self.stricter(self._min_sqnr_db + round(-10 * math.log10(share)))
         other._drop = replace(self._drop, value=share * self._drop.value)
         return other
 
