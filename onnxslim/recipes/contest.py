@@ -32,7 +32,7 @@ from onnxslim.recipes.pipeline import Result
 from onnxslim.recipes.pruning.widths import sized
 from onnxslim.recipes.quality import Judge
 from onnxslim.recipes.request import Request
-from onnxslim.recipes.search import Progress, Search, Start, Trial
+from onnxslim.recipes.search import NOT_TRIED, Progress, Search, Start, Trial
 from onnxslim.recipes.weight_forms import weight_forms
 from onnxslim.report.report import Report
 from onnxslim.runtime.environment import environment
@@ -151,7 +151,7 @@ class Contest:
         for number, depth in enumerate(found):
             start = self._start(depth.name, depth.outcome, notes=depth.notes, distillation=depth.distillation)
             if number and time.monotonic() > end:
-                self.trials.append(Trial(start.name, rejected="not tried: --time was used up"))
+                self.trials.append(Trial(start.name, rejected=NOT_TRIED))
                 continue
             try:
                 trials = search.explore(start)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,10 +22,10 @@ from onnxslim.recipes.opened import Opened
 from onnxslim.recipes.parts import Parts
 from onnxslim.recipes.pruning.milder import between, furthest
 from onnxslim.recipes.pruning.request import PruneRequest
-from onnxslim.recipes.pruning.targets import Goal
+from onnxslim.recipes.pruning.targets import Goal, amount
 from onnxslim.recipes.pruning.work import Work
 from onnxslim.recipes.quality import Judge
-from onnxslim.recipes.search import Progress, Trial
+from onnxslim.recipes.search import NOT_TRIED, Progress, Trial
 
 __all__ = ["Depth", "Depths"]
 
@@ -42,12 +42,14 @@ class Depth:
 
     Attributes:
         share: of the saving that was asked for.
+        removed: which channels.
         name: how deep that is.
         outcome: the model, and all that was done to the original for it.
         notes, distillation: for the report.
     """
 
     share: float
+    removed: Hashable
     name: str
     outcome: Outcome
     notes: tuple[str, ...]
@@ -91,87 +93,93 @@ class Depths:
     def found(self) -> list[Depth]:
         """What is inside, the deepest first, trained ones before others; empty where nothing is."""
         try:
-            inside = self._bisected(self._pruned)
+            inside = self._bisected()
             if self.distill is not None:
-                inside += self._trained(inside[-1].share if inside else 0.0)
+                inside += self._trained(self.distill, inside[-1].share if inside else 0.0)
         except OnnxSlimError as error:  # pruning's trouble must not cost the rest
             _log.info("pruning failed", exc_info=True)
             self.tried.append(Trial("pruned", rejected=f"failed: {error.what}"))
             inside = []
         return inside[::-1]
 
-    def _bisected(self, make: Callable[[float], Depth | None], **limits: Any) -> list[Depth]:
-        """What of the attempts is inside, the deepest last."""
+    def _bisected(self, finish: Callable[[Depth], Depth] | None = None, **limits: Any) -> list[Depth]:
+        """What of the attempts is inside once it is finished, the deepest last."""
         inside: list[Depth] = []
+        known: dict[Hashable, bool] = {}  # channels stay in multiples, so that two shares may be one model
 
         def allowed(depth: Depth | None) -> bool:
             if depth is None:
                 return False
-            self.progress(f"judging what was {depth.name}")
-            score = self._judge.score(depth.outcome.model)
-            if score.rejected is not None:
-                left = f"{score.rejected}: {_PART:.0%} of the budget is for pruning"
-                self.tried.append(Trial(depth.name, score=score, rejected=left))
-                return False
-            inside.append(depth)
-            return True
+            if depth.removed not in known:
+                done = depth if finish is None else finish(depth)
+                self.progress(f"judging what was {done.name}")
+                score = self._judge.score(done.outcome.model)
+                known[depth.removed] = score.rejected is None
+                if score.rejected is None:
+                    inside.append(done)
+                else:
+                    why = f"{score.rejected}: {_PART:.0%} of the budget is for pruning"
+                    self.tried.append(Trial(done.name, score=score, rejected=why))
+            return known[depth.removed]
 
-        furthest(make, allowed, **limits)
+        furthest(self._pruned, allowed, **limits)
         return inside
 
     def _pruned(self, share: float) -> Depth | None:
         """Prune for a share of the saving; None where that is out of reach, or too late."""
         wanted = f"pruned to {1 - share:.2f} of the products"
         if time.monotonic() > self._end:
-            self.tried.append(Trial(wanted, rejected="not tried: --time was used up"))
+            if not (self.tried and self.tried[-1].rejected == NOT_TRIED):
+                self.tried.append(Trial(wanted, rejected=NOT_TRIED))
             return None
         self.progress(f"pruning to {1 - share:.2f} of the products")
-        work = self._work
+        work, base = self._work, self.run.base
         try:
             pruned = work.made(between(_ALL, share))
         except BudgetError as error:
             self.tried.append(Trial(wanted, rejected=error.what))
             return None
-        base = self.run.base
+        feed = next(iter(self.run.parts.held_out))
+        left = amount(pruned.model, "macs", feed) / amount(self.run.original, "macs", feed)
         outcome = Outcome(
             pruned.model,
             [*base.applied, *pruned.outcome.applied],
             [*base.declined, *pruned.declined, *work.declined],
         )
-        return Depth(share, wanted, outcome, (*work.notes, *pruned.remarks))
+        return Depth(
+            share,
+            frozenset((key, tuple(atoms)) for key, atoms in pruned.removal.items()),
+            f"pruned to {left:.2f} of the products",
+            outcome,
+            (*work.notes, *pruned.remarks),
+        )
 
-    def _trained(self, low: float) -> list[Depth]:
+    def _trained(self, wanted: float, low: float) -> list[Depth]:
         """Deeper ones, each trained before it is judged."""
-        asked, left = self.distill or 0.0, self.seconds / 2
-        seconds = min(asked, left)
+        left = self.seconds / 2
+        seconds = min(wanted, left)
+        if not seconds:
+            self.tried.append(Trial("distilled", rejected=NOT_TRIED))
+            return []
         self._end = time.monotonic() + left
         request = Asked(Settings(seconds=seconds, seed=self.run.asked.seed))
+        teacher = self.run.base.model
 
-        def make(share: float) -> Depth | None:
-            depth = self._pruned(share)
-            if depth is None:
-                return None
+        def train(depth: Depth) -> Depth:
             self.progress(f"training what was {depth.name}")
-            learned = learn(
-                self.run.worker,
-                depth.outcome.model,
-                self.run.base.model,
-                self._taught,
-                request,
-                self.progress,
-            )
-            if learned.model is None:
-                return replace(depth, notes=(*depth.notes, *learned.notes))
-            declined = [*depth.outcome.declined, *learned.declined]
+            outcome, worker = depth.outcome, self.run.worker
+            learned = learn(worker, outcome.model, teacher, self._taught, request, self.progress)
             notes = (*depth.notes, *learned.notes)
-            if seconds < asked:
+            if learned.model is None:
+                return replace(depth, notes=notes)
+            if seconds < wanted:
                 notes += (f"--time left {seconds:.0f} s for a training",)
-            return Depth(
-                share,
-                f"{depth.name} and distilled",
-                Outcome(learned.model, depth.outcome.applied, declined),
-                notes,
-                {**learned.told, "teacher": self.run.file.path},
+            return replace(
+                depth,
+                name=f"{depth.name} and distilled",
+                outcome=Outcome(learned.model, outcome.applied, [*outcome.declined, *learned.declined]),
+                notes=notes,
+                distillation={**learned.told, "teacher": self.run.file.path},
             )
 
-        return self._bisected(make, low=low, attempts=min(max(int(left // seconds), 1), _TRAININGS))
+        return self._bisected(train, low=low, attempts=min(max(int(left // seconds), 1), _TRAININGS))

@@ -28,8 +28,9 @@ from onnxslim.recipes.quality import Judge, Score
 from onnxslim.recipes.recipe import apply_overrides, pass_names
 from onnxslim.report.report import PassRecord
 
-__all__ = ["Objective", "Progress", "Search", "Start", "Trial"]
+__all__ = ["NOT_TRIED", "Objective", "Progress", "Search", "Start", "Trial"]
 
+NOT_TRIED = "not tried: --time was used up"
 _log = logging.getLogger(__name__)
 
 Objective = Literal["both", "latency", "bytes"]
@@ -155,7 +156,7 @@ class Search:
         for number, candidate in enumerate(candidates, 1):
             name = start.titled(candidate.name)
             if trials and time.monotonic() > self.deadline:
-                trials.append(Trial(name, start=start, rejected="not tried: --time was used up"))
+                trials.append(Trial(name, start=start, rejected=NOT_TRIED))
                 continue
             self.progress(f"candidate {number} of {len(candidates)}: {name}")
             trials.append(self._try(start, candidate, _overridden(candidate.passes, overrides), trials))
