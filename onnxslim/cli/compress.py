@@ -21,7 +21,10 @@ __all__ = ["command"]
 )
 @options.weights
 @click.option(
-    "--prune", is_flag=True, help="Also try with channels removed, as deep as half of --max-drop allows."
+    "--prune",
+    is_flag=True,
+    help="Also try it with channels removed, as deep as half of --max-drop allows; what is not pruned gets "
+    "half of --time.",
 )
 @options.distilling("Let what --prune leaves learn from MODEL")
 @options.budget

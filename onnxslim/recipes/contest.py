@@ -244,7 +244,11 @@ class Contest:
     def _about_pruning(self, best: Trial | None) -> Iterator[str]:
         """What pruning gave, or why there is nothing of it in the result."""
         if best is not None and best.start is not None and best.start is not self.plain:
-            yield f"{best.start.name}, on {len(self.run.parts.held_out)} inputs that nothing was fitted to"
+            judged = min(len(self.run.parts.held_out), _MANY_HELD_OUT)
+            yield (
+                f"{best.start.name}, as deep as half of what may be lost allows on {judged} inputs that "
+                "nothing was fitted to"
+            )
             yield from best.start.notes
             return
         own = [trial for trial in self.trials if trial.start is not self.plain]
