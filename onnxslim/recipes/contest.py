@@ -46,6 +46,7 @@ _log = logging.getLogger(__name__)
 
 _HELD_OUT_LIMIT = 64  # feeds that judge a candidate; more would cost more time than they teach
 _MANY_HELD_OUT = 256  # that judge what is pruned: there is more to lose, and little that is judged
+_PRUNED_STARTS = 2
 _LATENCY_FEEDS = 4
 _CHOICE_FEEDS = 16  # held-out feeds that decide details of a candidate
 _CLEANER_DB, _MARGIN_DB = 10.0, 3.0  # what the second must have above the first, at least, and to be sure
@@ -141,13 +142,17 @@ class Contest:
             self._explore_pruned(end)
 
     def _explore_pruned(self, end: float) -> None:
-        """Try pruned models, the deepest first, until something that came of one is in the race."""
+        """Try pruned models, the deepest first, until something that came of two is in the race.
+
+        The deepest need not be the best: few channels may be too few for integers to pay.
+        """
         request, judge = self.request, self._judge(_MANY_HELD_OUT)
         left = max(end - time.monotonic(), 0.0)
         depths = Depths(self.run, judge, request.drop, left, request.distill, self.progress)
         found = depths.found()
         self.trials += depths.tried
         search = replace(self.search, judge=judge, deadline=end)
+        racing = 0
         for number, depth in enumerate(found):
             start = self._start(depth.name, depth.outcome, notes=depth.notes, distillation=depth.distillation)
             if number and time.monotonic() > end:
@@ -159,7 +164,8 @@ class Contest:
                 _log.info("%s was not compressed", start.name, exc_info=True)
                 trials = [Trial(start.name, rejected=f"failed: {error.what}")]
             self.trials += trials
-            if any(trial.rejected is None for trial in trials):
+            racing += any(trial.rejected is None for trial in trials)
+            if racing == _PRUNED_STARTS:
                 return
 
     def winner(self, before: MetricResult) -> tuple[Trial | None, MetricResult]:
@@ -184,7 +190,8 @@ class Contest:
                 self.notes.append(_UNPRUNED_LOOK)
             elif cleaner:
                 needed = best.score.sqnr_db + _cleaner_db(lost, drop, before)
-                self.search = replace(self.search, judge=self.search.judge.stricter(needed))
+                judge = self.search.judge.stricter(needed)
+                self.search = replace(self.search, judge=judge, deadline=self.deadline)
                 looking, cleaner = self.search.explore(self.plain, self.request.overrides), False
                 for trial in looking:
                     trial.name += ", second look"

@@ -91,16 +91,17 @@ class Depths:
         self._work = Work(replace(self.run, parts=replace(parts, fit=fit)), request, self.progress)
 
     def found(self) -> list[Depth]:
-        """What is inside, the deepest first, trained ones before others; empty where nothing is."""
+        """The deepest that is trained and inside, the deepest that is not trained, then the rest."""
+        plain: list[Depth] = []
+        trained: list[Depth] = []
         try:
-            inside = self._bisected()
-            if self.distill is not None:
-                inside += self._trained(self.distill, inside[-1].share if inside else 0.0)
+            plain = self._bisected()[::-1]
+            trained = self._trained(plain[0].share if plain else 0.0)[::-1]
         except OnnxSlimError as error:  # pruning's trouble must not cost the rest
             _log.info("pruning failed", exc_info=True)
-            self.tried.append(Trial("pruned", rejected=f"failed: {error.what}"))
-            inside = []
-        return inside[::-1]
+            what = "trained" if plain else "pruned"
+            self.tried.append(Trial(what, rejected=f"failed: {error.what}"))
+        return [*trained[:1], *plain[:1], *trained[1:], *plain[1:]]
 
     def _bisected(self, finish: Callable[[Depth], Depth] | None = None, **limits: Any) -> list[Depth]:
         """What of the attempts is inside once it is finished, the deepest last."""
@@ -154,9 +155,11 @@ class Depths:
             (*work.notes, *pruned.remarks),
         )
 
-    def _trained(self, wanted: float, low: float) -> list[Depth]:
-        """Deeper ones, each trained before it is judged."""
-        left = self.seconds / 2
+    def _trained(self, low: float) -> list[Depth]:
+        """Deeper ones, each trained before it is judged, if a training is asked for."""
+        if self.distill is None:
+            return []
+        wanted, left = self.distill, self.seconds / 2
         seconds = min(wanted, left)
         if not seconds:
             self.tried.append(Trial("distilled", rejected=NOT_TRIED))
