@@ -16,10 +16,10 @@ from typing import Any
 
 from onnxslim.calibration.runner import calibrate
 from onnxslim.calibration.store import Calibration
-from onnxslim.errors import OnnxSlimError
+from onnxslim.errors import CalibrationError, OnnxSlimError
 from onnxslim.measure.metrics import MetricResult
 from onnxslim.measure.verify import verify
-from onnxslim.passes.base import Promise
+from onnxslim.passes.base import Decline, Promise
 from onnxslim.recipes.budget import Drop
 from onnxslim.recipes.candidate import Candidate
 from onnxslim.recipes.candidates import UNCALIBRATED, candidates
@@ -93,6 +93,11 @@ class Contest:
         self.plain = self._start("", run.base, calibration)
         self.trials: list[Trial] = []
         self.notes: list[str] = []
+        self.declined: list[Decline] = []  # of pruning
+        if request.distill is not None and len(run.parts.fit) < 2:
+            raise CalibrationError(
+                "of one input nothing can be learned", hint="give more --data, or leave --distill out"
+            )
 
     def _judge(self, most: int) -> Judge:
         run, request = self.run, self.request
@@ -151,6 +156,7 @@ class Contest:
         depths = Depths(self.run, judge, request.drop, left, request.distill, self.progress)
         found = depths.found()
         self.trials += depths.tried
+        self.declined += depths.declined
         search = replace(self.search, judge=judge, deadline=end)
         racing = 0
         for number, depth in enumerate(found):
@@ -230,18 +236,20 @@ class Contest:
             seeds={"data": request.seed},
             notes=tuple(notes),
             metric=metric_fields(run.metric.name, before, after),
+            declined=tuple(self.declined),
             tried=tuple(t.to_dict(run.file) | _kept(t, t is best) for t in self.trials),
         )
         if best is None:
             return Result(run.original, report, path)
         assert best.model is not None and best.latency is not None and best.start is not None
         outcome = best.start.outcome
+        apart = self.declined if best.start is self.plain else ()
         checked = verify(run.original, best.model, self.feeds, promise=Promise.LOSSY, worker=run.worker)
         report = replace(
             report,
             after=sized(best.model, feed),
             passes=(*outcome.applied, *best.applied),
-            declined=(*outcome.declined, *best.declined),
+            declined=(*outcome.declined, *best.declined, *apart),
             verification=checked.to_dict(),
             latency=latency_fields(best.latency),
             distillation=best.start.distillation,

@@ -15,6 +15,7 @@ from typing import Any
 
 from onnxslim.distillation.trainer import Settings
 from onnxslim.errors import BudgetError, OnnxSlimError
+from onnxslim.passes.base import Decline
 from onnxslim.recipes.budget import Drop, Target
 from onnxslim.recipes.engine import Outcome
 from onnxslim.recipes.learning import HELD_OUT_SHARE, Asked, learn
@@ -89,6 +90,11 @@ class Depths:
         self._taught = Parts(fit, kept, None)
         request = PruneRequest(goal=_ALL, drop=self.drop, threads=asked.threads, seed=asked.seed)
         self._work = Work(replace(self.run, parts=replace(parts, fit=fit)), request, self.progress)
+
+    @property
+    def declined(self) -> list[Decline]:
+        """Which channels cannot go, and why."""
+        return self._work.declined
 
     def found(self) -> list[Depth]:
         """The deepest that is trained and inside, the deepest that is not trained, then the rest."""

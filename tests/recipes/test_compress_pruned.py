@@ -20,7 +20,7 @@ import onnxslim
 from onnxslim._ir import ir
 from onnxslim.calibration.data import open_feeds
 from onnxslim.cli import main
-from onnxslim.errors import BudgetError, OptionError
+from onnxslim.errors import BudgetError, CalibrationError, OptionError
 from onnxslim.model.io import load
 from onnxslim.recipes import learning as module
 from onnxslim.recipes import search as search_module
@@ -139,15 +139,17 @@ def test_what_pays_less_is_said_to(clock: Callable[[Time], None]) -> None:
 
 def test_what_cannot_be_pruned_is_compressed_all_the_same(clock: Callable[[Time], None]) -> None:
     clock(lambda model: 1.0)
-    model = proto("g (float[n,64] x) => (float[n,64] y) { y = MatMul(x, w) }")
+    model = proto("g (float[n,64] x) => (float[n,64] y) { h = MatMul(x, w1) r = Relu(h) y = MatMul(r, w2) }")
     rng = np.random.default_rng(0)
-    weight = rng.normal(size=(64, 64)).astype(np.float32)
-    model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    for name, shape in (("w1", (64, 8)), ("w2", (8, 64))):
+        weight = rng.normal(size=shape).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weight, name))
     data = {"x": rng.normal(size=(40, 64)).astype(np.float32)}
     pruned = onnxslim.compress(model, data, prune=True, objective="bytes")
     plain = onnxslim.compress(model, data, objective="bytes")
     assert pruned.to_proto() == plain.to_proto() and pruned.unchanged is None
     assert any("with all that may go" in note for note in pruned.report.notes)
+    assert any("its 8 channels are no more than" in entry.reason for entry in pruned.report.declined)
 
 
 METRIC = """
@@ -218,6 +220,11 @@ def test_there_must_be_something_to_train(tmp_path: Path, capsys: pytest.Capture
     assert main([*command, "--prune", "--distill", "soon"]) == 2
     assert "--distill" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_one_input_teaches_nothing() -> None:
+    with pytest.raises(CalibrationError, match="nothing can be learned"):
+        onnxslim.compress(small_net(), feeds(2), prune=True, distill="1s", test=feeds(4))
 
 
 def test_a_dry_run_tells_all_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
