@@ -1,10 +1,10 @@
-"""Pruned, then compressed: do the two compose?
+"""Compressed alone, pruned first, and trained in between: what do they give together?
 
-    python -m benchmarks.composed [NAMES...] --zoo ROOT [--macs 0.75]
+    python -m benchmarks.composed [NAMES...] --zoo ROOT [--distill 2min]
 
-``onnxslim prune`` on each model, ``onnxslim compress`` on the original and on the pruned file, all by the
-command line with the task as metric; each result is scored again in plain onnxruntime, and timed against the
-original by ``onnxslim bench``.
+``onnxslim compress``, the same with ``--prune``, and with ``--prune --distill``, on the same inputs (512 at
+most, without labels), by the command line with the task as metric; each result is scored again in plain
+onnxruntime, and timed against the original by ``onnxslim bench``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks.pruning import feeds_of
 from benchmarks.writing import RESULTS, markdown, write
 from benchmarks.zoo.layout import check_names, model_path, task, use
 
-MODELS = ("mnist_resnet14", "opennsfw", "ppocr_rec")
+MODELS = ("mnist_resnet14", "mnist_vit", "mnist_mobilenetv2", "ppocr_cls")
 HEADER = ("model", "how", "before", "after", "SQNR dB", "bytes", "time", "95 %")
 
 
@@ -52,21 +52,19 @@ class Row:
         )
 
 
-def results(name: str, macs: str, max_drop: float, time: str, folder: Path) -> Iterator[tuple[str, Path]]:
+def results(name: str, given: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Path]]:
     """What was done, and the file that came of it.
 
     Raises:
         RuntimeError: a command fails.
     """
-    original, module = model_path(name).resolve(), task(name)
-    data, metric = feeds_of(name, folder), f"{module.__name__}:metric"
-    pruned, both, compressed = (folder / f"{name}_{what}.onnx" for what in ("pruned", "both", "compressed"))
-    shared = ("--data", data, "--metric", metric, "--force")
-    onnxslim("prune", str(original), "-o", str(pruned), *shared, "--target-macs", f"{macs}x")
-    yield f"pruned to {macs}", pruned
-    for source, target in ((original, compressed), (pruned, both)):
-        search(str(source), str(target), f"{module.__name__}:inputs", module, max_drop, time)
-        yield ("compressed" if source == original else "both"), target
+    ways: tuple[tuple[str, ...], ...] = ((), ("--prune",), ("--prune", "--distill", given.distill))
+    data = feeds_of(name, folder)
+    for number, options in enumerate(ways):
+        result = folder / f"{name}_{number}.onnx"
+        original = str(model_path(name).resolve())
+        search(original, str(result), data, task(name), given.max_drop, given.time, *options)
+        yield " ".join(("compress", *options)), result
 
 
 def measured(name: str, how: str, result: Path, seconds: float) -> Row:
@@ -93,8 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("names", nargs="*", metavar="NAMES", help=f"default: {', '.join(MODELS)}")
     parser.add_argument("--zoo", type=Path, required=True, help="the folder that was fetched")
-    parser.add_argument("--macs", default="0.75", help="share of the multiply-accumulates to leave")
-    parser.add_argument("--max-drop", type=float, default=0.01, help="of each metric, by compressing alone")
+    parser.add_argument("--distill", default="2min", help="how long each training takes")
+    parser.add_argument("--max-drop", type=float, default=0.01, help="of each metric")
     parser.add_argument("--time", default="10min", help="of each search")
     parser.add_argument("--bench-time", type=float, default=20, help="seconds of timing for each result")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where composed.md and .json go")
@@ -105,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
-            for how, result in results(name, given.macs, given.max_drop, given.time, Path(folder)):
+            for how, result in results(name, given, Path(folder)):
                 rows.append(measured(name, how, result, given.bench_time))
                 print("  ".join(rows[-1].cells()), file=sys.stderr)
                 write(given.results, "composed", markdown(HEADER, [row.cells() for row in rows]), rows)

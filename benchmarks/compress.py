@@ -161,13 +161,13 @@ def search(
     module: ModuleType,
     max_drop: float,
     time: str,
-    weights: str = "int8",
+    *options: str,
 ) -> dict[str, Any]:
-    """``onnxslim compress`` by the metric of a task; returns its report."""
+    """``onnxslim compress`` by the metric of a task, with more of its options; returns its report."""
     return onnxslim(
         *("compress", original, "-o", result, "--force"),
         *("--data", data, "--metric", f"{module.__name__}:metric"),
-        *("--max-drop", str(max_drop), "--time", time, "--weights", weights),
+        *("--max-drop", str(max_drop), "--time", time, *options),
     )
 
 
@@ -176,7 +176,7 @@ def compress(name: str, folder: Path, given: argparse.Namespace) -> Row:
     original, result = str(model_path(name).resolve()), str(folder / f"{name}.onnx")
     module = task(name)
     inputs = f"{module.__name__}:inputs"
-    report = search(original, result, inputs, module, given.max_drop, given.time, given.weights)
+    report = search(original, result, inputs, module, given.max_drop, given.time, "--weights", given.weights)
     before, after = file_info(original), file_info(result)
     bench: dict[str, Any] = {"ratio": 1.0, "interval": (1.0, 1.0)}
     if before.sha256 != after.sha256:

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from onnxslim._ir import ir
+from onnxslim.analysis.indices import index_limits
 from onnxslim.calibration.conform import conform, input_infos
 from onnxslim.calibration.sources.base import Sample, Source
 from onnxslim.calibration.sources.find import find_source
@@ -18,9 +19,19 @@ from onnxslim.calibration.sources.random import RandomSource
 from onnxslim.errors import CalibrationError, OptionError, ResourceError
 from onnxslim.runtime.values import TensorInfo
 
-__all__ = ["DataLike", "Feeds", "ImageSpec", "TensorInfo", "open_feeds", "probe_random_feeds", "random_feeds"]
+__all__ = [
+    "DataLike",
+    "Feeds",
+    "ImageSpec",
+    "Limits",
+    "TensorInfo",
+    "open_feeds",
+    "probe_random_feeds",
+    "random_feeds",
+]
 
 Feed = dict[str, Any]
+Limits: TypeAlias = Mapping[str, Sequence[int | str]]
 DataLike: TypeAlias = (
     "Feeds | str | os.PathLike[str] | np.ndarray | Mapping[str, Any] | Iterable[Any] | Callable[[], Any]"
 )
@@ -183,14 +194,16 @@ def open_feeds(
         _check_positive(samples, "the number of samples")
     if batch is not None:
         _check_positive(batch, "the batch size")
+    limits: Limits = {}
     if isinstance(inputs, ir.Model):
+        limits = index_limits(inputs) if isinstance(source, str) and source == "random" else {}
         inputs = input_infos(inputs)
     if isinstance(source, Feeds):
         return source if samples is None else source.spread(samples)
     if isinstance(source, str) and source == "random":
         if batch is not None:
             raise OptionError("random data has no batch size", hint="bind the dimension to a size instead")
-        return random_feeds(inputs, samples or 8, seed, dims or {})
+        return random_feeds(inputs, samples or 8, seed, dims or {}, limits=limits)
     if not inputs:
         raise CalibrationError("the model has no inputs, so there is nothing to feed")
     found = find_source(source, inputs, samples, batch, images)
@@ -211,6 +224,7 @@ def random_feeds(
     int_high: int = 2,
     free: int = 8,
     free_last: bool = False,
+    limits: Limits | None = None,
 ) -> Feeds:
     """Seeded random feeds for a model's inputs; see :class:`RandomSource` for the values.
 
@@ -219,7 +233,9 @@ def random_feeds(
         ResourceError: a feed would not fit into memory.
     """
     _check_positive(samples, "the number of samples")
-    source = RandomSource(tuple(inputs), samples, seed, dims or {}, shapes or {}, int_high, free, free_last)
+    source = RandomSource(
+        tuple(inputs), samples, seed, dims or {}, shapes or {}, int_high, free, free_last, limits or {}
+    )
     return Feeds(source, inputs)
 
 
@@ -231,12 +247,16 @@ def probe_random_feeds(
     dims: Mapping[str, int] | None = None,
     *,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    limits: Limits | None = None,
 ) -> Feeds | None:
     """Random feeds that the model really runs on: sizes and integer ranges are tried until one is accepted.
+
+    A range that is only guessed must be accepted to its end, since one feed may miss what another one holds.
 
     Args:
         accepts: whether the model runs on a feed.
         dims, shapes: sizes that are not tried but given, by symbol and by input name.
+        limits: see :func:`~onnxslim.analysis.indices.index_limits`.
 
     Returns:
         The feeds, or None when nothing that was tried runs.
@@ -248,26 +268,30 @@ def probe_random_feeds(
         (1, 64)
     """
     tried: set[tuple[object, ...]] = set()
+    lucky: Feeds | None = None
     for free_last, free, int_high in itertools.product((False, True), (8, 32, 64, 224, 512, 1), (100, 2, 1)):
         try:
-            feeds = random_feeds(
-                inputs,
-                samples,
-                seed,
-                dims,
-                shapes=shapes,
-                int_high=int_high,
-                free=free,
-                free_last=free_last,
+            sizes = int_high, free, free_last
+            source = RandomSource(
+                tuple(inputs), samples, seed, dims or {}, shapes or {}, *sizes, limits or {}
             )
         except ResourceError:
             continue
+        feeds = Feeds(source, inputs)
         feed = next(iter(feeds))
-        key = tuple((value.shape, int_high if value.dtype.kind in "iu" else 0) for value in feed.values())
+        guessed = [
+            name
+            for name, value in feed.items()
+            if source.limit(name) is None and value.dtype.kind in "iu" and value.dtype.itemsize > 1
+        ]
+        key = tuple((value.shape, int_high if name in guessed else 0) for name, value in feed.items())
         if key not in tried and accepts(feed):
-            return feeds
+            ends = {name: np.full_like(feed[name], int_high - 1) for name in guessed}
+            if not ends or accepts(feed | ends):
+                return feeds
+            lucky = lucky or feeds
         tried.add(key)
-    return None
+    return lucky
 
 
 def _check_positive(value: int, what: str) -> None:

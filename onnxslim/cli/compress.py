@@ -20,6 +20,13 @@ __all__ = ["command"]
     "--test", metavar="T", help="Labelled feeds that score the result, once; default: 30% of --data."
 )
 @options.weights
+@click.option(
+    "--prune",
+    is_flag=True,
+    help="Also try it with channels removed, as deep as half of --max-drop allows; what is not pruned gets "
+    "half of --time.",
+)
+@options.distilling("Let what --prune leaves learn from MODEL")
 @options.budget
 @click.option("--target-latency", metavar="L", help="Required time: 0.7x of the original, or 5ms.")
 @click.option("--target-bytes", metavar="B", help="Required size: 0.3x of the original, or 2MB.")

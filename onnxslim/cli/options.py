@@ -334,15 +334,15 @@ def overrides(function: F) -> F:
     )(function)
 
 
-def distilling(function: F) -> F:
+def distilling(what: str = "Let the result learn from MODEL") -> Callable[[F], F]:
     """``--distill``."""
     return click.option(
         "--distill",
         is_flag=False,
         flag_value="5min",
         metavar="[TIME]",
-        help="Let the result learn from MODEL for so long, 5min unless said otherwise; needs --data.",
-    )(function)
+        help=f"{what} for so long, 5min unless said otherwise; needs --data.",
+    )
 
 
 def verification(function: F) -> F:

@@ -103,7 +103,7 @@ def _ratios(ctx: click.Context, parameter: click.Parameter, values: tuple[str, .
 )
 @options.scoring
 @options.threads
-@options.distilling
+@options.distilling()
 @options.common
 def command(
     model: str, data: str | None, test: str | None, mask: str | None, save_mask: str | None, **given: Any

@@ -45,7 +45,7 @@ __all__ = ["command"]
 )
 @options.budget
 @options.overrides
-@options.distilling
+@options.distilling()
 @options.common
 def command(
     model: str,

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from onnxslim.calibration.data import probe_random_feeds
-from onnxslim.errors import ModelError, OptionError, ResourceError
+from onnxslim.analysis.indices import index_limits
+from onnxslim.calibration.data import Limits, probe_random_feeds
+from onnxslim.errors import ModelError, OnnxSlimError, OptionError, ResourceError
+from onnxslim.model.io import load
 from onnxslim.runtime.client import BoundSession, Provider, RemoteSession, Worker, open_worker
 from onnxslim.runtime.errors import RuntimeRefused
 from onnxslim.runtime.providers import device_of, resolve
@@ -169,7 +171,7 @@ def draw_inputs(
                 return False
             return alive
 
-        feeds = probe_random_feeds(inputs, accepts, _DRAWN, seed, dims, shapes=shapes)
+        feeds = probe_random_feeds(inputs, accepts, _DRAWN, seed, dims, shapes=shapes, limits=_limits(model))
         found = tuple(feed for feed in feeds or () if accepts(feed))
     if not found:
         raise OptionError(
@@ -187,6 +189,16 @@ def draw_inputs(
         return drawn
     note = f"open dimensions were guessed ({drawn.shapes}): name the sizes of your use with --dim or --data"
     return Inputs(drawn.feeds, note)
+
+
+def _limits(model: RunnableModel) -> Limits:
+    """What indices of the model may be; nothing where the file is one that only the runtime reads."""
+    if isinstance(model, bytes):
+        return {}
+    try:
+        return index_limits(load(model))
+    except OnnxSlimError:
+        return {}
 
 
 def _check_names(

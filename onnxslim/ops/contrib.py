@@ -5,6 +5,7 @@ Spec: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.m
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from onnxslim._ir import ir
@@ -12,6 +13,7 @@ from onnxslim.ops import heads
 from onnxslim.ops.attributes import has, int_of
 from onnxslim.ops.contrib_steps import EXPANSIONS
 from onnxslim.ops.coupling import Axes
+from onnxslim.ops.indexing import along, along_several
 from onnxslim.ops.macs import dims_of, output_dims, product
 from onnxslim.ops.matmul import couple_product, matmul_macs
 from onnxslim.ops.normalization import over_last_axes
@@ -78,6 +80,12 @@ def _skip_norm(node: ir.Node, axes: Axes) -> None:
     over_last_axes(node, axes)
 
 
+def _embedded(node: ir.Node, shape_of: ShapeOf) -> Iterable[tuple[int, int | str | None]]:
+    """Words, segments and positions, each with a table."""
+    for indices, table in ((0, 2), (1, 4), (8, 3)):
+        yield from along(data=table, indices=indices)(node, shape_of)
+
+
 def _op(op_type: str, **facts: Any) -> OpSpec:
     rules: dict[str, Any] = {"expand": EXPANSIONS.get(op_type), "vjp": ROUNDING.get(op_type)}
     return OpSpec(op_type=op_type, domain="com.microsoft", **rules, **facts)
@@ -119,15 +127,17 @@ SPECS = (
       for name in ("QuantizeLinear", "DequantizeLinear")),
     *(_op(name) for name in (
         "BiasAdd", "BiasSoftmax", "CDist", "ComplexMul", "CropAndResize", "DecoderMaskedMultiHeadAttention",
-        "EmbedLayerNormalization", "ExpandDims", "GatherBlockQuantized", "GatherND",
+        "ExpandDims",
         "GatedRelativePositionBias", "GridSample", "GroupNorm", "Inverse",
         "Irfft", "MaxpoolWithMask", "MoE", "MurmurHash3",
         "NGramRepeatBlock", "NhwcMaxPool", "PackedAttention", "PackedMultiHeadAttention", "Pad", "QMoE",
-        "QEmbedLayerNormalization",
         "RelativePositionBias",
         "RemovePadding", "RestorePadding", "Rfft", "SampleOp", "SkipGroupNorm", "SparseAttention",
         "Tokenizer", "Trilu", "Unique", "UnfoldTensor", "DynamicTimeWarping",
     )),
+    *(_op(name, indexes=_embedded) for name in ("EmbedLayerNormalization", "QEmbedLayerNormalization")),
+    _op("GatherBlockQuantized", indexes=along("gather_axis")),
+    _op("GatherND", indexes=along_several),
     *(_op(name, foldable=False) for name in ("BeamSearch", "GreedySearch", "WhisperBeamSearch")),
     *(_op(name, deterministic=False, foldable=False) for name in (
         "BiasDropout", "BitmaskDropout", "Sampling",

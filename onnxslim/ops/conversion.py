@@ -75,10 +75,10 @@ def _cast_like_is_noop(node: ir.Node, facts: Facts) -> int | None:
 
 SPECS = (
     OpSpec(op_type="Cast", vjp=arithmetic_gradient.RULES["Cast"],
-           numpy=_cast, elementwise=True, output_bytes=broadcast_bytes,
+           numpy=_cast, elementwise=True, casts=True, output_bytes=broadcast_bytes,
            identity_input=_cast_is_noop),
     OpSpec(op_type="CastLike", vjp=arithmetic_gradient.RULES["CastLike"],
-           numpy=_cast_like, elementwise=True, output_bytes=broadcast_bytes,
+           numpy=_cast_like, elementwise=True, casts=True, output_bytes=broadcast_bytes,
            identity_input=_cast_like_is_noop),
     OpSpec(op_type="BitCast", output_bytes=broadcast_bytes),
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -13,11 +13,12 @@ from onnxslim.ops.attributes import int_of, ints_of
 from onnxslim.ops.movement import given
 from onnxslim.ops.movement_gradient import RULES
 from onnxslim.ops.sizes import array_bytes, elements_bytes, item_bytes, total_bytes
-from onnxslim.ops.spec import Array, Declined, Facts, OpSpec, QuantRole, first_input
+from onnxslim.ops.spec import Array, Declined, Facts, OpSpec, QuantRole, ShapeOf, first_input
 
-__all__ = ["SPECS"]
+__all__ = ["SPECS", "along", "along_several"]
 
 Inputs = Sequence[Array | None]
+Indexes = Callable[[ir.Node, ShapeOf], Iterable[tuple[int, int | str | None]]]
 
 
 def _checked(indices: Array, size: int) -> Array:
@@ -126,23 +127,46 @@ def _unique_bytes(node: ir.Node, inputs: Inputs) -> int | None:
     return int(given(inputs, 0).size) * (item_bytes(given(inputs, 0)) + 3 * 8)
 
 
+def along(attribute: str = "axis", data: int = 0, indices: int = 1) -> Indexes:
+    """One input picks along one axis of another, the first where the attribute is left out."""
+
+    def indexes(node: ir.Node, shape_of: ShapeOf) -> Iterable[tuple[int, int | str | None]]:
+        picked = node.inputs[data] if len(node.inputs) > max(data, indices) else None
+        dims, axis = None if picked is None else shape_of(picked), int_of(node, attribute, 0)
+        if dims is not None and -len(dims) <= axis < len(dims):
+            yield indices, dims[axis]
+
+    return indexes
+
+
+def along_several(node: ir.Node, shape_of: ShapeOf) -> Iterable[tuple[int, int | str | None]]:
+    """A row of indices picks along as many axes as it is long, behind those of batches."""
+    if len(node.inputs) < 2 or node.inputs[0] is None or node.inputs[1] is None:
+        return
+    dims, rows = shape_of(node.inputs[0]), shape_of(node.inputs[1])
+    first = int_of(node, "batch_dims", 0)
+    if dims is not None and rows and isinstance(rows[-1], int):
+        yield from ((1, size) for size in dims[first : first + rows[-1]])
+
+
 _CHAIN = QuantRole()
 
 SPECS = (
-    OpSpec(op_type="Gather", vjp=RULES["Gather"],
+    OpSpec(op_type="Gather", indexes=along(), vjp=RULES["Gather"],
            couple=movement_axes.gather, numpy=_gather, output_bytes=_gather_bytes,
            moves=first_input, quant=_CHAIN),
-    OpSpec(op_type="GatherElements", vjp=RULES["GatherElements"],
+    OpSpec(op_type="GatherElements", indexes=along(), vjp=RULES["GatherElements"],
            numpy=_gather_elements, output_bytes=_gather_elements_bytes,
            moves=first_input),
-    OpSpec(op_type="GatherND", vjp=RULES["GatherND"], couple=indexing_axes.gather_nd,
+    OpSpec(op_type="GatherND", indexes=along_several, vjp=RULES["GatherND"], couple=indexing_axes.gather_nd,
            numpy=_gather_nd, output_bytes=_gather_nd_bytes, moves=first_input),
     OpSpec(op_type="NonZero", vjp=flat, numpy=_non_zero, output_bytes=_non_zero_bytes),
     OpSpec(op_type="Compress", couple=indexing_axes.beside_axis, output_bytes=total_bytes, moves=first_input),
-    OpSpec(op_type="Scatter", output_bytes=_first_bytes),
-    OpSpec(op_type="ScatterElements", vjp=RULES["ScatterElements"], output_bytes=_first_bytes),
-    OpSpec(op_type="ScatterND", vjp=RULES["ScatterND"], couple=indexing_axes.scatter_nd,
+    OpSpec(op_type="Scatter", indexes=along(), output_bytes=_first_bytes),
+    OpSpec(op_type="ScatterElements", indexes=along(), vjp=RULES["ScatterElements"],
            output_bytes=_first_bytes),
+    OpSpec(op_type="ScatterND", indexes=along_several, vjp=RULES["ScatterND"],
+           couple=indexing_axes.scatter_nd, output_bytes=_first_bytes),
     OpSpec(op_type="TensorScatter", output_bytes=_first_bytes, moves=lambda node: (0, 1)),
     OpSpec(op_type="Pad", vjp=RULES["Pad"], couple=movement_axes.pad, output_bytes=_pad_bytes, sized_by=(1,),
            identity_input=_pad_is_noop, quant=QuantRole()),

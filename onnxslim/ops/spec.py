@@ -124,6 +124,9 @@ class OpSpec:
         dims_input: index of the input that lists the dimensions of the output.
         from_dims: ``(node, dims of input 0) -> output``, for what reads the shape of its input alone.
         moves: indices of the inputs whose elements arrive in the output unchanged (in whatever order).
+        casts: output 0 has the elements of input 0, in another type where they fit.
+        indexes: ``(node, shape_of) -> (index of an input, size)`` of inputs whose elements must lie in
+            ``[-size, size)``, since they pick along an axis of that size.
         elementwise: output element i depends on the elements i of the (broadcast) inputs alone.
         identity_input: ``(node, facts) -> index`` of the input that output 0 equals bit for bit, if any.
         homogeneous: indices of the inputs whose channels, multiplied by positive numbers alike in all, have
@@ -156,6 +159,8 @@ class OpSpec:
     dims_input: int | None = None
     from_dims: Callable[[ir.Node, Array], Array | None] | None = None
     moves: Callable[[ir.Node], Iterable[int]] | None = None
+    casts: bool = False
+    indexes: Callable[[ir.Node, ShapeOf], Iterable[tuple[int, int | str | None]]] | None = None
     elementwise: bool = False
     identity_input: Callable[[ir.Node, Facts], int | None] | None = None
     homogeneous: Callable[[ir.Node], Iterable[int]] | None = None

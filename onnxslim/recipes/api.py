@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from onnxslim._ir import ir
+from onnxslim.analysis.indices import index_limits
 from onnxslim.calibration.data import DataLike, open_feeds
 from onnxslim.errors import CalibrationError, OptionError, VerificationError
 from onnxslim.measure.layers import Layer, layer_noise
@@ -101,6 +102,8 @@ def compress(
     target_bytes: str | Target | None = None,
     objective: Objective = "both",
     weights: str = "int8",
+    prune: bool = False,
+    distill: str | float | None = None,
     time: str | float = "10min",
     samples: int | None = None,
     batch: int | None = None,
@@ -124,7 +127,10 @@ def compress(
         objective: what is minimised among the candidates that pay: time x bytes, time, or bytes.
         weights: the fewest bits that weights may be stored in: ``int8``, ``int4``, ``int2``, ``binary``, with
             ``binary:2`` for at most two signs a weight.
-        time: no new candidate is begun after this long.
+        prune: also try the model with channels removed, as deep as half of ``max_drop`` allows; what was not
+            pruned stays a candidate.
+        distill: let what was pruned learn from the original for so long (``"2min"``), which goes deeper.
+        time: no new candidate is begun after this long; with ``prune`` half of it is for what is not pruned.
         threads: of the latency measurement.
         target: the hardware to place quantizers for; default this machine.
         seed: of every split.
@@ -136,8 +142,10 @@ def compress(
     Raises:
         CalibrationError: the data do not fit the model.
         BudgetError: an explicit target is not met.
+        OptionError: ``distill`` without ``prune``, which leaves nothing to train.
     """
-    from onnxslim.recipes.compress import Request, search_best  # simplify must not pay for it
+    from onnxslim.recipes.compress import search_best  # simplify must not pay for these
+    from onnxslim.recipes.request import Request
 
     request = Request(
         drop=parse_drop(max_drop),
@@ -147,6 +155,8 @@ def compress(
         size=None if target_bytes is None else parse_size_target(target_bytes),
         objective=objective,
         weights=weights,
+        prune=prune,
+        distill=None if distill is None else parse_duration(distill, "--distill"),
         seconds=parse_duration(time),
         threads=threads,
         target=target,
@@ -203,7 +213,8 @@ def quantize(
     """
     # simplify must not pay for these
     from onnxslim.recipes.candidates import UNCALIBRATED
-    from onnxslim.recipes.compress import Request, search_best
+    from onnxslim.recipes.compress import search_best
+    from onnxslim.recipes.request import Request
 
     if data is None and calibration is None and mode not in UNCALIBRATED:
         raise OptionError(
@@ -313,7 +324,8 @@ def compare_layers(a: ModelLike, b: ModelLike, feeds: Feeds | None = None, *, se
     with open_worker(**worker_limits(reference)) as worker:
         if feeds is None:
             with worker.load(reference) as session:
-                feeds = running_feeds(session, session.inputs, _RANDOM_LAYER_FEEDS, seed)
+                limits = index_limits(reference)
+                feeds = running_feeds(session, session.inputs, _RANDOM_LAYER_FEEDS, seed, limits)
         return layer_noise(reference, other, feeds, worker)
 
 

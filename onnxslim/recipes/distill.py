@@ -12,24 +12,22 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 from onnxslim._ir import ir
 from onnxslim.analysis.cost import summary
 from onnxslim.calibration.data import DataLike, open_feeds
 from onnxslim.distillation.optimizer import OptimizerName
-from onnxslim.distillation.students import find_student
 from onnxslim.distillation.trainer import Settings
 from onnxslim.errors import OptionError
 from onnxslim.measure.metrics import is_function, resolve
 from onnxslim.measure.verify import verify
 from onnxslim.model.io import ModelLike, load, save
 from onnxslim.model.tensors import shown
-from onnxslim.passes.base import Decline, Promise
+from onnxslim.passes.base import Promise
 from onnxslim.recipes.budget import parse_duration
 from onnxslim.recipes.engine import run_steps
-from onnxslim.recipes.learning import Asked, Learning
+from onnxslim.recipes.learning import HELD_OUT_SHARE, TRAINING_WALL_S, Asked, cores, learn
 from onnxslim.recipes.named import simplify_steps
 from onnxslim.recipes.parts import Parts, open_data, split_data
 from onnxslim.recipes.pipeline import Result, path_of, source_file
@@ -40,12 +38,9 @@ from onnxslim.runtime.client import Worker, open_worker
 from onnxslim.runtime.environment import environment
 from onnxslim.runtime.providers import resolve as resolve_providers
 
-__all__ = ["HELD_OUT_SHARE", "distill"]
+__all__ = ["distill"]
 
-HELD_OUT_SHARE = 0.15
-"""Of what is not tested on, how much decides which weights are kept."""
 _CHECKED = 32  # feeds on which the outputs are compared
-_WALL_S = 3600.0  # of one request: a large step on few cores
 
 
 @dataclass(frozen=True)
@@ -140,13 +135,12 @@ def distill(
         raise OptionError(f"the learning rate must lie between 0 and 1, not {rate}")
     if resume and checkpoint is None:
         raise OptionError("there is no checkpoint to resume", hint="name its file")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     request = Asked(
         Settings(steps, parse_duration(time), optimizer, rate, seed),
         batch_size,
         augment,
         labels,
-        threads or cores,
+        threads or cores(),
         resolve_providers(providers),
         None if checkpoint is None else Path(checkpoint),
         resume,
@@ -162,7 +156,8 @@ def _distill(
     original, teacher = load(source), load(teacher_source)
     _check_pair(original, teacher)
     seed = request.settings.seed
-    with open_worker(wall_s=_WALL_S) as worker, tempfile.TemporaryDirectory(prefix="onnxslim-") as name:
+    scratch = tempfile.TemporaryDirectory(prefix="onnxslim-")
+    with open_worker(wall_s=TRAINING_WALL_S) as worker, scratch as name:
         folder = Path(name)
         file = source_file(source, original) or save(original, folder / "student.onnx")
         reference = source_file(teacher_source, teacher) or save(teacher, folder / "teacher.onnx")
@@ -172,32 +167,27 @@ def _distill(
         other = run_steps(teacher, simplify_steps(), Prover(worker, seed=seed)).model
         parts = given.parts(worker, original, seed)
         metric = resolve(given.metric or "agreement", original=teacher, feeds=parts.test, output=given.output)
-        begun = monotonic()
-        run = Learning(worker, find_student(worker, base.model, other), other, parts, request, progress)
-        state = run.train()
-        seconds = monotonic() - begun
-        model, after = run.result(base.model, state)
-        notes = [*prover.notes, *parts.notes, *run.notes]
+        learned = learn(worker, base.model, other, parts, request, progress)
+        model = learned.model
         result = save(model, folder / "result.onnx") if model is not None else file
         progress("scoring the result")
         top, start, end = (metric.score(path) for path in (reference.path, file.path, result.path))
         feeds = list(parts.held_out.spread(_CHECKED))
         first = verify(teacher, original, feeds, promise=Promise.LOSSY, worker=worker)
         last = first if model is None else verify(teacher, model, feeds, promise=Promise.LOSSY, worker=worker)
-        told = run.told(state, after, seconds)
         report = Report(
             input=file,
             before=summary(original),
             after=summary(original if model is None else model),
             passes=tuple(base.applied),
-            declined=(*base.declined, *(Decline("distill", *each) for each in run.frozen().items())),
+            declined=(*base.declined, *learned.declined),
             verification=last.to_dict(),
             metric={"name": metric.name, "before": start.value, "after": end.value, "n": end.n}
             | {"interval": end.interval, "teacher": top.value},
-            distillation={**told, "outputs": first.to_dict()["outputs"], "teacher": reference.path},
+            distillation={**learned.told, "outputs": first.to_dict()["outputs"], "teacher": reference.path},
             environment=environment(),
             seeds={"data": seed},
-            notes=tuple(notes),
+            notes=(*prover.notes, *parts.notes, *learned.notes),
         )
         if model is None:
             return Result(original, report, path_of(source))

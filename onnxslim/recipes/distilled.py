@@ -11,8 +11,9 @@ from onnxslim.errors import OptionError
 from onnxslim.measure.metrics import is_function
 from onnxslim.model.io import ModelLike, load
 from onnxslim.recipes.budget import Drop
-from onnxslim.recipes.distill import HELD_OUT_SHARE, distill
+from onnxslim.recipes.distill import distill
 from onnxslim.recipes.evidence import check_drop
+from onnxslim.recipes.learning import HELD_OUT_SHARE
 from onnxslim.recipes.parts import open_data
 from onnxslim.recipes.pipeline import Result
 from onnxslim.recipes.search import Progress

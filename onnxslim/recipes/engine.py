@@ -62,6 +62,12 @@ class Outcome:
     declined: list[Decline] = field(default_factory=list)
     promise: Promise = Promise.EXACT
 
+    def then(self, other: Outcome) -> Outcome:
+        """This, and what was done to its model afterwards."""
+        weakest = Promise.weakest([self.promise, other.promise])
+        applied, declined = [*self.applied, *other.applied], [*self.declined, *other.declined]
+        return Outcome(other.model, applied, declined, weakest)
+
 
 class _BrokenPassError(Exception):
     """A pass raised; carries the pass so that the run can start again without it."""

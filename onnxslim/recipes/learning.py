@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -19,20 +21,30 @@ from onnxslim.distillation.engine import Engine, stackable
 from onnxslim.distillation.judge import Judge, Look
 from onnxslim.distillation.losses import plan_terms
 from onnxslim.distillation.samples import Pool
-from onnxslim.distillation.students import Student
+from onnxslim.distillation.students import Student, find_student
 from onnxslim.distillation.trainer import Settings, State, Trainer
 from onnxslim.errors import CalibrationError, ModelError
+from onnxslim.passes.base import Decline
 from onnxslim.recipes.parts import Parts
 from onnxslim.recipes.search import Progress
 from onnxslim.runtime.client import Worker
 from onnxslim.runtime.environment import environment
 
-__all__ = ["Asked", "Learning"]
+__all__ = ["HELD_OUT_SHARE", "TRAINING_WALL_S", "Asked", "Learned", "cores", "learn"]
 
 Array = npt.NDArray[Any]
 
+HELD_OUT_SHARE = 0.15
+"""Of what is not tested on, how much decides which weights are kept."""
+TRAINING_WALL_S = 3600.0
+"""Of one request to the worker: a large step on few cores."""
 _LOOKED_AT = 320  # samples that are looked at, with their variations, at most
 _VARIATIONS = 3  # of each
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -40,13 +52,49 @@ class Asked:
     """What a user asks of a training; see :func:`onnxslim.distill`."""
 
     settings: Settings
-    size: int
-    vary: bool
-    labels: bool
-    threads: int
-    providers: tuple[str, ...]
-    checkpoint: Path | None
-    resume: bool
+    size: int = 32
+    vary: bool = True
+    labels: bool = False
+    threads: int = field(default_factory=cores)
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    checkpoint: Path | None = None
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What came of a training.
+
+    Attributes:
+        model: the trained one as it is stored; None where it is not better.
+        told: ``Report.distillation``.
+        declined: what was not trained.
+    """
+
+    model: ir.Model | None
+    told: dict[str, Any]
+    declined: tuple[Decline, ...]
+    notes: tuple[str, ...]
+
+
+def learn(
+    worker: Worker, student: ir.Model, teacher: ir.Model, parts: Parts, request: Asked, progress: Progress
+) -> Learned:
+    """Train a student on one part of the data; another one decides which weights are kept.
+
+    Args:
+        student, teacher: both simplified.
+
+    Raises:
+        ModelError: nothing can be trained.
+    """
+    begun = monotonic()
+    run = Learning(worker, find_student(worker, student, teacher), teacher, parts, request, progress)
+    state = run.train()
+    seconds = monotonic() - begun
+    model, after = run.result(student, state)
+    declined = tuple(Decline("distill", *each) for each in run.frozen().items())
+    return Learned(model, run.told(state, after, seconds), declined, tuple(run.notes))
 
 
 @dataclass

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxslim._ir import ir
+from onnxslim.analysis.indices import index_limits
 from onnxslim.calibration.data import DataLike, Feeds, open_feeds
 from onnxslim.errors import CalibrationError
 from onnxslim.recipes.proof import running_feeds
@@ -41,7 +42,8 @@ def open_data(
     if not (isinstance(data, str) and data == "random"):
         return open_feeds(data, model, seed=seed, samples=samples, batch=batch, images=images)
     with worker.load(model, optimize="none") as session:
-        return running_feeds(session, session.inputs, samples or _RANDOM_SAMPLES, seed)
+        limits = index_limits(model)
+        return running_feeds(session, session.inputs, samples or _RANDOM_SAMPLES, seed, limits)
 
 
 def split_data(

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from onnxslim._ir import ir
-from onnxslim.calibration.data import Feeds, probe_random_feeds
+from onnxslim.analysis.indices import index_limits
+from onnxslim.calibration.data import Feeds, Limits, probe_random_feeds
 from onnxslim.errors import CalibrationError, ResourceError
 from onnxslim.measure.interface import Interface
 from onnxslim.measure.verify import Verification, compare_sessions, unverifiable_outputs
@@ -87,7 +88,7 @@ class Prover:
             except (RuntimeRefused, ResourceError) as error:
                 return f"onnxruntime no longer loads the model: {error.what}"
             try:
-                feeds = self._feeds(reference, rewritten)
+                feeds = self._feeds(original, reference, rewritten)
             except (RuntimeRefused, ResourceError, CalibrationError) as error:
                 self._note(f"the model runs on no random input that was tried: {error.what}")
                 return None
@@ -106,7 +107,9 @@ class Prover:
                 return self.worker.load(self.file[1], config=_CONFIG)
         return self.worker.load(model, config=_CONFIG)
 
-    def _feeds(self, reference: RemoteSession, rewritten: RemoteSession) -> Iterable[Feed]:
+    def _feeds(
+        self, original: ir.Model, reference: RemoteSession, rewritten: RemoteSession
+    ) -> Iterable[Feed]:
         """The user's feeds, or random ones that fit both and on which the original runs.
 
         Raises:
@@ -121,7 +124,8 @@ class Prover:
         def adapt(feed: Feed) -> Feed:
             return own.feed(feed, other)
 
-        return running_feeds(reference, rewritten.inputs, self.random_samples, self.seed, adapt)
+        limits = index_limits(original)
+        return running_feeds(reference, rewritten.inputs, self.random_samples, self.seed, limits, adapt)
 
     def _note(self, reason: str) -> None:
         text = f"not verified: {reason}"
@@ -134,11 +138,13 @@ def running_feeds(
     inputs: Sequence[TensorInfo],
     samples: int,
     seed: int = 0,
+    limits: Limits | None = None,
     adapt: Callable[[Feed], Feed] = lambda feed: feed,
 ) -> Feeds:
     """Random feeds for ``inputs`` on which a model really runs.
 
     Args:
+        limits: see :func:`~onnxslim.analysis.indices.index_limits`.
         adapt: brings a feed into the form that the model takes.
 
     Raises:
@@ -157,7 +163,7 @@ def running_feeds(
             return False
         return True
 
-    feeds = probe_random_feeds(inputs, accepts, samples, seed)
+    feeds = probe_random_feeds(inputs, accepts, samples, seed, limits=limits)
     if feeds is None:
         raise refusal
     return feeds

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,7 @@ class Judge:
             self._kind = "expected agreement" if unseen else "agreement"
         else:
             self._kind = "cosine" if numeric else "none"
+        self._granted = 1.0  # of what one sample is worth
         self._min_sqnr_db = MIN_SQNR_UNSEEN_DB if unseen and self._kind == "cosine" else MIN_SQNR_DB
         self._bound = not (unseen and self._kind == "cosine")
 
@@ -115,7 +117,7 @@ class Judge:
         before, n, _ = self._value(self._reference)
         after, n, resolution = self._value(results)
         rejected = None
-        if self._bound and not self._drop.allows(before, after, resolution):
+        if self._bound and not self._drop.allows(before, after, self._granted * resolution):
             rejected = f"{self._kind} {after:.4f} on {n} held-out feeds, more than {self._drop} lost"
         elif noise < self._min_sqnr_db:
             rejected = f"too noisy: {noise:.1f} dB on an output, below {self._min_sqnr_db:g} dB"
@@ -125,6 +127,16 @@ class Judge:
         """One who also wants ``min_sqnr_db`` at the noisiest output."""
         other = copy.copy(self)
         other._min_sqnr_db = max(self._min_sqnr_db, min_sqnr_db)
+        return other
+
+    def part(self, share: float) -> Judge:
+        """One who allows a share of the loss, and of the noise (its power): the rest is for later steps.
+
+        What few samples cannot show is not granted: who goes as far as it allows would find just that.
+        """
+        other = self.stricter(self._min_sqnr_db + round(-10 * math.log10(share)))
+        other._drop = replace(self._drop, value=share * self._drop.value)
+        other._granted = 0.0
         return other
 
     def _run(self, model: ir.Model) -> list[list[Any]]:

@@ -12,6 +12,7 @@ import types
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,13 +23,14 @@ from onnxslim.model.io import FileInfo, save
 from onnxslim.passes.base import Decline
 from onnxslim.recipes.budget import Target
 from onnxslim.recipes.candidate import Candidate
-from onnxslim.recipes.engine import Step, run_steps
+from onnxslim.recipes.engine import Outcome, Step, run_steps
 from onnxslim.recipes.quality import Judge, Score
 from onnxslim.recipes.recipe import apply_overrides, pass_names
 from onnxslim.report.report import PassRecord
 
-__all__ = ["Objective", "Search", "Trial"]
+__all__ = ["NOT_TRIED", "Objective", "Progress", "Search", "Start", "Trial"]
 
+NOT_TRIED = "not tried: --time was used up"
 _log = logging.getLogger(__name__)
 
 Objective = Literal["both", "latency", "bytes"]
@@ -42,17 +44,51 @@ Progress = Callable[[str], None]
 Refine = Callable[[Candidate, Callable[[ir.Model], bool]], Candidate | None]
 
 
+@dataclass(eq=False)
+class Start:
+    """A model that candidates are tried on: the simplified one, or what was made of it.
+
+    Attributes:
+        name: for the report, in front of the names of the candidates; empty for the simplified model.
+        outcome: the model, and how it came about.
+        propose: makes the candidates.
+        refine: makes a milder form of a candidate, the least mild that is accepted.
+        notes, distillation: for the report, if the result comes of it.
+    """
+
+    name: str
+    outcome: Outcome
+    propose: Callable[[], Sequence[Candidate]]
+    refine: Refine = lambda candidate, accepts: None
+    notes: tuple[str, ...] = ()
+    distillation: Mapping[str, Any] | None = None
+
+    @cached_property
+    def candidates(self) -> Sequence[Candidate]:
+        """What to try, made once."""
+        return self.propose()
+
+    def titled(self, name: str) -> str:
+        """The name of a candidate, with where it starts."""
+        return f"{self.name}, {name}" if self.name else name
+
+
 @dataclass
 class Trial:
-    """One candidate and what became of it; ``rejected`` is the reason, None while it is still in the race."""
+    """One candidate and what became of it; ``rejected`` is the reason, None while it is still in the race.
+
+    ``confirmed``: its time was measured at length.
+    """
 
     name: str
     candidate: Candidate | None = None
+    start: Start | None = None
     model: ir.Model | None = None
     file: FileInfo | None = None
     score: Score | None = None
     latency: Latency | None = None
     rejected: str | None = None
+    confirmed: bool = False
     applied: list[PassRecord] = field(default_factory=list)
     declined: list[Decline] = field(default_factory=list)
 
@@ -86,7 +122,6 @@ class Search:
         foreign: the candidates are for another machine, so that times of this one decide nothing.
         screen_s, final_s: seconds of measuring for a first look, and for the winner.
         deadline: ``time.monotonic()`` after which no further candidate is begun.
-        refine: makes a milder form of a candidate, the least mild that is accepted.
     """
 
     original: FileInfo
@@ -102,16 +137,12 @@ class Search:
     screen_s: float = 4.0
     final_s: float = 12.0
     deadline: float = float("inf")
-    refine: Refine = lambda candidate, accepts: None
     progress: Progress = lambda message: None
 
-    def run(
-        self,
-        base: ir.Model,
-        candidates: Sequence[Candidate],
-        overrides: Mapping[str, Mapping[str, Any]] = types.MappingProxyType({}),
-    ) -> tuple[Trial | None, list[Trial]]:
-        """Try ``candidates`` on ``base``; returns the best that pays, if any, and every trial.
+    def explore(
+        self, start: Start, overrides: Mapping[str, Mapping[str, Any]] = types.MappingProxyType({})
+    ) -> list[Trial]:
+        """Try every candidate of a start; those that are not rejected are in the race.
 
         Args:
             overrides: options of the candidates' passes, ``{pass name: {option: value}}``.
@@ -119,35 +150,57 @@ class Search:
         Raises:
             OptionError: no candidate has such a pass, or the pass no such option.
         """
+        candidates = start.candidates
         apply_overrides([step for c in candidates for step in c.passes], overrides)  # each concerns one
         trials: list[Trial] = []
         for number, candidate in enumerate(candidates, 1):
+            name = start.titled(candidate.name)
             if trials and time.monotonic() > self.deadline:
-                trials.append(Trial(candidate.name, rejected="not tried: --time was used up"))
+                trials.append(Trial(name, start=start, rejected=NOT_TRIED))
                 continue
-            self.progress(f"candidate {number} of {len(candidates)}: {candidate.name}")
-            trials.append(self._try(base, candidate, _overridden(candidate.passes, overrides), trials))
-        for refined in self._refined(candidates, list(trials)):
-            trials.append(self._try(base, refined, _overridden(refined.passes, overrides), trials))
-        for trial in self._ranking(trials):
-            self.progress(f"measuring {trial.name}")
-            if self._confirm(trial):
-                for other in trials:
-                    if other is not trial and other.rejected is None:
-                        other.rejected = "another one is better"
-                return trial, trials
-        return None, trials
+            self.progress(f"candidate {number} of {len(candidates)}: {name}")
+            trials.append(self._try(start, candidate, _overridden(candidate.passes, overrides), trials))
+        for refined in self._refined(start, list(trials)):
+            trials.append(self._try(start, refined, _overridden(refined.passes, overrides), trials))
+        return trials
 
-    def _refined(self, candidates: Sequence[Candidate], trials: Sequence[Trial]) -> Iterator[Candidate]:
+    def choose(self, trials: Sequence[Trial]) -> Trial | None:
+        """The best that surely pays; None where nothing does.
+
+        Of each start the first that does is measured at length, so that starts are compared by more than a
+        first look.
+        """
+        starts = dict.fromkeys(trial.start for trial in trials)
+        firsts = (self._first([trial for trial in trials if trial.start is start]) for start in starts)
+        return min(filter(None, firsts), key=self.cost, default=None)
+
+    def _first(self, trials: Sequence[Trial]) -> Trial | None:
+        for trial in sorted((t for t in trials if t.rejected is None), key=self.cost):
+            self.progress(f"measuring {trial.name}")
+            if trial.confirmed or self._confirm(trial):
+                return trial
+        return None
+
+    def cost(self, trial: Trial) -> float:
+        """What is minimised."""
+        assert trial.latency is not None and trial.file is not None
+        size, ratio = trial.file.bytes / self.original.bytes, trial.latency.ratio
+        if self.foreign:
+            return size
+        both = size * (ratio if ratio <= 1 else ratio**_SLOWER_WEIGHT)
+        return {"latency": ratio, "bytes": size}.get(self.objective, both)
+
+    def _refined(self, start: Start, trials: Sequence[Trial]) -> Iterator[Candidate]:
         """A milder form of each kind of candidate that was too noisy, where nothing of the kind is left."""
+        candidates = start.candidates
         for kind in reversed(list(dict.fromkeys(c.kind for c in candidates if c.essential))):
             pairs = [(c, t) for c, t in zip(candidates, trials, strict=True) if c.kind == kind]
             noisy = [c for c, t in pairs if t.score is not None and t.score.rejected is not None]
             if not noisy or any(t.rejected is None for _, t in pairs) or time.monotonic() > self.deadline:
                 continue
-            self.progress(f"looking for a milder form of: {noisy[0].name}")
+            self.progress(f"looking for a milder form of: {start.titled(noisy[0].name)}")
             try:
-                found = self.refine(noisy[0], lambda model: self.judge.score(model).rejected is None)
+                found = start.refine(noisy[0], lambda model: self.judge.score(model).rejected is None)
             except OnnxSlimError:
                 _log.info("%s has no milder form", noisy[0].name, exc_info=True)
                 continue
@@ -155,12 +208,12 @@ class Search:
                 yield found
 
     def _try(
-        self, base: ir.Model, candidate: Candidate, passes: Sequence[Step], earlier: Sequence[Trial]
+        self, start: Start, candidate: Candidate, passes: Sequence[Step], earlier: Sequence[Trial]
     ) -> Trial:
-        name = candidate.name
-        trial = Trial(name, candidate)
+        name = start.titled(candidate.name)
+        trial = Trial(name, candidate, start)
         try:
-            outcome = run_steps(base, passes)
+            outcome = run_steps(start.outcome.model, passes)
             trial.model, trial.applied, trial.declined = outcome.model, outcome.applied, outcome.declined
             broken = [record for record in outcome.applied if record.rolled_back]
             if broken:
@@ -229,17 +282,6 @@ class Search:
                 return f"time ratio {measured.ratio:.2f} misses the target latency"
         return None
 
-    def _ranking(self, trials: Sequence[Trial]) -> Iterator[Trial]:
-        def cost(trial: Trial) -> float:
-            assert trial.latency is not None and trial.file is not None
-            size, ratio = trial.file.bytes / self.original.bytes, trial.latency.ratio
-            if self.foreign:
-                return size
-            both = size * (ratio if ratio <= 1 else ratio**_SLOWER_WEIGHT)
-            return {"latency": ratio, "bytes": size}.get(self.objective, both)
-
-        return iter(sorted((t for t in trials if t.rejected is None), key=cost))
-
     def _confirm(self, trial: Trial) -> bool:
         """Measure longer; once more when the first answer is not conclusive."""
         assert trial.file is not None
@@ -247,6 +289,7 @@ class Search:
             trial.latency = self._measure(trial.file, seconds)
             trial.rejected = self._reject_time(trial.latency, final=True)
             if trial.rejected is None:
+                trial.confirmed = True
                 return True
             if trial.latency.verdict == "slower":
                 break

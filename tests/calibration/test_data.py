@@ -323,3 +323,30 @@ def test_probing_finds_what_a_model_accepts() -> None:
     recurrent = [Info("x", "float32", (None, None)), Info("state", "float32", (2, None, 4))]
     found = probe_random_feeds(recurrent, lambda f: f["state"].shape[1] == 1 and f["x"].size == 512)
     assert found is not None
+
+
+def test_indices_lie_within_what_they_pick_from() -> None:
+    inputs = [
+        Info("ids", "int64", (1, 200)),
+        Info("byte", "uint8", (200,)),
+        Info("real", "float32", (200,)),
+        Info("along", "int32", (200,)),
+        Info("x", "float32", ("n", 3)),
+    ]
+    limits = {"ids": (5, 3), "byte": (1000,), "real": (4,), "along": ("n",)}
+    for feed in random_feeds(inputs, dims={"n": 7}, limits=limits):
+        assert [set(np.unique(feed[name])) for name in ("ids", "real", "along")] == [
+            set(range(size)) for size in (3, 4, 7)
+        ]
+        assert feed["byte"].max() > 100 and feed["real"].dtype == np.float32
+
+
+def test_a_guessed_range_is_accepted_to_its_end() -> None:
+    """The first feed alone would run by luck: its few indices need not hold the largest."""
+    inputs = [Info("x", "int64", (1,))]
+    first = next(iter(random_feeds(inputs, int_high=100)))
+    lucky = int(first["x"][0]) + 1
+    found = probe_random_feeds(inputs, lambda feed: int(feed["x"].max()) < lucky, samples=50)
+    assert found is not None and max(int(feed["x"].max()) for feed in found) < lucky
+    found = probe_random_feeds(inputs, lambda feed: int(feed["x"].max()) < lucky, limits={"x": (lucky,)})
+    assert found is not None and {int(feed["x"][0]) for feed in found} - {0, 1}

@@ -132,3 +132,19 @@ def test_a_type_of_activations_that_the_target_does_not_take(
     assert main([*command, "--activations", "int16", "--json"]) == 2
     assert "int8, uint8" in result(capsys)["error"]["hint"]
     assert not Path("out.onnx").exists()
+
+
+def test_random_indices_lie_in_their_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 95 rows: some of the feeds would ask for a later one if they were drawn below 100."""
+    model = proto(
+        "g (int32[n,1] x) => (float[n,1,64] y) { i = Cast<to: int = 7>(x) r = Gather(t, i) y = MatMul(r, w) }"
+    )
+    rng = np.random.default_rng(0)
+    for name, rows in (("t", 95), ("w", 64)):
+        array = rng.normal(size=(rows, 64)).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    onnx.save(model, "words.onnx")
+    assert (
+        main(["quantize", "words.onnx", "--dry-run", "--data", "random", "--mode", "static", "--json"]) == 0
+    )
+    assert any("the data were random" in note for note in result(capsys)["notes"])

@@ -13,7 +13,7 @@ from onnxslim._ir import ir
 from onnxslim.model import edit
 from tests.models import proto
 
-__all__ = ["feeds", "narrow", "noisy", "rows", "wide", "with_arrays"]
+__all__ = ["feeds", "narrow", "net", "noisy", "rows", "wide", "with_arrays"]
 
 Array = npt.NDArray[Any]
 
@@ -31,20 +31,23 @@ def with_arrays(text: str, arrays: Mapping[str, Array], opset: int = 17) -> ir.M
     return found
 
 
-def _net(hidden: int, seed: int = 0) -> ir.Model:
+def net(hidden: int, seed: int = 0, scale: float = 0.8) -> ir.Model:
+    """A classifier of 8 values with so many hidden ones."""
     rng = np.random.default_rng(seed)
     shapes = {"w1": (8, hidden), "b1": (hidden,), "w2": (hidden, 4), "b2": (4,)}
-    return with_arrays(_TEXT, {name: rng.normal(0, 0.8, shape).astype("f") for name, shape in shapes.items()})
+    return with_arrays(
+        _TEXT, {name: rng.normal(0, scale, shape).astype("f") for name, shape in shapes.items()}
+    )
 
 
 def wide() -> ir.Model:
     """The teacher."""
-    return _net(24)
+    return net(24)
 
 
 def narrow() -> ir.Model:
     """A student with fewer hidden values, and little in common with its teacher."""
-    return _net(12, seed=1)
+    return net(12, seed=1)
 
 
 def noisy(amount: float = 0.3) -> ir.Model:

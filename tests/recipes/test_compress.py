@@ -51,7 +51,7 @@ def compress(
         ratio=1.0, interval=(0.99, 1.01), verdict="equal", seconds_b=1.0, reliable=True, to_dict=dict
     )
     monkeypatch.setattr(search_module, "measure_latency", lambda *args, **more: equal)
-    monkeypatch.setattr("onnxslim.recipes.compress.latency_fields", lambda measured: {})
+    monkeypatch.setattr("onnxslim.recipes.contest.latency_fields", lambda measured: {})
     original, log, code = tmp_path / "original.onnx", tmp_path / "log", tmp_path / "closeness.py"
     onnx.save(model, original)
     code.write_text(METRIC.format(name="closeness", original=original, log=log))

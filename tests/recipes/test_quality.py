@@ -110,3 +110,19 @@ def test_what_cannot_be_judged_is_named(worker: Worker) -> None:
         Judge(worker, scaled(1.0), FEEDS, [np.zeros(2)] * 12, parse_drop("1%"))
     with pytest.raises(CalibrationError, match="does not run on the data"):
         Judge(worker, scaled(1.0), [{"x": np.zeros((1, 4), np.float32)}], None, parse_drop("1%"))
+
+
+def test_a_part_of_a_budget_grants_half_of_the_noise_and_no_sample(worker: Worker) -> None:
+    whole = Judge(worker, scaled(1.0), FEEDS, None, parse_drop("1%"))
+    assert whole.score(scaled(0.7)).rejected is None  # 10.5 dB
+    assert "13 dB" in (whole.part(0.5).score(scaled(0.7)).rejected or "")
+    assert whole.part(0.5).score(scaled(0.8)).rejected is None  # 14 dB
+    turned = models.model(
+        """g (float[n, 3] x) => (float[n, 3] y) {
+            t = Constant<value = float[1, 3] {0.0, 0.05, 0.0}>() m = Add(x, t) y = Softmax(m) }"""
+    )
+    near, sure = ({"x": np.array([[1.0, second, 0.0]], np.float32)} for second in (0.99, 0.0))
+    whole = Judge(worker, models.model(SOFTMAX), [near, *[sure] * 11], None, parse_drop("1%"))
+    found, part = whole.score(turned), whole.part(0.5).score(turned)
+    assert found.after == part.after == pytest.approx(11 / 12)
+    assert found.rejected is None and "more than 0.5 % lost" in (part.rejected or "")

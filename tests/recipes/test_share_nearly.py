@@ -27,7 +27,7 @@ from tests.recipes.test_share import HIDDEN, WORDS, language_model, made, normal
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Times are not what is tested here."""
-    monkeypatch.setattr("onnxslim.recipes.sharing.nearly._LATENCY_S", 0.2)
+    monkeypatch.setattr("onnxslim.recipes.opened._LATENCY_S", 0.2)
 
 
 def network(error: float = 0.0, seed: int = 5) -> onnx.ModelProto:

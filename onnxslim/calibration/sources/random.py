@@ -24,8 +24,11 @@ class RandomSource:
 
     Floats are standard normal, bytes use their whole range, wider integers lie in ``[0, int_high)`` (they
     are mostly indices, ids or masks, and 0 and 1 are valid for nearly all of them), strings are words.
+    What is known to pick along an axis lies within it.
 
     Args:
+        limits: input name -> sizes of axes that its elements pick along, as numbers or symbols: such an input
+            has whole numbers in ``[0, size)``, whatever its type.
         count: number of feeds.
         dims: sizes of symbolic dimensions by symbol.
         shapes: whole shapes by input name; they come before ``dims``.
@@ -41,6 +44,7 @@ class RandomSource:
     int_high: int = 2
     free: int = 8
     free_last: bool = False
+    limits: Mapping[str, Sequence[int | str]] = field(default_factory=dict)
     sized = True
 
     def __post_init__(self) -> None:
@@ -79,6 +83,13 @@ class RandomSource:
             for axis, dim in enumerate(shape)
         )
 
+    def limit(self, name: str) -> int | None:
+        """The size of the shortest axis that an input picks along, at least 1; None: it is not known."""
+        sizes = self._sizes()
+        known = [size if isinstance(size, int) else sizes.get(size) for size in self.limits.get(name, ())]
+        found = [size for size in known if size is not None]
+        return max(min(found), 1) if found else None
+
     def _sizes(self) -> dict[str, int]:
         """One size for each symbol, wherever it occurs: given, or as its first occurrence suggests."""
         sizes = dict(self.dims)
@@ -99,6 +110,10 @@ class RandomSource:
             return rng.choice(np.array(_WORDS, dtype=object), shape)
         if dtype == np.bool_:
             return rng.integers(0, 2, shape).astype(bool)
+        limit = self.limit(info.name)
+        if limit is not None and dtype.kind in "iuf":
+            most = np.iinfo(dtype).max if dtype.kind in "iu" else 2 ** (np.finfo(dtype).nmant + 1)
+            return np.asarray(rng.integers(0, min(limit, int(most) + 1), shape)).astype(dtype)
         if dtype.kind in "iu":
             if dtype.itemsize == 1:
                 limits = np.iinfo(dtype)

@@ -13,6 +13,7 @@ from onnxslim._ir import ir
 from onnxslim.analysis.channels import Channels
 from onnxslim.analysis.linears import products_of
 from onnxslim.model import edit
+from onnxslim.passes.base import Decline
 from onnxslim.passes.prune_channels import PruneChannels
 from onnxslim.recipes.engine import Outcome, run_steps
 from onnxslim.recipes.pruning.evidence import Evidence
@@ -40,6 +41,23 @@ class Pruned:
     def model(self) -> ir.Model:
         """The model."""
         return self.outcome.model
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a report says of it."""
+        if not self.refitted:
+            return self.notes
+        better = sum(each.damping is not None for each in self.refitted)
+        return (
+            *self.notes,
+            f"{better} of {len(self.refitted)} products behind what went were refitted",
+        )
+
+    @property
+    def declined(self) -> list[Decline]:
+        """What the passes and the reconstruction left alone."""
+        left = (Decline("reconstruct", r.name, r.declined) for r in self.refitted if r.declined)
+        return [*self.outcome.declined, *left]
 
 
 def pruned(

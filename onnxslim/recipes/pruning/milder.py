@@ -38,18 +38,22 @@ def between(goal: Goal, share: float, full: float = 1.0) -> Goal:
     return Goal(goal.kind, Target(nothing + share * (value - nothing), kind))
 
 
-def furthest(attempt: Callable[[float], _T], allowed: Callable[[_T], bool]) -> tuple[float, _T] | None:
+def furthest(
+    attempt: Callable[[float], _T], allowed: Callable[[_T], bool], low: float = 0.0, attempts: int = _ATTEMPTS
+) -> tuple[float, _T] | None:
     """The largest share of the saving that is allowed, to a sixteenth, and what it gave; None: there is none.
 
     Args:
         attempt: prunes for a share of the saving; all of it is known to be too much.
+        low: a share that is known to be allowed.
+        attempts: each halves what is not known.
 
     Example:
         >>> furthest(lambda share: share, lambda share: share < 0.6)
         (0.5625, 0.5625)
     """
-    low, high, best = 0.0, 1.0, None
-    for _ in range(_ATTEMPTS):
+    high, best = 1.0, None
+    for _ in range(attempts):
         middle = (low + high) / 2
         found = attempt(middle)
         if allowed(found):

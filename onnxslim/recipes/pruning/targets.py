@@ -34,12 +34,12 @@ class Goal:
 
 
 class _Run(Protocol):
-    folder: Path
-    original: ir.Model
-    file: FileInfo
-    notes: list[str]
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def original(self) -> ir.Model: ...
 
-    def latency(self, file: FileInfo, seconds: float = ...) -> Any: ...
+    def latency(self, file: FileInfo) -> Any: ...
 
 
 Apply = Callable[[Removal, bool], Pruned]

@@ -13,8 +13,7 @@ import onnxslim
 from onnxslim.analysis.channels import Mask
 from onnxslim.errors import BudgetError, OptionError
 from onnxslim.model.edit import constant_value, replace_initializer
-from onnxslim.recipes.pruning import prune as module
-from onnxslim.recipes.pruning.work import Work
+from onnxslim.recipes.opened import Opened
 from tests.models import proto
 from tests.recipes.pruning.nets import feeds, small_net
 
@@ -24,8 +23,8 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time is measured in tests of its own."""
-    monkeypatch.setattr(Work, "latency", lambda *given, **named: None)
-    monkeypatch.setattr(module, "latency_fields", lambda measured: None)
+    monkeypatch.setattr(Opened, "latency", lambda *given, **named: None)
+    monkeypatch.setattr("onnxslim.recipes.opened.latency_fields", lambda measured: None)
 
 
 def data(count: int = 40) -> dict[str, np.ndarray]:
