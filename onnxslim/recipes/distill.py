@@ -168,7 +168,7 @@ def _distill(
         reference = source_file(teacher_source, teacher) or save(teacher, folder / "teacher.onnx")
         progress("simplifying")
         prover = Prover(worker, seed=seed)
-        base = run_steps(original, simplify_steps(), prover)
+        base = run_steps(original, simplify_steps(joining=False), prover)
         other = run_steps(teacher, simplify_steps(), Prover(worker, seed=seed)).model
         parts = given.parts(worker, original, seed)
         metric = resolve(given.metric or "agreement", original=teacher, feeds=parts.test, output=given.output)
