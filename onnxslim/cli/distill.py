@@ -48,6 +48,11 @@ __all__ = ["command"]
 )
 @click.option("--optimizer", type=click.Choice(["adam", "sgd"]), default="adam", show_default=True)
 @click.option("--no-augment", is_flag=True, help="Learn on the inputs as they are: not shifted, not mixed.")
+@click.option(
+    "--block-wise",
+    is_flag=True,
+    help="Train block by block, in the memory of the largest one; --steps are those of each block.",
+)
 @click.option("--labels", is_flag=True, help="Learn the __labels__ of --data too.")
 @click.option(
     "--metric",

@@ -30,17 +30,25 @@ Feed = Mapping[str, Array]
 _SESSIONS = 16  # of steps, for as many shapes of inputs
 _OPSET = 13  # from which on a softmax is one along one axis
 _CLOSE = 1e-3
+_FEW = 64  # integers that may be sizes
 
 
 @dataclass
 class Observed:
-    """A model that gives some of its values; weights may be given to it."""
+    """A model that gives some of its values; weights may be given to it.
+
+    Attributes:
+        names: of the values.
+        entry: what computes the inputs of a part of a model from those of the whole.
+    """
 
     session: RemoteSession
     names: tuple[str, ...]
+    entry: Observed | None = None
 
     def run(self, feed: Feed, weights: Mapping[str, Array] | None = None) -> dict[str, Array]:
         """The values by name."""
+        feed = _entered(feed, self.entry)
         taken = {info.name for info in self.session.inputs}
         given = {name: value for name, value in {**feed, **(weights or {})}.items() if name in taken}
         return dict(zip(self.names, map(np.asarray, self.session.run(given)), strict=True))
@@ -51,6 +59,7 @@ class Engine:
     """The models of one distillation.
 
     Attributes:
+        entry: where the student is a part of a model: what computes its inputs.
         frozen: weights that get no gradient -> why; known after the first step.
     """
 
@@ -60,6 +69,7 @@ class Engine:
     terms: Sequence[Term]
     threads: int = 1
     providers: Sequence[Provider] = ("CPUExecutionProvider",)
+    entry: Observed | None = None
     weights: dict[str, float] = field(default_factory=dict)
     variances: dict[str, float] = field(default_factory=dict)
     frozen: dict[str, str] = field(default_factory=dict)
@@ -74,13 +84,25 @@ class Engine:
         other = tuple(dict.fromkeys([*(name for name in outputs if name in known), *targets]))
         part, _ = extract(graph, own)
         _lift(part, self.student.forms)
-        self.own = Observed(self._load(part), own)
-        self.other = Observed(self._load(extract(self.teacher, other)[0]), other)
+        self.own = Observed(self.load(part), own, self.entry)
+        self.other = Observed(self.load(extract(self.teacher, other)[0]), other)
 
     def observed(self, model: ir.Model) -> Observed:
         """A model in which the values that are compared have the names of the student's."""
         part, _ = extract(model, self.own.names)
-        return Observed(self._load(part), self.own.names)
+        return Observed(self.load(part), self.own.names)
+
+    def close(self) -> None:
+        """Give back the memory of all sessions."""
+        entry = () if self.entry is None else (self.entry.session,)
+        for session in (
+            self.own.session,
+            self.other.session,
+            *entry,
+            *(s.session for s in self._steps.values()),
+        ):
+            session.close()
+        self._steps.clear()
 
     def step(
         self, feed: Feed, targets: Mapping[str, Array], weights: Mapping[str, Array]
@@ -90,18 +112,25 @@ class Engine:
         Args:
             targets: what the teacher says, by the names of the inputs that :func:`append_loss` makes.
         """
-        key = tuple((name, value.shape) for name, value in sorted(feed.items()))
+        entered = _entered(feed, self.entry)
+        sizes = {name: value for name, value in entered.items() if name not in feed and _may_be_sizes(value)}
+        shapes = ((name, value.shape) for name, value in sorted(entered.items()))
+        key = (*shapes, *((name, value.tobytes()) for name, value in sorted(sizes.items())))
         if key not in self._steps:
-            self._steps[key] = self._build(feed)
+            self._steps[key] = self._build(entered, sizes)
             while len(self._steps) > _SESSIONS:
                 self._steps.popitem(last=False)[1].session.close()
         self._steps.move_to_end(key)
-        return self._steps[key].run({**feed, **targets, **weights})
+        return self._steps[key].run({**entered, **targets, **weights})
 
-    def _build(self, feed: Feed) -> _Step:
+    def _build(self, feed: Feed, sizes: Feed) -> _Step:
         model = edit.copy_of(self.student.graph)
-        for value in model.graph.inputs:
+        for value in list(model.graph.inputs):
             value.shape = ir.Shape(feed[value.name or ""].shape)
+            if value.name in sizes:  # shapes follow from it
+                stored = edit.add_initializer(model.graph, sizes[value.name], f"{value.name}_size")
+                edit.replace_uses(value, stored)
+                model.graph.inputs.remove(value)
         for node in model.graph.all_nodes():
             for value in node.outputs:  # what the file says of them may not fit these inputs
                 value.shape = None
@@ -112,12 +141,22 @@ class Engine:
         loss = append_loss(model, self.terms, self.weights, self.variances)
         found = differentiate(model, loss, names)
         self.frozen.update(found.frozen)
-        session = self._load(found.model)
+        session = self.load(found.model)
         outputs = [loss, *found.gradients.values()]
         return _Step(session, outputs, tuple(found.gradients))
 
-    def _load(self, model: ir.Model) -> RemoteSession:
+    def load(self, model: ir.Model) -> RemoteSession:
+        """A session as all of them are."""
         return self.worker.load(model, optimize="all", threads=self.threads, providers=self.providers)
+
+
+def _entered(feed: Feed, entry: Observed | None) -> Feed:
+    return feed if entry is None else {**feed, **entry.run(feed)}
+
+
+def _may_be_sizes(value: Array) -> bool:
+    """Whether what crosses a cut may say how large tensors are: then a step is built for each content."""
+    return value.dtype.kind in "iu" and value.ndim < 2 and value.size <= _FEW
 
 
 def _lift(model: ir.Model, weights: Iterable[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """Quantizers of activations: their scales are trained as steps, and what is computed from a scale follows.
 
 A bias of integers has the scale of its input times that of its weight, or no integer kernel is made of its
-node.  So where a scale is trained, such a bias is rounded anew, and a stored product of both scales is computed
+node.  So where a scale is trained, such a bias is rounded anew, and a stored product of both scales is made
 anew.  What cannot follow keeps the scale from being trained.
 
 Source: Esser et al., "Learned step size quantization", https://arxiv.org/abs/1902.08153

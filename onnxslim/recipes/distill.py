@@ -82,6 +82,7 @@ def distill(
     optimizer: OptimizerName = "adam",
     augment: bool = True,
     labels: bool = False,
+    block_wise: bool = False,
     held_out: DataLike | None = None,
     test: DataLike | None = None,
     metric: str | None = None,
@@ -104,12 +105,13 @@ def distill(
         teacher: the original, of the same inputs.
         data: inputs to learn on; labels are not needed.
         time: of the training: ``"5min"``; the number of steps follows from the time of one.
-        steps: instead of ``time``: how many; two runs then give equal files.
+        steps: instead of ``time``: how many (of each block, with ``block_wise``); two runs give equal files.
         batch_size: samples of a step, where the models take several at once.
         rate: of learning; default the best of a few, after a short trial of each.
         optimizer: ``adam`` or ``sgd``.
         augment: shift what looks like images, mix samples of floats.
         labels: learn the ``__labels__`` of the data too.
+        block_wise: train one block after the other, on the teacher's value behind it, in the memory of one.
         held_out: inputs that decide which weights are kept; default a part of ``data``.
         threads: of onnxruntime; default the cores that there are.
         checkpoint: a file that keeps what was done so far.
@@ -150,6 +152,7 @@ def distill(
         resolve_providers(providers),
         None if checkpoint is None else Path(checkpoint),
         resume,
+        block_wise,
     )
     options = {"samples": samples, "batch": batch, "images": images}
     given = _Data(data, held_out, test, metric, metric_output, options)

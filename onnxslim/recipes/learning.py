@@ -14,10 +14,12 @@ from onnxslim._ir import ir
 from onnxslim.calibration.checkpoint import DataDigest
 from onnxslim.calibration.data import Feeds
 from onnxslim.calibration.fingerprint import fingerprint
+from onnxslim.distillation.blockwise import BlockTrainer
 from onnxslim.distillation.checkpoint import Checkpoint
 from onnxslim.distillation.engine import Engine, stackable
 from onnxslim.distillation.judge import Judge, Look
 from onnxslim.distillation.losses import plan_terms
+from onnxslim.distillation.parts import find_cuts
 from onnxslim.distillation.samples import Pool
 from onnxslim.distillation.students import Student
 from onnxslim.distillation.trainer import Settings, State, Trainer
@@ -47,6 +49,7 @@ class Asked:
     providers: tuple[str, ...]
     checkpoint: Path | None
     resume: bool
+    block_wise: bool = False
 
 
 @dataclass
@@ -74,6 +77,15 @@ class Learning:
                 "nothing in the student can be trained: no weight of a known form is left",
                 hint="distil before the weights are quantized",
             )
+        cuts = find_cuts(self.student, self.teacher) if request.block_wise else []
+        if request.block_wise:
+            if not cuts:
+                raise ModelError(
+                    "the student cannot be trained block by block: nowhere does a single value, one that its "
+                    "teacher has too, reach all that comes behind",
+                    hint="leave --block-wise out; where channels were pruned, shapes may differ everywhere",
+                )
+            terms = [term for term in terms if not term.inside]
         self.engine = Engine(
             self.worker, self.student, self.teacher, terms, request.threads, request.providers
         )
@@ -100,13 +112,13 @@ class Learning:
         first = self.trainer.prepare()
         checkpoint = Checkpoint(request.checkpoint, self._identity())
         self.trainer.keep = checkpoint.save
-        kept = checkpoint.load(self.trainer.parameters()) if request.resume else None
-        if kept is None:
-            state = self.trainer.begin(first)
-        else:
-            state, parameters = kept
-            self.trainer.restore(parameters)
-        return self.trainer.run(state)
+        kept, *block = checkpoint.load(self.trainer.parameters()) if request.resume else [None]
+        if kept is not None:
+            self.trainer.restore(kept.parameters)
+        if cuts:
+            blocks = BlockTrainer(self.trainer, cuts, checkpoint.save)
+            return blocks.run(blocks.begin(first) if kept is None else kept.state, *block)
+        return self.trainer.run(self.trainer.begin(first) if kept is None else kept.state)
 
     def _own(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         return self.engine.own.run(feed, {name: f.value() for name, f in self.student.forms.items()})
@@ -127,6 +139,7 @@ class Learning:
             "batch size": asked.size,
             "augmentation": asked.vary,
             "labels": asked.labels,
+            "training by blocks": asked.block_wise,
             "number of threads": asked.threads,
             "providers": list(asked.providers),
             "runtime": environment().get("onnxruntime"),
@@ -173,7 +186,8 @@ class Learning:
             "best": state.best_look.step,
             "seconds": seconds,
             "peak_bytes": self.worker.call("onnxslim.measure.remote.footprint:memory", "VmHWM"),
-            "rate": state.rate,
+            "rate": None if state.blocks else state.rate,
+            "blocks": state.blocks,
             "rates": state.rates,
             "rollbacks": state.rollbacks,
             "samples": len(self.parts.fit),
