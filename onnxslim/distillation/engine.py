@@ -126,9 +126,10 @@ class Engine:
     def _build(self, feed: Feed, sizes: Feed) -> _Step:
         model = edit.copy_of(self.student.graph)
         for value in list(model.graph.inputs):
-            value.shape = ir.Shape(feed[value.name or ""].shape)
-            if value.name in sizes:  # shapes follow from it
-                stored = edit.add_initializer(model.graph, sizes[value.name], f"{value.name}_size")
+            name = value.name or ""
+            value.shape = ir.Shape(feed[name].shape)
+            if name in sizes:  # shapes follow from it
+                stored = edit.add_initializer(model.graph, sizes[name], f"{name}_size")
                 edit.replace_uses(value, stored)
                 model.graph.inputs.remove(value)
         for node in model.graph.all_nodes():

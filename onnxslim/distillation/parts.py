@@ -90,7 +90,9 @@ def _candidates(student: Student, teacher: ir.Model, matrices: set[str]) -> Iter
     alive: dict[ir.Value, None] = {}
     seen: set[str] = set()
     for step, node in enumerate(nodes):
-        seen.update(value.name for value in reads[step] if value.name in matrices)
+        if not all(output in constant for output in node.outputs):  # else it moves a weight
+            for value in reads[step]:
+                seen |= trained.get(value, frozenset()) & matrices if value in constant else frozenset()
         alive.update((value, None) for value in node.outputs if value not in constant)
         alive = {value: None for value in alive if last.get(value, -1) > step}
         crossing = [value for value in alive if value in trained]

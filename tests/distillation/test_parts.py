@@ -93,3 +93,13 @@ def test_an_output_in_between_is_no_cut() -> None:
         ir.TensorType(ir.DataType.FLOAT),
     )
     assert find_cuts(student_of(net), net) == []
+
+
+def test_weights_that_are_moved_first_count_where_they_are_read() -> None:
+    """Their movement stands at the beginning of the graph."""
+    text = """g (float[n,4] x) => (float[n,4] y) {
+        p = Transpose<perm = [1, 0]>(a)  q = Transpose<perm = [1, 0]>(b)  r = Transpose<perm = [1, 0]>(c)
+        s = Transpose<perm = [1, 0]>(d)
+        h = MatMul(x, p)  i = MatMul(h, q)  j = MatMul(i, r)  y = MatMul(j, s) }"""
+    net = with_arrays(text, {name: np.eye(4, dtype="f") for name in "abcd"})
+    assert [cut.value for cut in find_cuts(student_of(net), net)] == ["i"]
