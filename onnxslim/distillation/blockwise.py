@@ -122,5 +122,5 @@ class BlockTrainer:
         if part.before is not None:
             entry = Observed(whole.load(part.before), part.inputs)
         return Engine(
-            whole.worker, part.student, whole.teacher, terms, whole.threads, whole.providers, entry=entry
+            whole.worker, part.student, whole.teacher, terms, whole.threads, whole.providers, entry, lean=True
         )

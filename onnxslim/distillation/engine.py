@@ -60,6 +60,7 @@ class Engine:
 
     Attributes:
         entry: where the student is a part of a model: what computes its inputs.
+        lean: give memory back after each run; slower.
         frozen: weights that get no gradient -> why; known after the first step.
     """
 
@@ -70,6 +71,7 @@ class Engine:
     threads: int = 1
     providers: Sequence[Provider] = ("CPUExecutionProvider",)
     entry: Observed | None = None
+    lean: bool = False
     weights: dict[str, float] = field(default_factory=dict)
     variances: dict[str, float] = field(default_factory=dict)
     frozen: dict[str, str] = field(default_factory=dict)
@@ -148,7 +150,9 @@ class Engine:
 
     def load(self, model: ir.Model) -> RemoteSession:
         """A session as all of them are."""
-        return self.worker.load(model, optimize="all", threads=self.threads, providers=self.providers)
+        return self.worker.load(
+            model, optimize="all", threads=self.threads, providers=self.providers, arena=not self.lean
+        )
 
 
 def _entered(feed: Feed, entry: Observed | None) -> Feed:

@@ -87,7 +87,13 @@ class Learning:
                 )
             terms = [term for term in terms if not term.inside]
         self.engine = Engine(
-            self.worker, self.student, self.teacher, terms, request.threads, request.providers
+            self.worker,
+            self.student,
+            self.teacher,
+            terms,
+            request.threads,
+            request.providers,
+            lean=request.block_wise,
         )
         feeds, labels = _read(self.parts.fit, request.labels)
         held, held_labels = _read(self.parts.held_out.spread(_LOOKED_AT), request.labels)
