@@ -53,6 +53,12 @@ __all__ = ["command"]
     is_flag=True,
     help="Train block by block, in the memory of the largest one; --steps are those of each block.",
 )
+@click.option(
+    "--max-memory",
+    metavar="SIZE",
+    callback=options.parse_size,
+    help="Of the tensors of a step at once: batches are computed in parts, whose gradients add up.",
+)
 @click.option("--labels", is_flag=True, help="Learn the __labels__ of --data too.")
 @click.option(
     "--metric",

@@ -65,6 +65,7 @@ class BlockTrainer:
         self, state: State, before: Cut | None, behind: Cut | None, left: int, kept: Kept | None
     ) -> None:
         engine = self._engine(before, behind)
+        engine.plan(self.whole.pool.batch(0).feed)
         number = len(state.blocks) + 1
         where = f"block {number} of {len(self.cuts) + 1}"
         settings, start = self.whole.settings, self.whole.copy()
@@ -122,5 +123,14 @@ class BlockTrainer:
         if part.before is not None:
             entry = Observed(whole.load(part.before), part.inputs)
         return Engine(
-            whole.worker, part.student, whole.teacher, terms, whole.threads, whole.providers, entry, lean=True
+            whole.worker,
+            part.student,
+            whole.teacher,
+            terms,
+            whole.threads,
+            whole.providers,
+            entry,
+            lean=True,
+            limit=whole.limit,
+            rows=whole.rows,
         )

@@ -12,10 +12,14 @@ import numpy.typing as npt
 
 from onnxslim._ir import ir
 from onnxslim.analysis.extract import extract
-from onnxslim.distillation.gradient import differentiate
+from onnxslim.analysis.memory import memory
+from onnxslim.analysis.shapes import infer
+from onnxslim.distillation.gradient import Gradient, differentiate
 from onnxslim.distillation.losses import Term, append_loss
+from onnxslim.distillation.pieces import first_of, fitting, in_pieces, pieces, samples_of
 from onnxslim.distillation.samples import stacked
 from onnxslim.distillation.students import Student
+from onnxslim.errors import ResourceError
 from onnxslim.model import edit
 from onnxslim.passes.fold_constants import FoldConstants
 from onnxslim.passes.raise_opset import RaiseOpset
@@ -40,14 +44,23 @@ class Observed:
     Attributes:
         names: of the values.
         entry: what computes the inputs of a part of a model from those of the whole.
+        size: samples that are computed at once, at most, and the rows of one; None for all.
     """
 
     session: RemoteSession
     names: tuple[str, ...]
     entry: Observed | None = None
+    size: tuple[int, int] | None = None
 
     def run(self, feed: Feed, weights: Mapping[str, Array] | None = None) -> dict[str, Array]:
         """The values by name."""
+        size, rows = self.size or (0, 0)
+        samples = samples_of(feed, rows)
+        if size >= samples or samples == 1:
+            return self._run(feed, weights)
+        return in_pieces(lambda part: self._run(part, weights), feed, samples, size)
+
+    def _run(self, feed: Feed, weights: Mapping[str, Array] | None) -> dict[str, Array]:
         feed = _entered(feed, self.entry)
         taken = {info.name for info in self.session.inputs}
         given = {name: value for name, value in {**feed, **(weights or {})}.items() if name in taken}
@@ -61,6 +74,8 @@ class Engine:
     Attributes:
         entry: where the student is a part of a model: what computes its inputs.
         lean: give memory back after each run; slower.
+        limit: bytes that the tensors of a step may need; past them, a batch is taken apart.
+        rows: of each input, for a sample; 0 where they differ, and no batch can be taken apart.
         frozen: weights that get no gradient -> why; known after the first step.
     """
 
@@ -72,10 +87,13 @@ class Engine:
     providers: Sequence[Provider] = ("CPUExecutionProvider",)
     entry: Observed | None = None
     lean: bool = False
+    limit: int | None = None
+    rows: int = 0
     weights: dict[str, float] = field(default_factory=dict)
     variances: dict[str, float] = field(default_factory=dict)
     frozen: dict[str, str] = field(default_factory=dict)
     _steps: OrderedDict[object, _Step] = field(default_factory=OrderedDict)
+    _sizes: dict[object, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         graph = self.student.graph
@@ -114,18 +132,72 @@ class Engine:
         Args:
             targets: what the teacher says, by the names of the inputs that :func:`append_loss` makes.
         """
+        samples, size = samples_of(feed, self.rows), self.plan(feed)
+        if size == samples:
+            return self._step(feed, targets, weights)
+        total, gradients = 0.0, dict[str, Array]()
+        for share, part in pieces({**feed, **targets}, samples, size):
+            loss, found = self._step(
+                {name: part[name] for name in feed}, {name: part[name] for name in targets}, weights
+            )
+            total += share * loss
+            for name, gradient in found.items():
+                scaled = np.float32(share) * gradient
+                gradients[name] = gradients[name] + scaled if name in gradients else scaled
+        return total, gradients
+
+    def plan(self, feed: Feed) -> int:
+        """How many samples of a batch are computed at once.
+
+        Raises:
+            ResourceError: one alone needs more memory than it may.
+        """
+        samples, limit = samples_of(feed, self.rows), self.limit
+        key = tuple((name, value.shape) for name, value in sorted(feed.items()))
+        if limit is None or key in self._sizes:
+            return self._sizes.get(key, samples)
+
+        def peak(count: int) -> int:
+            part = feed if count == samples else first_of(feed, samples, count)
+            model = self._gradient(*self._entered(part)).model
+            return memory(model, infer(model)).at_least
+
+        size = fitting(samples, limit, peak)
+        if not size:
+            raise ResourceError(
+                f"a training step needs {peak(1) / 1e6:.3g} MB of tensors for one sample, more than the "
+                f"{limit / 1e6:.3g} MB that it may",
+                hint="allow more with --max-memory, or train --block-wise",
+            )
+        self._sizes[key] = size
+        for observed in (self.own, self.other):
+            observed.size = min(size, (observed.size or (size,))[0]), self.rows
+        return size
+
+    def _entered(self, feed: Feed) -> tuple[Feed, Feed]:
+        """The inputs of the student's graph, and those that may be sizes."""
         entered = _entered(feed, self.entry)
-        sizes = {name: value for name, value in entered.items() if name not in feed and _may_be_sizes(value)}
+        return entered, {
+            name: value for name, value in entered.items() if name not in feed and _may_be_sizes(value)
+        }
+
+    def _step(
+        self, feed: Feed, targets: Mapping[str, Array], weights: Mapping[str, Array]
+    ) -> tuple[float, dict[str, Array]]:
+        entered, sizes = self._entered(feed)
         shapes = ((name, value.shape) for name, value in sorted(entered.items()))
         key = (*shapes, *((name, value.tobytes()) for name, value in sorted(sizes.items())))
         if key not in self._steps:
-            self._steps[key] = self._build(entered, sizes)
+            found = self._gradient(entered, sizes)
+            outputs = [found.model.graph.outputs[0].name or "", *found.gradients.values()]
+            self._steps[key] = _Step(self.load(found.model), outputs, tuple(found.gradients))
             while len(self._steps) > _SESSIONS:
                 self._steps.popitem(last=False)[1].session.close()
         self._steps.move_to_end(key)
         return self._steps[key].run({**entered, **targets, **weights})
 
-    def _build(self, feed: Feed, sizes: Feed) -> _Step:
+    def _gradient(self, feed: Feed, sizes: Feed) -> Gradient:
+        """The model of a step for inputs of these shapes."""
         model = edit.copy_of(self.student.graph)
         for value in list(model.graph.inputs):
             name = value.name or ""
@@ -141,12 +213,15 @@ class Engine:
         FoldConstants()(model)  # what is computed from shapes
         if model.opset_imports.get("", _OPSET) < _OPSET:
             RaiseOpset(_OPSET)(model)
-        loss = append_loss(model, self.terms, self.weights, self.variances)
+        loss = append_loss(
+            model,
+            self.terms,
+            self.weights or dict.fromkeys((t.name for t in self.terms), 1.0),
+            self.variances,
+        )
         found = differentiate(model, loss, names)
         self.frozen.update(found.frozen)
-        session = self.load(found.model)
-        outputs = [loss, *found.gradients.values()]
-        return _Step(session, outputs, tuple(found.gradients))
+        return found
 
     def load(self, model: ir.Model) -> RemoteSession:
         """A session as all of them are."""

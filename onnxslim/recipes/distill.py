@@ -83,6 +83,7 @@ def distill(
     augment: bool = True,
     labels: bool = False,
     block_wise: bool = False,
+    max_memory: int | None = None,
     held_out: DataLike | None = None,
     test: DataLike | None = None,
     metric: str | None = None,
@@ -112,6 +113,8 @@ def distill(
         augment: shift what looks like images, mix samples of floats.
         labels: learn the ``__labels__`` of the data too.
         block_wise: train one block after the other, on the teacher's value behind it, in the memory of one.
+        max_memory: bytes that the tensors of a step may need at once, weights and gradients among them; a
+            batch is taken apart to stay below, and the gradients of its parts are added up.
         held_out: inputs that decide which weights are kept; default a part of ``data``.
         threads: of onnxruntime; default the cores that there are.
         checkpoint: a file that keeps what was done so far.
@@ -153,6 +156,7 @@ def distill(
         None if checkpoint is None else Path(checkpoint),
         resume,
         block_wise,
+        max_memory,
     )
     options = {"samples": samples, "batch": batch, "images": images}
     given = _Data(data, held_out, test, metric, metric_output, options)

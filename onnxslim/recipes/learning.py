@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,14 @@ from onnxslim.distillation.engine import Engine, stackable
 from onnxslim.distillation.judge import Judge, Look
 from onnxslim.distillation.losses import plan_terms
 from onnxslim.distillation.parts import find_cuts
+from onnxslim.distillation.pieces import samples_of
 from onnxslim.distillation.samples import Pool
 from onnxslim.distillation.students import Student
 from onnxslim.distillation.trainer import Settings, State, Trainer
 from onnxslim.errors import CalibrationError, ModelError
 from onnxslim.recipes.parts import Parts
 from onnxslim.recipes.search import Progress
+from onnxslim.report.text import counted
 from onnxslim.runtime.client import Worker
 from onnxslim.runtime.environment import environment
 
@@ -50,6 +52,7 @@ class Asked:
     checkpoint: Path | None
     resume: bool
     block_wise: bool = False
+    max_memory: int | None = None
 
 
 @dataclass
@@ -112,8 +115,10 @@ class Learning:
         times = min(_VARIATIONS, max(_LOOKED_AT // len(held) - 1, 0)) if request.vary else 0
         found = (others.batch(step) for step in range(times * others.epoch))
         more = [batch for batch in found if batch.varied]
-        self.judge = Judge.of(self.engine, held, held_labels, size=size, more=more)
         pool = Pool(feeds, seed=seed, **how)
+        self.engine.rows = _rows_of(feeds) if together else 0
+        self._fit(pool.batch(0).feed, whole=not cuts)
+        self.judge = Judge.of(self.engine, held, held_labels, size=size, more=more)
         self.trainer = Trainer(self.engine, pool, self.judge, request.settings, labels, self.progress)
         first = self.trainer.prepare()
         checkpoint = Checkpoint(request.checkpoint, self._identity())
@@ -125,6 +130,16 @@ class Learning:
             blocks = BlockTrainer(self.trainer, cuts, checkpoint.save)
             return blocks.run(blocks.begin(first) if kept is None else kept.state, *block)
         return self.trainer.run(self.trainer.begin(first) if kept is None else kept.state)
+
+    def _fit(self, feed: Mapping[str, Array], *, whole: bool) -> None:
+        """Let steps stay below the memory that they may take."""
+        self.engine.limit = self.request.max_memory
+        if whole and self.engine.limit is not None:
+            size, samples = self.engine.plan(feed), samples_of(feed, self.engine.rows)
+            if size < samples:
+                self.notes.append(
+                    f"{counted(size, 'sample')} of {samples} were computed at once, for their memory"
+                )
 
     def _own(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         return self.engine.own.run(feed, {name: f.value() for name, f in self.student.forms.items()})
@@ -146,6 +161,7 @@ class Learning:
             "augmentation": asked.vary,
             "labels": asked.labels,
             "training by blocks": asked.block_wise,
+            "memory": asked.max_memory,
             "number of threads": asked.threads,
             "providers": list(asked.providers),
             "runtime": environment().get("onnxruntime"),
@@ -213,6 +229,12 @@ class Learning:
             "trained": trained,
             "frozen": frozen,
         }
+
+
+def _rows_of(feeds: Sequence[Mapping[str, Array]]) -> int:
+    """How many rows each input of each sample has; 0 where they differ."""
+    found = {len(value) if value.ndim else 0 for feed in feeds for value in feed.values()}
+    return found.pop() if len(found) == 1 else 0
 
 
 def _read(feeds: Feeds, labelled: bool) -> tuple[list[dict[str, Array]], list[Array] | None]:

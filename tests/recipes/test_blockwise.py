@@ -124,3 +124,16 @@ def test_from_the_command_line(
     assert main([*command, *more, "--force", "--report", "report.md"]) == 0
     for text in (capsys.readouterr().out, Path("report.html").read_text(), Path("report.md").read_text()):
         assert "3 blocks one after the other" in text and "Blocks" in text
+
+
+@pytest.mark.parametrize("block_wise", [False, True])
+def test_with_little_memory_the_same_is_learned(block_wise: bool) -> None:
+    """Parts of a batch give what the batch gives, up to rounding."""
+    how = {**SHORT, "steps": 10, "block_wise": block_wise}
+    found = [onnxslim.distill(deep(0.15), deep(), feeds(60), max_memory=m, **how) for m in (None, 25_000)]
+    assert any("computed at once" in note for note in found[1].report.notes) or block_wise
+    losses = [np.array(each.report.distillation["losses"]) for each in found if each.report.distillation]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
+    x = rows(50)
+    [one], [other] = (run(each.model, {"x": x}) for each in found)
+    np.testing.assert_allclose(one, other, atol=1e-3)
