@@ -133,4 +133,6 @@ class BlockTrainer:
             lean=True,
             limit=whole.limit,
             rows=whole.rows,
+            own_loss=whole.own_loss if behind is None else None,
+            compared=whole.compared if behind is None else None,
         )

@@ -16,10 +16,11 @@ from onnxslim.analysis.memory import memory
 from onnxslim.analysis.shapes import infer
 from onnxslim.distillation.gradient import Gradient, differentiate
 from onnxslim.distillation.losses import Term, append_loss
+from onnxslim.distillation.own_loss import OwnLoss
 from onnxslim.distillation.pieces import first_of, fitting, in_pieces, pieces, samples_of
 from onnxslim.distillation.samples import stacked
 from onnxslim.distillation.students import Student
-from onnxslim.errors import ResourceError
+from onnxslim.errors import ModelError, ResourceError
 from onnxslim.model import edit
 from onnxslim.passes.fold_constants import FoldConstants
 from onnxslim.passes.raise_opset import RaiseOpset
@@ -76,6 +77,8 @@ class Engine:
         lean: give memory back after each run; slower.
         limit: bytes that the tensors of a step may need; past them, a batch is taken apart.
         rows: of each input, for a sample; 0 where they differ, and no batch can be taken apart.
+        own_loss: the user's, where there is one.
+        compared: the term whose values tell how often student and teacher agree; default one of classes.
         frozen: weights that get no gradient -> why; known after the first step.
     """
 
@@ -89,18 +92,25 @@ class Engine:
     lean: bool = False
     limit: int | None = None
     rows: int = 0
+    own_loss: OwnLoss | None = None
+    compared: Term | None = None
     weights: dict[str, float] = field(default_factory=dict)
     variances: dict[str, float] = field(default_factory=dict)
     frozen: dict[str, str] = field(default_factory=dict)
     _steps: OrderedDict[object, _Step] = field(default_factory=OrderedDict)
     _sizes: dict[object, int] = field(default_factory=dict)
+    _measured: RemoteSession | None = None
 
     def __post_init__(self) -> None:
         graph = self.student.graph
         outputs = [value.name or "" for value in graph.graph.outputs]
-        own = tuple(dict.fromkeys([*outputs, *(term.value for term in self.terms)]))
+        if self.compared is None:
+            self.compared = next((term for term in self.terms if term.kind == "kl"), self.terms[0])
+        compared = [*self.terms, self.compared]
+        own = tuple(dict.fromkeys([*outputs, *(term.value for term in compared)]))
         known = {value.name for value in self.teacher.graph.outputs}
-        targets = [term.target for term in self.terms if term.kind != "cross-entropy"]
+        targets = [term.target for term in compared if term.kind not in ("cross-entropy", "own")]
+        targets += () if self.own_loss is None else self.own_loss.teacher
         other = tuple(dict.fromkeys([*(name for name in outputs if name in known), *targets]))
         part, _ = extract(graph, own)
         _lift(part, self.student.forms)
@@ -112,9 +122,20 @@ class Engine:
         part, _ = extract(model, self.own.names)
         return Observed(self.load(part), self.own.names)
 
+    def measure(
+        self, student: Mapping[str, Array], teacher: Mapping[str, Array], labels: Array | None
+    ) -> float:
+        """The user's own loss."""
+        assert self.own_loss is not None
+        if self._measured is None:
+            self._measured = self.worker.load(self.own_loss.model, threads=self.threads)
+        [found] = self._measured.run(self.own_loss.feed(student, teacher, labels))
+        return float(np.asarray(found).reshape(()))
+
     def close(self) -> None:
         """Give back the memory of all sessions."""
-        entry = () if self.entry is None else (self.entry.session,)
+        entry = [] if self.entry is None else [self.entry.session]
+        entry += [] if self._measured is None else [self._measured]
         for session in (
             self.own.session,
             self.other.session,
@@ -159,7 +180,7 @@ class Engine:
 
         def peak(count: int) -> int:
             part = feed if count == samples else first_of(feed, samples, count)
-            model = self._gradient(*self._entered(part)).model
+            model = self._gradient(*self._entered(part), {}).model
             return memory(model, infer(model)).at_least
 
         size = fitting(samples, limit, peak)
@@ -185,10 +206,16 @@ class Engine:
         self, feed: Feed, targets: Mapping[str, Array], weights: Mapping[str, Array]
     ) -> tuple[float, dict[str, Array]]:
         entered, sizes = self._entered(feed)
-        shapes = ((name, value.shape) for name, value in sorted(entered.items()))
+        shapes = ((name, value.shape) for name, value in sorted({**entered, **targets}.items()))
         key = (*shapes, *((name, value.tobytes()) for name, value in sorted(sizes.items())))
         if key not in self._steps:
-            found = self._gradient(entered, sizes)
+            found = self._gradient(entered, sizes, targets)
+            if not found.gradients:
+                raise ModelError(
+                    "no weight of the student has a gradient",
+                    where=next(iter(found.frozen.values()), None),
+                    hint="the first operator without one is named above",
+                )
             outputs = [found.model.graph.outputs[0].name or "", *found.gradients.values()]
             self._steps[key] = _Step(self.load(found.model), outputs, tuple(found.gradients))
             while len(self._steps) > _SESSIONS:
@@ -196,8 +223,8 @@ class Engine:
         self._steps.move_to_end(key)
         return self._steps[key].run({**entered, **targets, **weights})
 
-    def _gradient(self, feed: Feed, sizes: Feed) -> Gradient:
-        """The model of a step for inputs of these shapes."""
+    def _gradient(self, feed: Feed, sizes: Feed, targets: Feed) -> Gradient:
+        """The model of a step for inputs, and for what the teacher says, of these shapes."""
         model = edit.copy_of(self.student.graph)
         for value in list(model.graph.inputs):
             name = value.name or ""
@@ -213,12 +240,13 @@ class Engine:
         FoldConstants()(model)  # what is computed from shapes
         if model.opset_imports.get("", _OPSET) < _OPSET:
             RaiseOpset(_OPSET)(model)
-        loss = append_loss(
-            model,
-            self.terms,
-            self.weights or dict.fromkeys((t.name for t in self.terms), 1.0),
-            self.variances,
-        )
+        if self.own_loss is not None:
+            RaiseOpset(self.own_loss.opset)(model)
+        weights = self.weights or dict.fromkeys((term.name for term in self.terms), 1.0)
+        loss = append_loss(model, self.terms, weights, self.variances, self.own_loss)
+        for value in model.graph.inputs:
+            if (name := value.name or "") in targets:
+                value.shape = ir.Shape(targets[name].shape)
         found = differentiate(model, loss, names)
         self.frozen.update(found.frozen)
         return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
 import numpy as np
@@ -51,6 +51,8 @@ class Judge:
         terms: of the loss.
         labels: of each, where there are some.
         variances: of the teacher's values, by the name of the term.
+        compared: the term whose values tell how often both agree; default one of classes.
+        own: a loss of the user's own, from the values of student and teacher and the labels.
     """
 
     batches: Sequence[Feed]
@@ -58,6 +60,8 @@ class Judge:
     terms: Sequence[Term]
     labels: Sequence[Array] | None = None
     variances: dict[str, float] = field(default_factory=dict)
+    compared: Term | None = None
+    own: Callable[[Mapping[str, Array], Mapping[str, Array], Array | None], float] | None = None
 
     @classmethod
     def of(
@@ -85,12 +89,20 @@ class Judge:
             if labels is None
             else [np.concatenate([np.ravel(labels[i]) for i in group]) for group in groups]
         )
-        return cls(batches, targets, engine.terms, joined, variances)
+        return cls(batches, targets, engine.terms, joined, variances, engine.compared, engine.measure)
 
     def of_part(self, engine: Engine) -> Judge:
         """A judge of a part of the student by the same samples; its teacher is asked anew each time."""
         targets = _Asked(engine, self.batches)
-        return Judge(self.batches, targets, engine.terms, self.labels, _variances(engine.terms, targets))
+        variances = _variances(engine.terms, targets)
+        return replace(
+            self,
+            targets=targets,
+            terms=engine.terms,
+            variances=variances,
+            compared=engine.compared,
+            own=engine.measure,
+        )
 
     def look(self, engine: Engine, step: int) -> Look:
         """Run the student as it is."""
@@ -101,11 +113,16 @@ class Judge:
         """Run whatever gives the student's values."""
         sums = dict.fromkeys((term.name for term in self.terms), 0.0)
         rows, hits = 0, 0.0
-        main = next((term for term in self.terms if term.kind == "kl"), self.terms[0])
+        main = self.compared or next((term for term in self.terms if term.kind == "kl"), self.terms[0])
         for number, (batch, target) in enumerate(zip(self.batches, self.targets, strict=True)):
             found = run(batch)
             count = len(next(iter(batch.values()))) if next(iter(batch.values())).ndim else 1
             for term in self.terms:
+                if term.kind == "own":
+                    assert self.own is not None
+                    labels = None if self.labels is None else self.labels[number]
+                    sums[term.name] += count * self.own(found, target, labels)
+                    continue
                 labelled = term.kind == "cross-entropy"
                 other = self.labels[number] if labelled and self.labels else target.get(term.target)
                 assert other is not None

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from onnxslim.distillation.engine import Engine
 from onnxslim.distillation.judge import Judge, Look
-from onnxslim.distillation.losses import shares, target_name
+from onnxslim.distillation.losses import LABELS, shares, target_name, target_of
 from onnxslim.distillation.optimizer import Optimizer, OptimizerName, clip, global_norm, schedule
 from onnxslim.distillation.samples import Batch, Pool
 
@@ -48,6 +48,7 @@ class Settings:
     Attributes:
         steps: None leaves it to ``seconds``.
         rate: of learning; None tries a few.
+        labels: how much labels weigh, where they are learned.
     """
 
     steps: int | None = None
@@ -55,6 +56,7 @@ class Settings:
     optimizer: OptimizerName = "adam"
     rate: float | None = None
     seed: int = 0
+    labels: float = 1.0
 
 
 @dataclass
@@ -121,7 +123,7 @@ class Trainer:
         """Weigh the terms of the loss by what the student has at first."""
         self.engine.variances.update(self.judge.variances)
         first = self.judge.look(self.engine, 0)
-        self.engine.weights.update(shares(self.engine.terms, first.terms))
+        self.engine.weights.update(shares(self.engine.terms, first.terms, self.settings.labels))
         return self.weighed(first)
 
     def begin(self, first: Look) -> State:
@@ -219,12 +221,13 @@ class Trainer:
                 else {name: np.concatenate([values[name] for values in each]) for name in each[0]}
             )
         targets: dict[str, Array] = {}
+        if self.labels is not None:
+            targets[target_of(LABELS)] = _labels(self.labels, batch.indices)
         for term in self.engine.terms:
-            if term.kind != "cross-entropy":
+            if term.kind not in ("cross-entropy", "own"):
                 targets[target_name(term)] = found[term.target]
-            elif self.labels is not None:
-                targets[target_name(term)] = _labels(self.labels, batch.indices)
-        return targets
+        own = self.engine.own_loss
+        return targets if own is None else targets | {target_of(name): found[name] for name in own.teacher}
 
     def _rates(self, steps: int) -> dict[float, float]:
         """Rates and the loss after a short trial of each: the usual one, then further as long as it helps."""

@@ -81,7 +81,8 @@ def distill(
     rate: float | None = None,
     optimizer: OptimizerName = "adam",
     augment: bool = True,
-    labels: bool = False,
+    labels: bool | float = False,
+    loss: ModelLike | None = None,
     block_wise: bool = False,
     max_memory: int | None = None,
     held_out: DataLike | None = None,
@@ -111,7 +112,9 @@ def distill(
         rate: of learning; default the best of a few, after a short trial of each.
         optimizer: ``adam`` or ``sgd``.
         augment: shift what looks like images, mix samples of floats.
-        labels: learn the ``__labels__`` of the data too.
+        labels: learn the ``__labels__`` of the data too; a number, 1 for True, is their weight.
+        loss: instead of ours: a graph whose inputs are named ``student.OUTPUT`` and ``teacher.OUTPUT`` (and
+            ``labels``, int64), and whose only output is one float.
         block_wise: train one block after the other, on the teacher's value behind it, in the memory of one.
         max_memory: bytes that the tensors of a step may need at once, weights and gradients among them; a
             batch is taken apart to stay below, and the gradients of its parts are added up.
@@ -143,20 +146,28 @@ def distill(
         raise OptionError(f"the batch size must be at least 1, not {batch_size}")
     if rate is not None and not 0 < rate < 1:
         raise OptionError(f"the learning rate must lie between 0 and 1, not {rate}")
+    if not 0 <= labels < float("inf"):
+        raise OptionError(f"labels cannot weigh {labels}", hint="give a number above 0")
+    if loss is not None and max_memory is not None:
+        raise OptionError(
+            "a loss of your own takes whole batches: it may be no mean over samples",
+            hint="leave --max-memory out, and lower --batch-size instead",
+        )
     if resume and checkpoint is None:
         raise OptionError("there is no checkpoint to resume", hint="name its file")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     request = Asked(
-        Settings(steps, parse_duration(time), optimizer, rate, seed),
+        Settings(steps, parse_duration(time), optimizer, rate, seed, float(labels)),
         batch_size,
         augment,
-        labels,
+        float(labels),
         threads or cores,
         resolve_providers(providers),
         None if checkpoint is None else Path(checkpoint),
         resume,
         block_wise,
         max_memory,
+        None if loss is None else load(loss),
     )
     options = {"samples": samples, "batch": batch, "images": images}
     given = _Data(data, held_out, test, metric, metric_output, options)

@@ -18,8 +18,9 @@ from onnxslim.distillation.blockwise import BlockTrainer
 from onnxslim.distillation.checkpoint import Checkpoint
 from onnxslim.distillation.engine import Engine, stackable
 from onnxslim.distillation.judge import Judge, Look
-from onnxslim.distillation.losses import plan_terms
-from onnxslim.distillation.parts import find_cuts
+from onnxslim.distillation.losses import Term, plan_terms
+from onnxslim.distillation.own_loss import OwnLoss, read_loss
+from onnxslim.distillation.parts import Cut, find_cuts
 from onnxslim.distillation.pieces import samples_of
 from onnxslim.distillation.samples import Pool
 from onnxslim.distillation.students import Student
@@ -46,13 +47,14 @@ class Asked:
     settings: Settings
     size: int
     vary: bool
-    labels: bool
+    labels: float
     threads: int
     providers: tuple[str, ...]
     checkpoint: Path | None
     resume: bool
     block_wise: bool = False
     max_memory: int | None = None
+    loss: ir.Model | None = None
 
 
 @dataclass
@@ -74,21 +76,10 @@ class Learning:
             ModelError: nothing can be trained.
         """
         request = self.request
-        terms = plan_terms(self.student.graph, self.teacher, labelled=request.labels)
-        if not self.student.forms or not terms:
-            raise ModelError(
-                "nothing in the student can be trained: no weight of a known form is left",
-                hint="distil before the weights are quantized",
-            )
-        cuts = find_cuts(self.student, self.teacher) if request.block_wise else []
-        if request.block_wise:
-            if not cuts:
-                raise ModelError(
-                    "the student cannot be trained block by block: nowhere does a single value, one that its "
-                    "teacher has too, reach all that comes behind",
-                    hint="leave --block-wise out; where channels were pruned, shapes may differ everywhere",
-                )
-            terms = [term for term in terms if not term.inside]
+        own = None if request.loss is None else read_loss(request.loss, self.student.graph, self.teacher)
+        terms, compared = self._terms(own)
+        cuts = self._cuts() if request.block_wise else []
+        labelled = bool(request.labels) or (own is not None and own.labelled)
         self.engine = Engine(
             self.worker,
             self.student,
@@ -97,9 +88,11 @@ class Learning:
             request.threads,
             request.providers,
             lean=request.block_wise,
+            own_loss=own,
+            compared=compared,
         )
-        feeds, labels = _read(self.parts.fit, request.labels)
-        held, held_labels = _read(self.parts.held_out.spread(_LOOKED_AT), request.labels)
+        feeds, labels = _read(self.parts.fit, labelled)
+        held, held_labels = _read(self.parts.held_out.spread(_LOOKED_AT), labelled)
         together = stackable(self.engine.other.run, feeds) and stackable(self._own, feeds)
         if not together:
             self.notes.append("the models take one sample at a time, and so did each step of the training")
@@ -109,7 +102,7 @@ class Learning:
             "size": size,
             "together": together,
             "vary": request.vary,
-            "mix": not request.labels,
+            "mix": not labelled,
         }
         others = Pool(held, seed=seed + 1, **how)
         times = min(_VARIATIONS, max(_LOOKED_AT // len(held) - 1, 0)) if request.vary else 0
@@ -130,6 +123,30 @@ class Learning:
             blocks = BlockTrainer(self.trainer, cuts, checkpoint.save)
             return blocks.run(blocks.begin(first) if kept is None else kept.state, *block)
         return self.trainer.run(self.trainer.begin(first) if kept is None else kept.state)
+
+    def _terms(self, own: OwnLoss | None) -> tuple[list[Term], Term]:
+        """What is learned, and by which of the outputs student and teacher are compared."""
+        request = self.request
+        terms = plan_terms(self.student.graph, self.teacher, labelled=bool(request.labels))
+        if not self.student.forms or not terms:
+            raise ModelError(
+                "nothing in the student can be trained: no weight of a known form is left",
+                hint="distil before the weights are quantized",
+            )
+        compared = next((term for term in terms if term.kind == "kl"), terms[0])
+        if own is not None:
+            return [own.term, *(term for term in terms if term.kind == "cross-entropy")], compared
+        return [term for term in terms if not (term.inside and request.block_wise)], compared
+
+    def _cuts(self) -> list[Cut]:
+        found = find_cuts(self.student, self.teacher)
+        if not found:
+            raise ModelError(
+                "the student cannot be trained block by block: nowhere does a single value, one that its "
+                "teacher has too, reach all that comes behind",
+                hint="leave --block-wise out; where channels were pruned, shapes may differ everywhere",
+            )
+        return found
 
     def _fit(self, feed: Mapping[str, Array], *, whole: bool) -> None:
         """Let steps stay below the memory that they may take."""
@@ -162,6 +179,7 @@ class Learning:
             "labels": asked.labels,
             "training by blocks": asked.block_wise,
             "memory": asked.max_memory,
+            "loss": None if asked.loss is None else fingerprint(asked.loss),
             "number of threads": asked.threads,
             "providers": list(asked.providers),
             "runtime": environment().get("onnxruntime"),
@@ -246,6 +264,6 @@ def _read(feeds: Feeds, labelled: bool) -> tuple[list[dict[str, Array]], list[Ar
     if len(labels) != len(samples):
         raise CalibrationError(
             "the data have no labels to learn",
-            hint="put them under the key __labels__, or leave --labels out",
+            hint="put them under the key __labels__, or learn without: no --labels, no loss that reads them",
         )
     return [sample.feed for sample in samples], [np.asarray(label) for label in labels]

@@ -62,10 +62,10 @@ def test_no_step_takes_more_than_it_may(worker: Worker) -> None:
     for limit in (26_000, 34_000, 50_000):
         found = engine(worker, limit, labelled=False)
         sizes.append(found.plan({"x": x}))
-        model = found._gradient({"x": x[: sizes[-1]]}, {}).model
+        model = found._gradient({"x": x[: sizes[-1]]}, {}, {}).model
         told = memory(model, infer(model))
         assert told.peak is not None and told.peak <= limit  # all sizes are known
-        following = found._gradient({"x": x[: sizes[-1] + 1]}, {}).model
+        following = found._gradient({"x": x[: sizes[-1] + 1]}, {}, {}).model
         assert memory(following, infer(following)).at_least > limit  # and no more would fit
     assert sizes == sorted(set(sizes))
 
