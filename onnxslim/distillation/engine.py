@@ -13,7 +13,7 @@ import numpy.typing as npt
 from onnxslim._ir import ir
 from onnxslim.analysis.extract import extract
 from onnxslim.analysis.memory import memory
-from onnxslim.analysis.shapes import infer
+from onnxslim.distillation._facts import Refined
 from onnxslim.distillation.gradient import Gradient, differentiate
 from onnxslim.distillation.losses import Term, append_loss
 from onnxslim.distillation.own_loss import OwnLoss
@@ -78,6 +78,7 @@ class Engine:
         limit: bytes that the tensors of a step may need; past them, a batch is taken apart.
         rows: of each input, for a sample; 0 where they differ, and no batch can be taken apart.
         own_loss: the user's, where there is one.
+        unsized: tensors of a step that are not counted where memory is limited: their size is not known.
         compared: the term whose values tell how often student and teacher agree; default one of classes.
         frozen: weights that get no gradient -> why; known after the first step.
     """
@@ -94,6 +95,7 @@ class Engine:
     rows: int = 0
     own_loss: OwnLoss | None = None
     compared: Term | None = None
+    unsized: int = 0
     weights: dict[str, float] = field(default_factory=dict)
     variances: dict[str, float] = field(default_factory=dict)
     frozen: dict[str, str] = field(default_factory=dict)
@@ -181,7 +183,9 @@ class Engine:
         def peak(count: int) -> int:
             part = feed if count == samples else first_of(feed, samples, count)
             model = self._gradient(*self._entered(part), {}).model
-            return memory(model, infer(model)).at_least
+            told = memory(model, Refined(model))
+            self.unsized = len(told.unknown)
+            return told.at_least
 
         size = fitting(samples, limit, peak)
         if not size:

@@ -153,6 +153,11 @@ class Learning:
         self.engine.limit = self.request.max_memory
         if whole and self.engine.limit is not None:
             size, samples = self.engine.plan(feed), samples_of(feed, self.engine.rows)
+            if self.engine.unsized:
+                tensors = counted(self.engine.unsized, "tensor")
+                self.notes.append(
+                    f"the size of {tensors} of a step is not known: --max-memory leaves them out"
+                )
             if size < samples:
                 self.notes.append(
                     f"{counted(size, 'sample')} of {samples} were computed at once, for their memory"

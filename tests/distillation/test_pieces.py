@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from onnxslim.analysis.memory import memory
+from onnxslim.distillation._facts import Refined
 from onnxslim.distillation.engine import Engine
 from onnxslim.distillation.losses import plan_terms, target_name
 from onnxslim.distillation.pieces import pieces
@@ -54,19 +56,16 @@ def test_parts_of_a_batch_add_up_to_its_gradients(worker: Worker, count: int) ->
 
 def test_no_step_takes_more_than_it_may(worker: Worker) -> None:
     """As the analysis of memory counts it, and one sample more would take more."""
-    from onnxslim.analysis.memory import memory
-    from onnxslim.analysis.shapes import infer
-
     x = rows(32)
     sizes = []
     for limit in (26_000, 34_000, 50_000):
         found = engine(worker, limit, labelled=False)
         sizes.append(found.plan({"x": x}))
         model = found._gradient({"x": x[: sizes[-1]]}, {}, {}).model
-        told = memory(model, infer(model))
+        told = memory(model, Refined(model))
         assert told.peak is not None and told.peak <= limit  # all sizes are known
         following = found._gradient({"x": x[: sizes[-1] + 1]}, {}, {}).model
-        assert memory(following, infer(following)).at_least > limit  # and no more would fit
+        assert memory(following, Refined(following)).at_least > limit  # and no more would fit
     assert sizes == sorted(set(sizes))
 
 
