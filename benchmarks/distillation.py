@@ -4,7 +4,8 @@
 
 Everything goes through the command line, as for a user.  At most 512 inputs without labels are pruned and
 trained on; the data that score are others, and are looked at once, in plain onnxruntime.  A row is the name
-of a model, a colon and how its student is made: a share of the multiply-accumulates, or bits of its weights.
+of a model, a colon and how its student is made: a share of the multiply-accumulates, bits of its weights, or
+``int8``, where activations are integers as well.
 The controls of a pruned row: the same shape from random weights in the same time, and 64 inputs.
 """
 
@@ -41,6 +42,8 @@ ROWS = (
     "mnist_mobilenetv2:int2",
     "mnist_vit:int2",
     "mnist_mobilenetv2:int4",
+    "mnist_resnet14:int8",
+    "mnist_mobilenetv2:int8",
 )
 FORMS = {
     "binary": '[[pass]]\nname = "binarize-weights"\nbases = 1\nmin_sqnr_db = 0.0\n',
@@ -134,6 +137,9 @@ def student_of(name: str, form: str, seed: int, folder: Path) -> Path:
     where = ("-o", str(result), "--force")
     if form.endswith("x"):
         onnxslim("prune", original, *where, *data.data, *data.score, *seeds, "--target-macs", form)
+        return result
+    if form == "int8":
+        onnxslim("quantize", original, *where, *data.data, *seeds, "--mode", "static")
         return result
     recipe = folder / f"{form}.toml"
     recipe.write_text(FORMS[form])

@@ -11,6 +11,7 @@ from onnxslim.analysis.shapes import Shapes, infer
 from onnxslim.model.edit import subgraphs
 from onnxslim.model.tensors import content_bytes
 from onnxslim.ops.registry import spec_of
+from onnxslim.ops.spec import Facts
 
 __all__ = ["Memory", "memory"]
 
@@ -38,7 +39,7 @@ class Memory:
     unknown: Mapping[str, str] = field(default_factory=dict)
 
 
-def memory(model: ir.Model, shapes: Shapes | None = None) -> Memory:
+def memory(model: ir.Model, shapes: Shapes | Facts | None = None) -> Memory:
     """How much is alive at once when the nodes run one after the other, in the order of the file.
 
     A value lives from its node to its last reader, readers in subgraphs included; inputs and outputs belong
@@ -71,7 +72,7 @@ def memory(model: ir.Model, shapes: Shapes | None = None) -> Memory:
 class _Walk:
     """Runs through the nodes with nothing but sizes."""
 
-    def __init__(self, model: ir.Model, shapes: Shapes) -> None:
+    def __init__(self, model: ir.Model, shapes: Shapes | Facts) -> None:
         self.functions = model.functions
         self.shapes = shapes
         self.constants = constant_sources(model)

@@ -48,7 +48,31 @@ __all__ = ["command"]
 )
 @click.option("--optimizer", type=click.Choice(["adam", "sgd"]), default="adam", show_default=True)
 @click.option("--no-augment", is_flag=True, help="Learn on the inputs as they are: not shifted, not mixed.")
-@click.option("--labels", is_flag=True, help="Learn the __labels__ of --data too.")
+@click.option(
+    "--block-wise",
+    is_flag=True,
+    help="Train block by block, in the memory of the largest one; --steps are those of each block.",
+)
+@click.option(
+    "--max-memory",
+    metavar="SIZE",
+    callback=options.parse_size,
+    help="Of the tensors of a step at once: batches are computed in parts, whose gradients add up.",
+)
+@click.option(
+    "--labels",
+    type=click.FloatRange(0),
+    is_flag=False,
+    flag_value=1.0,
+    default=0.0,
+    metavar="[WEIGHT]",
+    help="Learn the __labels__ of --data too; weighed against the teacher, 1 unless said otherwise.",
+)
+@click.option(
+    "--loss",
+    metavar="FILE.onnx",
+    help="What is to fall: a graph of student.OUTPUT and teacher.OUTPUT (and labels) that gives one float.",
+)
 @click.option(
     "--metric",
     metavar="M",
@@ -76,7 +100,9 @@ def command(
     OUT.partial.
     """
     shared, own = options.split_rewrite(given)
-    rewrite = Rewrite("distill", student, also_read=tuple(filter(None, (teacher, data, test))), **shared)
+    rewrite = Rewrite(
+        "distill", student, also_read=tuple(filter(None, (teacher, data, test, given["loss"]))), **shared
+    )
     rewrite.check()
     checkpoint = None
     if rewrite.output is not None and rewrite.output != "-" and not rewrite.dry_run:

@@ -18,15 +18,15 @@ from onnxslim.calibration.archive import DAMAGE, write_npz
 from onnxslim.calibration.sources.npz import open_npz
 from onnxslim.distillation.judge import Look
 from onnxslim.distillation.optimizer import Optimizer
-from onnxslim.distillation.trainer import State
+from onnxslim.distillation.trainer import Kept, State
 from onnxslim.errors import OnnxSlimError, OptionError, ResourceError
 
 __all__ = ["Checkpoint"]
 
 Array = npt.NDArray[Any]
 
-_SCHEMA = "onnxslim.distillation.partial/1"
-_NUMBERS = ("steps", "rate", "step", "length", "rollbacks", "since_best", "losses", "rates")
+_SCHEMA = "onnxslim.distillation.partial/2"
+_NUMBERS = ("steps", "rate", "step", "length", "rollbacks", "since_best", "losses", "rates", "blocks")
 
 
 class Checkpoint:
@@ -40,29 +40,21 @@ class Checkpoint:
         self.path = path
         self._identity = json.loads(json.dumps(dict(identity)))
 
-    def save(self, state: State, parameters: Mapping[str, Array]) -> None:
+    def save(self, state: State, parameters: Mapping[str, Array], block: Kept | None = None) -> None:
         """Replace the file, whole or not at all.
+
+        Args:
+            block: what is trained at present, where blocks are trained one after the other.
 
         Raises:
             ResourceError: it cannot be written.
         """
         if self.path is None:
             return
-        groups = {"now": parameters, "best": state.best, "moments": state.optimizer.moments}
-        arrays = {
-            f"{group}{number}": array
-            for group, found in groups.items()
-            for number, array in enumerate(found.values())
-        }
-        assert state.best_look is not None
-        head = {
-            "schema": _SCHEMA,
-            "identity": self._identity,
-            **{name: getattr(state, name) for name in _NUMBERS},
-            "names": {group: list(found) for group, found in groups.items()},
-            "optimizer": [state.optimizer.name, state.optimizer.steps],
-            "looks": [asdict(look) for look in (state.best_look, *state.looks)],
-        }
+        runs = [Kept(state, parameters), *(() if block is None else (block,))]
+        arrays: dict[str, Array] = {}
+        told = [_packed(run, f"run{number}.", arrays) for number, run in enumerate(runs)]
+        head = {"schema": _SCHEMA, "identity": self._identity, "runs": told}
         try:
             write_npz(self.path, head, arrays)
         except OSError as error:
@@ -70,8 +62,8 @@ class Checkpoint:
                 f"the checkpoint cannot be written: {error.strerror}", where=str(self.path)
             ) from error
 
-    def load(self, like: Mapping[str, Array]) -> tuple[State, dict[str, Array]] | None:
-        """What an interrupted run left: its state, and its parameters at that moment; None if nothing.
+    def load(self, like: Mapping[str, Array]) -> list[Kept]:
+        """What an interrupted run left, and the block that it was at; empty if nothing.
 
         Args:
             like: the parameters as they are, by the same names and of the same shapes.
@@ -80,7 +72,7 @@ class Checkpoint:
             OptionError: it is damaged, or belongs to a run that differs in the identity.
         """
         if self.path is None or not self.path.exists():
-            return None
+            return []
         try:
             with open_npz(self.path) as members:
                 arrays = {name: member.whole() for name, member in members.items()}
@@ -89,7 +81,8 @@ class Checkpoint:
                 raise ValueError("it has an unknown format")
             differs = [key for key, value in self._identity.items() if head["identity"][key] != value]
             if not differs:
-                return _state(head, arrays, like)
+                runs = enumerate(head["runs"])
+                return [_unpacked(told, f"run{number}.", arrays, like) for number, told in runs]
         except (*DAMAGE, OnnxSlimError) as error:
             raise OptionError(
                 f"not an interrupted distillation: {error}", where=str(self.path), hint="start anew"
@@ -101,24 +94,38 @@ class Checkpoint:
         )
 
 
-def _state(
-    head: Mapping[str, Any], arrays: Mapping[str, Array], like: Mapping[str, Array]
-) -> tuple[State, dict[str, Array]]:
+def _packed(run: Kept, prefix: str, arrays: dict[str, Array]) -> dict[str, Any]:
+    """What can be JSON of a run; its arrays are added to the others."""
+    state = run.state
+    groups = {"now": run.parameters, "best": state.best, "moments": state.optimizer.moments}
+    for group, found in groups.items():
+        arrays |= {f"{prefix}{group}{number}": array for number, array in enumerate(found.values())}
+    assert state.best_look is not None
+    return {
+        **{name: getattr(state, name) for name in _NUMBERS},
+        "names": {group: list(found) for group, found in groups.items()},
+        "optimizer": [state.optimizer.name, state.optimizer.steps],
+        "looks": [asdict(look) for look in (state.best_look, *state.looks)],
+    }
+
+
+def _unpacked(
+    told: Mapping[str, Any], prefix: str, arrays: Mapping[str, Array], like: Mapping[str, Array]
+) -> Kept:
     groups = {
-        group: {str(name): arrays[f"{group}{number}"].copy() for number, name in enumerate(names)}
-        for group, names in head["names"].items()
+        group: {str(name): arrays[f"{prefix}{group}{number}"].copy() for number, name in enumerate(names)}
+        for group, names in told["names"].items()
     }
     for group in ("now", "best"):
-        shapes = {name: array.shape for name, array in groups[group].items()}
-        if shapes != {name: array.shape for name, array in like.items()}:
+        if any(name not in like or array.shape != like[name].shape for name, array in groups[group].items()):
             raise ValueError("its weights are others")
-    best, *looks = (Look(**look) for look in head["looks"])
-    name, steps = head["optimizer"]
+    best, *looks = (Look(**look) for look in told["looks"])
+    name, steps = told["optimizer"]
     state = State(
-        **{name: head[name] for name in _NUMBERS},
+        **{name: told[name] for name in _NUMBERS},
         best=groups["best"],
         best_look=best,
         looks=looks,
         optimizer=Optimizer(name, steps, groups["moments"]),
     )
-    return state, groups["now"]
+    return Kept(state, groups["now"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import ml_dtypes
@@ -18,7 +19,7 @@ import numpy.typing as npt
 from onnxslim._ir import ir
 from onnxslim.analysis.constants import constant_sources
 from onnxslim.analysis.extract import extract
-from onnxslim.distillation.forms import Coded, Codes, Form, Plain, Scale
+from onnxslim.distillation.forms import Coded, Codes, Form, Grown, Plain, Scale
 from onnxslim.errors import OnnxSlimError
 from onnxslim.model import edit
 from onnxslim.runtime.client import RemoteSession, Worker
@@ -35,8 +36,14 @@ _WHOLE = 128  # codes from which on scales stay: kernels of integers have others
 _FEW = 3  # values that are all that a weight of 8 bits has: signs, with zero or without
 
 
-def decoded(worker: Worker, model: ir.Model, value: ir.Value) -> Form | str:
-    """The form of a weight that is computed from stored tensors; or why it is not known."""
+def decoded(
+    worker: Worker, model: ir.Model, value: ir.Value, grown: Mapping[str, Grown] = MappingProxyType({})
+) -> Form | str:
+    """The form of a weight that is computed from stored tensors; or why it is not known.
+
+    Args:
+        grown: what is trained elsewhere, by the name of a stored tensor that is proportional to it.
+    """
     sources = constant_sources(model)[value]
     arrays = {source.name or "": edit.constant_value(source) for source in sources}
     known = {name: array for name, array in arrays.items() if name and array is not None}
@@ -44,7 +51,14 @@ def decoded(worker: Worker, model: ir.Model, value: ir.Value) -> Form | str:
         return _UNKNOWN
     try:
         with _Decoder(worker, model, value.name or "", known) as decoder:
-            return decoder.form()
+            form = decoder.form()
+            moving = [name for name in known if name in grown]
+            if not moving or isinstance(form, str):
+                return form
+            if len(moving) > 1 or not isinstance(form, Coded) or not decoder.grows_with(moving[0]):
+                return "it depends on scales of activations in a way that is not known"
+            form.follows = grown[moving[0]]
+            return form
     except OnnxSlimError as error:
         return f"it cannot be decoded: {error.what}"
 
@@ -74,16 +88,18 @@ class _Decoder:
     def _run(self, given: Mapping[str, Array]) -> npt.NDArray[np.float32]:
         return np.asarray(self._session.run({**self.stored, **given})[0], np.float32)
 
+    def grows_with(self, source: str) -> bool:
+        """Whether the weight is proportional to one of the tensors that it is computed from."""
+        content = self.stored[source]
+        return _near(self._run({source: np.asarray(2 * content, content.dtype)}), 2 * self.weight)
+
     def form(self) -> Form | str:
         count = self.weight.size
         for name, array in self.stored.items():
             if _is_float(array) and array.size == count:
-                same = np.array_equal(array.astype(np.float32).reshape(-1), self.weight.reshape(-1))
-                return (
-                    Plain(name, array.astype(np.float32).reshape(self.weight.shape), array.dtype)
-                    if same
-                    else _UNKNOWN
-                )
+                floats = array.astype(np.float32)
+                if np.array_equal(floats.reshape(-1), self.weight.reshape(-1)):
+                    return Plain(name, floats.reshape(self.weight.shape), array.dtype)
         holders = [
             name
             for name, array in self.stored.items()
@@ -184,7 +200,7 @@ class _Decoder:
 
 def _narrowed(codes: Codes) -> Codes:
     """The range that the codes really take, where a type of 8 bits holds signs, or is symmetric."""
-    if codes.width < 8:
+    if codes.width != 8:
         return codes
     found = np.unique(codes.read())
     if len(found) == 2 or (len(found) == _FEW and found[0] + found[2] == 2 * found[1]):
@@ -203,13 +219,15 @@ def _is_float(array: Array) -> bool:
 
 def _bits(array: Array) -> int:
     """Of an element of a type that may hold codes; else 0."""
-    return 8 if array.dtype in (np.uint8, np.int8) else _NARROW.get(array.dtype.name, 0)
+    if array.dtype in (np.uint8, np.int8, np.int32):
+        return 8 * array.dtype.itemsize
+    return _NARROW.get(array.dtype.name, 0)
 
 
 def _filled(like: Array, bits: int) -> Array:
     """A tensor whose elements all have these bits."""
     if like.dtype.kind in "iu":
-        return np.full(like.shape, bits, np.uint8).view(like.dtype)
+        return np.full(like.shape, bits, f"u{like.dtype.itemsize}").view(like.dtype)
     width = _NARROW[like.dtype.name]
     signed = like.dtype.name.startswith("int") and bits >= 1 << (width - 1)
     return np.full(like.shape, bits - (1 << width) if signed else bits, np.int8).astype(like.dtype)

@@ -17,11 +17,18 @@ from onnxslim._ir import ir
 from onnxslim.analysis.extract import named_values
 from onnxslim.model import edit
 
-__all__ = ["Coded", "Codes", "Form", "Plain", "Scale"]
+__all__ = ["Coded", "Codes", "Form", "Grown", "Plain", "Scale", "replace_stored"]
 
 Array = npt.NDArray[Any]
 
 _INSIDE = 0.999  # of what is rounded to a code: where latent floats lie at first
+
+
+class Grown(Protocol):
+    """What has grown in training, and others with it."""
+
+    def ratio(self) -> np.float32:
+        """By how much."""
 
 
 class Form(Protocol):
@@ -78,7 +85,7 @@ class Plain:
         return {"weight": gradient}
 
     def store(self, model: ir.Model) -> None:
-        _replace(model, self.name, self._rounded())
+        replace_stored(model, self.name, self._rounded())
 
     def _rounded(self) -> Array:
         return self.latent.astype(self.dtype)
@@ -122,6 +129,8 @@ class Codes:
             >>> signs.nearest(np.array([0.2, -7.0]))
             array([ 1., -1.])
         """
+        if self.step == 1:  # without a detour by the lowest code, next to which those of a bias are small
+            return np.clip(np.rint(exact), self.low, self.high)
         places = np.rint((exact - self.low) / self.step)
         return np.asarray(self.low + self.step * np.clip(places, 0, self.levels - 1))
 
@@ -146,16 +155,20 @@ class Codes:
         mask = (1 << self.width) - 1
         flat = self._bytes().reshape(-1).astype(np.int64)
         flat = flat & ~self._summed(np.full(self.index.shape, mask, np.int64))
-        flat |= self._summed(np.asarray(codes, np.int64) & mask)
-        if self.stored.dtype.itemsize == 1 and self.stored.dtype.kind in "iu":
-            return flat.astype(np.uint8).view(self.stored.dtype).reshape(self.stored.shape)
+        whole = np.clip(np.asarray(codes, np.int64), self.low, self.high)  # floats reach beyond 32 bits
+        flat |= self._summed(whole & mask)
+        if self.stored.dtype.kind in "iu":
+            return flat.astype(self._unsigned()).view(self.stored.dtype).reshape(self.stored.shape)
         signed = np.where(flat >> (self.width - 1), flat - (1 << self.width), flat) if self.low < 0 else flat
         return signed.astype(np.int8).astype(self.stored.dtype).reshape(self.stored.shape)
 
     def _bytes(self) -> Array:
         if self.stored.dtype.kind in "iu":
-            return self.stored.view(np.uint8)
+            return self.stored.view(self._unsigned())
         return self.stored.astype(np.int8).view(np.uint8)  # a type that numpy lacks
+
+    def _unsigned(self) -> np.dtype[Any]:
+        return np.dtype(f"u{self.stored.dtype.itemsize}")
 
     def _summed(self, fields: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Fields, which never overlap, at their places in the stored elements."""
@@ -191,6 +204,7 @@ class Coded:
         unit: of each element of the weight: by how much it grows with its code, at the scale as stored.
         zero: the code of zero, of each element.
         shape: of the weight.
+        follows: what is trained elsewhere and multiplies the unit; the weight stays, and its codes change.
     """
 
     codes: Codes
@@ -198,6 +212,7 @@ class Coded:
     unit: npt.NDArray[np.float32]
     zero: npt.NDArray[np.float32]
     shape: tuple[int, ...]
+    follows: Grown | None = None
 
     def __post_init__(self) -> None:
         level = self.codes.read() - self.zero
@@ -246,15 +261,17 @@ class Coded:
         return found
 
     def store(self, model: ir.Model) -> None:
-        _replace(model, self.codes.name, self.codes.packed(self._codes(self._unit())))
+        replace_stored(model, self.codes.name, self.codes.packed(self._codes(self._unit())))
         if self.scale.name:
-            _replace(model, self.scale.name, self._scales())
+            replace_stored(model, self.scale.name, self._scales())
 
     def _scales(self) -> Array:
         grown = self.scale.stored.astype(np.float32).reshape(-1) * np.exp(self.growth)
         return grown.astype(self.scale.stored.dtype).reshape(self.scale.stored.shape)
 
     def _unit(self) -> npt.NDArray[np.float32]:
+        if self.follows is not None:
+            return self.unit * self.follows.ratio()
         if not self.scale.name:
             return self.unit
         before = self.scale.stored.astype(np.float32).reshape(-1)
@@ -271,7 +288,8 @@ class Coded:
         return self.codes.nearest(self._exact(unit))
 
 
-def _replace(model: ir.Model, name: str, content: Array) -> None:
+def replace_stored(model: ir.Model, name: str, content: Array) -> None:
+    """Give a stored tensor of a model another content, of the same shape."""
     value = model.graph.initializers.get(name) or named_values(model.graph)[name]
     before = edit.constant_value(value)
     assert before is not None

@@ -4,6 +4,7 @@
                    its gradient is as large as without; in front of a final Softmax, where it saturates
 ``mse``            mean squared error, over the variance of the teacher's values
 ``cross-entropy``  of the classes, against labels
+``own``            whatever a graph of the user's says, see :mod:`onnxslim.distillation.own_loss`
 
 Source: Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network".
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -35,10 +36,11 @@ __all__ = [
     "plan_terms",
     "shares",
     "target_name",
+    "target_of",
 ]
 
 Array = npt.NDArray[Any]
-Kind = Literal["kl", "mse", "cross-entropy"]
+Kind = Literal["kl", "mse", "cross-entropy", "own"]
 
 TEMPERATURE = 3.0
 LABELS = "labels"  # what is fed beside the teacher's values, where there are labels: one class of each row
@@ -68,7 +70,7 @@ class Term:
     @property
     def name(self) -> str:
         """What reports call it."""
-        return f"{self.kind} of {self.value}"
+        return "own loss" if self.kind == "own" else f"{self.kind} of {self.value}"
 
     def measure(self, student: Array, teacher: Array, variance: float = 1.0) -> float:
         """The term in float64, a mean over rows; ``teacher`` holds the labels of a cross-entropy.
@@ -94,7 +96,12 @@ class Term:
 
 def target_name(term: Term) -> str:
     """The input of a training step that carries what the teacher says."""
-    return f"teacher/{LABELS}" if term.kind == "cross-entropy" else f"teacher/{term.target}"
+    return target_of(LABELS if term.kind == "cross-entropy" else term.target)
+
+
+def target_of(name: str) -> str:
+    """The same for a value of the teacher, or for the labels."""
+    return f"teacher/{name}"
 
 
 def log_softmax(scores: Array) -> Array:
@@ -179,11 +186,14 @@ def _tail(shapes: Shapes, value: ir.Value) -> tuple[object, ...] | None:
     return None if shape is None else tuple(shape[1:])
 
 
-def shares(terms: Sequence[Term], start: Mapping[str, float]) -> dict[str, float]:
+def shares(terms: Sequence[Term], start: Mapping[str, float], labels: float = 1.0) -> dict[str, float]:
     """What each term is multiplied with, so that each kind starts with the same share of the loss.
+
+    A loss of the user's own stays as it is, and what labels add to it is weighed against that.
 
     Args:
         start: what the student has at first, by the term's name.
+        labels: how much more the labels weigh than the rest.
 
     Example:
         >>> terms = [Term("kl", "y", "y"), Term("mse", "r", "r", inside=True)]
@@ -192,10 +202,13 @@ def shares(terms: Sequence[Term], start: Mapping[str, float]) -> dict[str, float
     """
     inside = sum(term.inside for term in terms)
     outside = len(terms) - inside
-    return {
-        term.name: (_INSIDE_SHARE / inside if term.inside else 1 / outside) / max(start[term.name], _LEAST)
-        for term in terms
-    }
+    own = any(term.kind == "own" for term in terms)
+    found = {}
+    for term in terms:
+        share = _INSIDE_SHARE / inside if term.inside else 1 / outside
+        found[term.name] = 1.0 if own else share / max(start[term.name], _LEAST)
+        found[term.name] *= labels if term.kind == "cross-entropy" else 1.0
+    return found
 
 
 def append_loss(
@@ -203,8 +216,12 @@ def append_loss(
     terms: Sequence[Term],
     weights: Mapping[str, float],
     variances: Mapping[str, float],
+    own: Appends | None = None,
 ) -> str:
     """Append the weighted sum of the terms to a model, whose teacher's values become inputs.
+
+    Args:
+        own: what appends the term that is the user's.
 
     Returns:
         The name of the loss, a number, which is the only output.
@@ -224,6 +241,10 @@ def append_loss(
     given: dict[str, ir.Value] = {}
     parts = []
     for term in terms:
+        if term.kind == "own":
+            assert own is not None
+            parts.append(graph.times(graph.scalar(own.append(model, values, given)), weights[term.name]))
+            continue
         value = values[term.value]
         shape = shapes.shape(value)
         key = target_name(term)
@@ -245,6 +266,13 @@ def append_loss(
     model.graph.outputs.clear()
     model.graph.outputs.append(loss)
     return loss.name
+
+
+class Appends(Protocol):
+    """Adds a term to a model."""
+
+    def append(self, model: ir.Model, values: Mapping[str, ir.Value], given: dict[str, ir.Value]) -> ir.Value:
+        """The term; ``given`` are the inputs that there are for what the teacher says."""
 
 
 class _Graph:

@@ -6,7 +6,7 @@ something that depends on the inputs: the stored tensor itself, or what decodes 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,8 +18,10 @@ from onnxslim.analysis.extract import named_values
 from onnxslim.analysis.shapes import Shapes, infer
 from onnxslim.distillation.decoding import decoded
 from onnxslim.distillation.forms import Coded, Form, Plain
+from onnxslim.distillation.quantizers import StepSize, find_step_sizes, scales_of
 from onnxslim.measure.metrics import cosine
 from onnxslim.model import edit
+from onnxslim.model.tensors import shown
 from onnxslim.ops.attributes import int_of
 from onnxslim.ops.registry import spec_of
 from onnxslim.passes.remove_dead_code import RemoveDeadCode
@@ -70,14 +72,20 @@ def find_student(worker: Worker, model: ir.Model, teacher: ir.Model | None = Non
         _unpack(graph, node)
     for value in _integers(graph):
         student.frozen[value.name or ""] = "integers that a kernel reads as they are"
+    steps, refused = find_step_sizes(graph)
+    student.frozen.update(refused)
+    moving = {name: step for step in steps.values() for name in (step.name, *step.products)}
+    scales = scales_of(graph)
     for value in list(_weights(graph)):
         name = value.name or ""
         content = edit.constant_value(value)
+        if value in scales:
+            continue
         if content is not None:
             if content.size > 1:
                 _add(student, value, Plain(name, np.array(content, np.float32)))
             continue
-        form = decoded(worker, graph, value)
+        form = decoded(worker, graph, value, moving)
         if isinstance(form, Coded) and teacher is not None:
             original = _original(value, teacher)
             if original is not None and _alike(original, form.value()):
@@ -86,8 +94,23 @@ def find_student(worker: Worker, model: ir.Model, teacher: ir.Model | None = Non
             student.frozen[name] = form
         else:
             _add(student, value, form)
+    _add_steps(student, steps.values(), moving)
     RemoveDeadCode()(graph)  # what decoded the weights
     return student
+
+
+def _add_steps(student: Student, steps: Iterable[StepSize], moving: Mapping[str, StepSize]) -> None:
+    """Add the scales of activations that all weights that are computed from them can follow."""
+    for value, sources in constant_sources(student.graph).items():
+        for source in sources:
+            step, name = moving.get(source.name or ""), value.name or ""
+            if step is not None and name in student.frozen:
+                student.frozen[step.name] = f"{shown(name)}, which is not trained, depends on it"
+    trained = {step.name: step for step in steps if step.name not in student.frozen}
+    for form in student.forms.values():
+        if isinstance(form, Coded) and all(form.follows is not step for step in trained.values()):
+            form.follows = None
+    student.forms.update(trained)
 
 
 def _add(student: Student, value: ir.Value, form: Form) -> None:

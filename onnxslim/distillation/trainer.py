@@ -17,11 +17,11 @@ import numpy.typing as npt
 
 from onnxslim.distillation.engine import Engine
 from onnxslim.distillation.judge import Judge, Look
-from onnxslim.distillation.losses import shares, target_name
+from onnxslim.distillation.losses import LABELS, shares, target_name, target_of
 from onnxslim.distillation.optimizer import Optimizer, OptimizerName, clip, global_norm, schedule
 from onnxslim.distillation.samples import Batch, Pool
 
-__all__ = ["Settings", "State", "Trainer"]
+__all__ = ["Kept", "Settings", "State", "Trainer"]
 
 Array = npt.NDArray[Any]
 
@@ -48,6 +48,7 @@ class Settings:
     Attributes:
         steps: None leaves it to ``seconds``.
         rate: of learning; None tries a few.
+        labels: how much labels weigh, where they are learned.
     """
 
     steps: int | None = None
@@ -55,6 +56,7 @@ class Settings:
     optimizer: OptimizerName = "adam"
     rate: float | None = None
     seed: int = 0
+    labels: float = 1.0
 
 
 @dataclass
@@ -68,6 +70,7 @@ class State:
         length: running mean of the lengths of gradients.
         best: parameters with the least loss so far, by the name of the weight and of the parameter.
         looks: at the held-out samples, the first one before any step.
+        blocks: what was done in each, where one is trained after the other.
     """
 
     steps: int
@@ -82,6 +85,15 @@ class State:
     losses: list[float] = field(default_factory=list)
     looks: list[Look] = field(default_factory=list)
     rates: dict[str, float] = field(default_factory=dict)
+    blocks: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a run needs to be continued: its state, and its parameters at that moment."""
+
+    state: State
+    parameters: Mapping[str, Array]
 
 
 @dataclass
@@ -94,6 +106,7 @@ class Trainer:
         labels: of the samples of the pool, where there are some.
         progress: told in words how far it is.
         keep: told of the state and the parameters after each look.
+        caching: remember what the teacher says of samples that are not varied.
     """
 
     engine: Engine
@@ -103,13 +116,14 @@ class Trainer:
     labels: Sequence[Array] | None = None
     progress: Callable[[str], None] = lambda message: None
     keep: Callable[[State, Mapping[str, Array]], None] = lambda state, parameters: None
+    caching: bool = True
     _cached: dict[int, dict[str, Array]] = field(default_factory=dict)
 
     def prepare(self) -> Look:
         """Weigh the terms of the loss by what the student has at first."""
         self.engine.variances.update(self.judge.variances)
         first = self.judge.look(self.engine, 0)
-        self.engine.weights.update(shares(self.engine.terms, first.terms))
+        self.engine.weights.update(shares(self.engine.terms, first.terms, self.settings.labels))
         return self.weighed(first)
 
     def begin(self, first: Look) -> State:
@@ -128,7 +142,7 @@ class Trainer:
         if rates:
             chosen = min(rates, key=lambda rate: rates[rate]) * min(math.sqrt(steps / trial), _LARGER)
         told = {f"{rate:g}": loss for rate, loss in rates.items()}
-        state = State(steps, chosen, rates=told, looks=[first], best_look=first, best=self._copy())
+        state = State(steps, chosen, rates=told, looks=[first], best_look=first, best=self.copy())
         state.optimizer.name = settings.optimizer
         return state
 
@@ -149,20 +163,21 @@ class Trainer:
             state.step += 1
             late = self.settings.steps is None and time.monotonic() - begun > _LATE * self.settings.seconds
             if state.step % every == 0 or state.step == state.steps or late:
-                self._look(state)
+                self.look(state)
                 self.keep(state, self.parameters())
             if late:
                 break
         self.restore(state.best)
         return state
 
-    def _look(self, state: State) -> None:
+    def look(self, state: State) -> None:
+        """Look at the held-out samples, and keep the parameters if they are the best so far."""
         look = self.weighed(self.judge.look(self.engine, state.step))
         state.looks.append(look)
         assert state.best_look is not None
         state.since_best += 1
         if look.agreement >= state.looks[0].agreement and look.loss < state.best_look.loss:
-            state.best, state.best_look, state.since_best = self._copy(), look, 0
+            state.best, state.best_look, state.since_best = self.copy(), look, 0
         words = f"step {state.step} of {state.steps}: loss {look.loss:.4g}, agreement {look.agreement:.4f}"
         self.progress(f"distilling, {words}")
 
@@ -193,7 +208,7 @@ class Trainer:
         return loss
 
     def _targets(self, batch: Batch) -> dict[str, Array]:
-        if batch.varied:
+        if batch.varied or not self.caching:
             found = self.engine.other.run(batch.feed)
         else:
             for index in batch.indices:
@@ -206,12 +221,13 @@ class Trainer:
                 else {name: np.concatenate([values[name] for values in each]) for name in each[0]}
             )
         targets: dict[str, Array] = {}
+        if self.labels is not None:
+            targets[target_of(LABELS)] = _labels(self.labels, batch.indices)
         for term in self.engine.terms:
-            if term.kind != "cross-entropy":
+            if term.kind not in ("cross-entropy", "own"):
                 targets[target_name(term)] = found[term.target]
-            elif self.labels is not None:
-                targets[target_name(term)] = _labels(self.labels, batch.indices)
-        return targets
+        own = self.engine.own_loss
+        return targets if own is None else targets | {target_of(name): found[name] for name in own.teacher}
 
     def _rates(self, steps: int) -> dict[float, float]:
         """Rates and the loss after a short trial of each: the usual one, then further as long as it helps."""
@@ -233,7 +249,7 @@ class Trainer:
 
     def _trial(self, rate: float, steps: int) -> float:
         """The loss on held-out samples after a short training with a rate; the student stays as it was."""
-        before = self._copy()
+        before = self.copy()
         state = State(steps, rate, optimizer=Optimizer(self.settings.optimizer))
         loss = 0.0
         while state.step < steps and math.isfinite(loss):
@@ -244,7 +260,7 @@ class Trainer:
         return math.inf if look is None else self._total(look)
 
     def _seconds_of_a_step(self) -> float:
-        before, state, taken = self._copy(), State(_TIMED, 0.0), []
+        before, state, taken = self.copy(), State(_TIMED, 0.0), []
         for state.step in [0] * _TIMED:  # one session is built, and one batch is known to the teacher
             begun = time.monotonic()
             self._advance(state, _TIMED)
@@ -272,7 +288,8 @@ class Trainer:
         for name, array in self.parameters().items():
             array[...] = kept[name]
 
-    def _copy(self) -> dict[str, Array]:
+    def copy(self) -> dict[str, Array]:
+        """The parameters as they are now."""
         return {name: array.copy() for name, array in self.parameters().items()}
 
 

@@ -51,6 +51,7 @@ SPECS = (
     ),
     OpSpec(
         op_type="DequantizeLinear",
+        foldable=False,  # of floats no integer kernel is made, or one with another rounding
         vjp=quantization_gradient.RULES["DequantizeLinear"],
         couple=couple_scales,
         output_bytes=broadcast_bytes,

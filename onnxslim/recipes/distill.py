@@ -76,7 +76,10 @@ def distill(
     rate: float | None = None,
     optimizer: OptimizerName = "adam",
     augment: bool = True,
-    labels: bool = False,
+    labels: bool | float = False,
+    loss: ModelLike | None = None,
+    block_wise: bool = False,
+    max_memory: int | None = None,
     held_out: DataLike | None = None,
     test: DataLike | None = None,
     metric: str | None = None,
@@ -99,12 +102,17 @@ def distill(
         teacher: the original, of the same inputs.
         data: inputs to learn on; labels are not needed.
         time: of the training: ``"5min"``; the number of steps follows from the time of one.
-        steps: instead of ``time``: how many; two runs then give equal files.
+        steps: instead of ``time``: how many (of each block, with ``block_wise``); two runs give equal files.
         batch_size: samples of a step, where the models take several at once.
         rate: of learning; default the best of a few, after a short trial of each.
         optimizer: ``adam`` or ``sgd``.
         augment: shift what looks like images, mix samples of floats.
-        labels: learn the ``__labels__`` of the data too.
+        labels: learn the ``__labels__`` of the data too; a number, 1 for True, is their weight.
+        loss: instead of ours: a graph whose inputs are named ``student.OUTPUT`` and ``teacher.OUTPUT`` (and
+            ``labels``, int64), and whose only output is one float.
+        block_wise: train one block after the other, on the teacher's value behind it, in the memory of one.
+        max_memory: bytes that the tensors of a step may need at once, weights and gradients among them; a
+            batch is taken apart to stay below, and the gradients of its parts are added up.
         held_out: inputs that decide which weights are kept; default a part of ``data``.
         threads: of onnxruntime; default the cores that there are.
         checkpoint: a file that keeps what was done so far.
@@ -133,17 +141,27 @@ def distill(
         raise OptionError(f"the batch size must be at least 1, not {batch_size}")
     if rate is not None and not 0 < rate < 1:
         raise OptionError(f"the learning rate must lie between 0 and 1, not {rate}")
+    if not 0 <= labels < float("inf"):
+        raise OptionError(f"labels cannot weigh {labels}", hint="give a number above 0")
+    if loss is not None and max_memory is not None:
+        raise OptionError(
+            "a loss of your own takes whole batches: it may be no mean over samples",
+            hint="leave --max-memory out, and lower --batch-size instead",
+        )
     if resume and checkpoint is None:
         raise OptionError("there is no checkpoint to resume", hint="name its file")
     request = Asked(
-        Settings(steps, parse_duration(time), optimizer, rate, seed),
+        Settings(steps, parse_duration(time), optimizer, rate, seed, float(labels)),
         batch_size,
         augment,
-        labels,
+        float(labels),
         threads or cores(),
         resolve_providers(providers),
         None if checkpoint is None else Path(checkpoint),
         resume,
+        block_wise,
+        max_memory,
+        None if loss is None else load(loss),
     )
     options = {"samples": samples, "batch": batch, "images": images}
     given = _Data(data, held_out, test, metric, metric_output, options)
@@ -163,7 +181,7 @@ def _distill(
         reference = source_file(teacher_source, teacher) or save(teacher, folder / "teacher.onnx")
         progress("simplifying")
         prover = Prover(worker, seed=seed)
-        base = run_steps(original, simplify_steps(), prover)
+        base = run_steps(original, simplify_steps(joining=False), prover)
         other = run_steps(teacher, simplify_steps(), Prover(worker, seed=seed)).model
         parts = given.parts(worker, original, seed)
         metric = resolve(given.metric or "agreement", original=teacher, feeds=parts.test, output=given.output)

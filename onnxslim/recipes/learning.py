@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -16,10 +16,14 @@ from onnxslim._ir import ir
 from onnxslim.calibration.checkpoint import DataDigest
 from onnxslim.calibration.data import Feeds
 from onnxslim.calibration.fingerprint import fingerprint
+from onnxslim.distillation.blockwise import BlockTrainer
 from onnxslim.distillation.checkpoint import Checkpoint
 from onnxslim.distillation.engine import Engine, stackable
 from onnxslim.distillation.judge import Judge, Look
-from onnxslim.distillation.losses import plan_terms
+from onnxslim.distillation.losses import Term, plan_terms
+from onnxslim.distillation.own_loss import OwnLoss, read_loss
+from onnxslim.distillation.parts import Cut, find_cuts
+from onnxslim.distillation.pieces import samples_of
 from onnxslim.distillation.samples import Pool
 from onnxslim.distillation.students import Student, find_student
 from onnxslim.distillation.trainer import Settings, State, Trainer
@@ -27,6 +31,7 @@ from onnxslim.errors import CalibrationError, ModelError
 from onnxslim.passes.base import Decline
 from onnxslim.recipes.parts import Parts
 from onnxslim.recipes.search import Progress
+from onnxslim.report.text import counted
 from onnxslim.runtime.client import Worker
 from onnxslim.runtime.environment import environment
 
@@ -54,11 +59,14 @@ class Asked:
     settings: Settings
     size: int = 32
     vary: bool = True
-    labels: bool = False
+    labels: float = 0.0
     threads: int = field(default_factory=cores)
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     checkpoint: Path | None = None
     resume: bool = False
+    block_wise: bool = False
+    max_memory: int | None = None
+    loss: ir.Model | None = None
 
 
 @dataclass(frozen=True)
@@ -116,17 +124,23 @@ class Learning:
             ModelError: nothing can be trained.
         """
         request = self.request
-        terms = plan_terms(self.student.graph, self.teacher, labelled=request.labels)
-        if not self.student.forms or not terms:
-            raise ModelError(
-                "nothing in the student can be trained: no weight of a known form is left",
-                hint="distil before the weights are quantized",
-            )
+        own = None if request.loss is None else read_loss(request.loss, self.student.graph, self.teacher)
+        terms, compared = self._terms(own)
+        cuts = self._cuts() if request.block_wise else []
+        labelled = bool(request.labels) or (own is not None and own.labelled)
         self.engine = Engine(
-            self.worker, self.student, self.teacher, terms, request.threads, request.providers
+            self.worker,
+            self.student,
+            self.teacher,
+            terms,
+            request.threads,
+            request.providers,
+            lean=request.block_wise,
+            own_loss=own,
+            compared=compared,
         )
-        feeds, labels = _read(self.parts.fit, request.labels)
-        held, held_labels = _read(self.parts.held_out.spread(_LOOKED_AT), request.labels)
+        feeds, labels = _read(self.parts.fit, labelled)
+        held, held_labels = _read(self.parts.held_out.spread(_LOOKED_AT), labelled)
         together = stackable(self.engine.other.run, feeds) and stackable(self._own, feeds)
         if not together:
             self.notes.append("the models take one sample at a time, and so did each step of the training")
@@ -136,25 +150,66 @@ class Learning:
             "size": size,
             "together": together,
             "vary": request.vary,
-            "mix": not request.labels,
+            "mix": not labelled,
         }
         others = Pool(held, seed=seed + 1, **how)
         times = min(_VARIATIONS, max(_LOOKED_AT // len(held) - 1, 0)) if request.vary else 0
         found = (others.batch(step) for step in range(times * others.epoch))
         more = [batch for batch in found if batch.varied]
-        self.judge = Judge.of(self.engine, held, held_labels, size=size, more=more)
         pool = Pool(feeds, seed=seed, **how)
+        self.engine.rows = _rows_of(feeds) if together else 0
+        self._fit(pool.batch(0).feed, whole=not cuts)
+        self.judge = Judge.of(self.engine, held, held_labels, size=size, more=more)
         self.trainer = Trainer(self.engine, pool, self.judge, request.settings, labels, self.progress)
         first = self.trainer.prepare()
         checkpoint = Checkpoint(request.checkpoint, self._identity())
         self.trainer.keep = checkpoint.save
-        kept = checkpoint.load(self.trainer.parameters()) if request.resume else None
-        if kept is None:
-            state = self.trainer.begin(first)
-        else:
-            state, parameters = kept
-            self.trainer.restore(parameters)
-        return self.trainer.run(state)
+        kept, *block = checkpoint.load(self.trainer.parameters()) if request.resume else [None]
+        if kept is not None:
+            self.trainer.restore(kept.parameters)
+        if cuts:
+            blocks = BlockTrainer(self.trainer, cuts, checkpoint.save)
+            return blocks.run(blocks.begin(first) if kept is None else kept.state, *block)
+        return self.trainer.run(self.trainer.begin(first) if kept is None else kept.state)
+
+    def _terms(self, own: OwnLoss | None) -> tuple[list[Term], Term]:
+        """What is learned, and by which of the outputs student and teacher are compared."""
+        request = self.request
+        terms = plan_terms(self.student.graph, self.teacher, labelled=bool(request.labels))
+        if not self.student.forms or not terms:
+            raise ModelError(
+                "nothing in the student can be trained: no weight of a known form is left",
+                hint="distil before the weights are quantized",
+            )
+        compared = next((term for term in terms if term.kind == "kl"), terms[0])
+        if own is not None:
+            return [own.term, *(term for term in terms if term.kind == "cross-entropy")], compared
+        return [term for term in terms if not (term.inside and request.block_wise)], compared
+
+    def _cuts(self) -> list[Cut]:
+        found = find_cuts(self.student, self.teacher)
+        if not found:
+            raise ModelError(
+                "the student cannot be trained block by block: nowhere does a single value, one that its "
+                "teacher has too, reach all that comes behind",
+                hint="leave --block-wise out; where channels were pruned, shapes may differ everywhere",
+            )
+        return found
+
+    def _fit(self, feed: Mapping[str, Array], *, whole: bool) -> None:
+        """Let steps stay below the memory that they may take."""
+        self.engine.limit = self.request.max_memory
+        if whole and self.engine.limit is not None:
+            size, samples = self.engine.plan(feed), samples_of(feed, self.engine.rows)
+            if self.engine.unsized:
+                tensors = counted(self.engine.unsized, "tensor")
+                self.notes.append(
+                    f"the size of {tensors} of a step is not known: --max-memory leaves them out"
+                )
+            if size < samples:
+                self.notes.append(
+                    f"{counted(size, 'sample')} of {samples} were computed at once, for their memory"
+                )
 
     def _own(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         return self.engine.own.run(feed, {name: f.value() for name, f in self.student.forms.items()})
@@ -175,6 +230,9 @@ class Learning:
             "batch size": asked.size,
             "augmentation": asked.vary,
             "labels": asked.labels,
+            "training by blocks": asked.block_wise,
+            "memory": asked.max_memory,
+            "loss": None if asked.loss is None else fingerprint(asked.loss),
             "number of threads": asked.threads,
             "providers": list(asked.providers),
             "runtime": environment().get("onnxruntime"),
@@ -221,7 +279,8 @@ class Learning:
             "best": state.best_look.step,
             "seconds": seconds,
             "peak_bytes": self.worker.call("onnxslim.measure.remote.footprint:memory", "VmHWM"),
-            "rate": state.rate,
+            "rate": None if state.blocks else state.rate,
+            "blocks": state.blocks,
             "rates": state.rates,
             "rollbacks": state.rollbacks,
             "samples": len(self.parts.fit),
@@ -243,6 +302,12 @@ class Learning:
         }
 
 
+def _rows_of(feeds: Sequence[Mapping[str, Array]]) -> int:
+    """How many rows each input of each sample has; 0 where they differ."""
+    found = {len(value) if value.ndim else 0 for feed in feeds for value in feed.values()}
+    return found.pop() if len(found) == 1 else 0
+
+
 def _read(feeds: Feeds, labelled: bool) -> tuple[list[dict[str, Array]], list[Array] | None]:
     """All feeds, and the labels where they are asked for."""
     samples = list(feeds.samples())
@@ -252,6 +317,6 @@ def _read(feeds: Feeds, labelled: bool) -> tuple[list[dict[str, Array]], list[Ar
     if len(labels) != len(samples):
         raise CalibrationError(
             "the data have no labels to learn",
-            hint="put them under the key __labels__, or leave --labels out",
+            hint="put them under the key __labels__, or learn without: no --labels, no loss that reads them",
         )
     return [sample.feed for sample in samples], [np.asarray(label) for label in labels]

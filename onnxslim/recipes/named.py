@@ -21,8 +21,12 @@ from onnxslim.recipes.engine import Repeat, Step
 __all__ = ["NAMED_RECIPES", "share_steps", "simplify_steps"]
 
 
-def simplify_steps() -> tuple[Step, ...]:
-    """Equality-preserving clean-up; what removes most comes first, so that the others see less."""
+def simplify_steps(*, joining: bool = True) -> tuple[Step, ...]:
+    """Equality-preserving clean-up; what removes most comes first, so that the others see less.
+
+    Args:
+        joining: store equal tensors once; not where each of them will be trained.
+    """
     return (
         Repeat(
             (
@@ -32,7 +36,7 @@ def simplify_steps() -> tuple[Step, ...]:
                 SimplifyReshapes(),
                 EliminateNoops(),
                 ComposeMovements(),
-                DeduplicateInitializers(),
+                *((DeduplicateInitializers(),) if joining else ()),
                 MergeCommonSubexpressions(),
                 FoldBatchNorm(),
                 FoldNormalization(),

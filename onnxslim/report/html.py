@@ -177,6 +177,7 @@ def _training(report: Report) -> Iterator[Safe]:
         drawn = training.curve(training.looks(report, key), found.get("best"), words, f"training-{key}")
         yield figure(drawn, words) if drawn else Safe("")
     yield table(training.term_table(report))
+    yield table(training.block_table(report))
     yield table(training.training_output_table(report))
     yield table(training.trained_table(report))
 

@@ -73,8 +73,10 @@ class Report:
             ``seconds``, ``peak_bytes`` (of the process that computed), ``rate``, ``rates`` (tried rate ->
             loss), ``rollbacks``, ``samples``, ``teacher`` (its file), ``terms`` (each ``name``, ``weight``,
             ``before`` and ``after``), ``looks`` at held-out samples (``step``, ``loss``, ``agreement``),
-            ``losses`` (of the steps), ``trained`` (``name``, ``kind``, ``elements``), ``frozen`` (name ->
-            reason) and ``outputs`` before it, as in ``verification``.
+            ``losses`` (of the steps), ``blocks`` (where one was trained after the other: ``value`` behind
+            it, ``weights``, ``steps``, ``best``, ``rate``, loss ``before`` and ``after``), ``trained``
+            (``name``, ``kind``, ``elements``), ``frozen`` (name -> reason) and ``outputs`` before it, as in
+            ``verification``.
         environment: as :func:`onnxslim.runtime.environment.environment` makes it.
         seeds: name -> seed of everything drawn at random.
         notes: remarks that a reader must not miss, one sentence each.

@@ -64,6 +64,7 @@ def details(report: Report) -> Iterator[Table]:
             measured.reason_table(report),
             pass_table(report),
             trial_table(report),
+            training.block_table(report),
             training.trained_table(report),
             training.training_output_table(report),
             weight_table(report),

@@ -12,7 +12,15 @@ from onnxslim.report.report import Report
 from onnxslim.report.svg import drawing, percent
 from onnxslim.report.text import Table, counted, duration, finite, number, size
 
-__all__ = ["curve", "looks", "sentences", "term_table", "trained_table", "training_output_table"]
+__all__ = [
+    "block_table",
+    "curve",
+    "looks",
+    "sentences",
+    "term_table",
+    "trained_table",
+    "training_output_table",
+]
 
 _HEIGHT, _EDGE = 120.0, 8.0  # pixels
 _LEFT, _RIGHT = 8.0, 98.0  # per cent of the width
@@ -35,7 +43,9 @@ def sentences(report: Report) -> list[str]:
     rate = f" at the rate {number(found['rate'])}" if finite(found.get("rate")) else ""
     best = found.get("best")
     kept = f"; what step {best:,} left was kept" if best else "; nothing that it found was kept"
-    text = [f"{steps}{took}{samples}{rate}{kept}"]
+    blocks = found.get("blocks") or ()
+    each = f", {len(blocks)} blocks one after the other" if blocks else ""
+    text = [f"{steps}{took}{samples}{rate}{each}{kept}"]
     if finite(found.get("peak_bytes")) is not None:
         text.append(f"the process that computed held at most {size(found['peak_bytes'])}")
     if found.get("rollbacks"):
@@ -65,6 +75,18 @@ def term_table(report: Report) -> Table:
         kept = next((value for step, value in agreement if step == best), agreement[0][1])
         rows += (("agreement with the teacher", "-", number(agreement[0][1]), number(kept)),)
     return Table("On held-out samples", ("", "weight", "before", "after"), rows, "lrrr")
+
+
+def block_table(report: Report) -> Table:
+    """The loss of each block on held-out samples, where they were trained one after the other."""
+    rows = tuple(
+        (
+            str(block["value"] or "outputs"),
+            *(number(block.get(key)) for key in ("weights", "steps", "rate", "before", "after")),
+        )
+        for block in (report.distillation or {}).get("blocks") or ()
+    )
+    return Table("Blocks", ("up to", "weights", "steps", "rate", "loss before", "after"), rows, "lrrrrr")
 
 
 def trained_table(report: Report) -> Table:

@@ -13,7 +13,7 @@ from onnxslim._ir import ir
 from onnxslim.model import edit
 from tests.models import proto
 
-__all__ = ["feeds", "narrow", "net", "noisy", "rows", "wide", "with_arrays"]
+__all__ = ["deep", "feeds", "narrow", "net", "noisy", "rows", "wide", "with_arrays"]
 
 Array = npt.NDArray[Any]
 
@@ -69,3 +69,34 @@ def rows(count: int, seed: int = 3) -> Array:
 def feeds(count: int, seed: int = 3) -> list[dict[str, Array]]:
     """The same as feeds of one row."""
     return [{"x": row[None]} for row in rows(count, seed)]
+
+
+_DEEP = """g (float[n,8] x) => (float[n,4] y)
+{ h = MatMul(x, w0)  a = Add(h, b0)  r0 = Relu(a)
+  h1 = MatMul(r0, w1)  a1 = Add(h1, b1)  r1 = Relu(a1)  h2 = MatMul(r1, w2)  r2 = Add(h2, r0)
+  h3 = MatMul(r2, w3)  r3 = Relu(h3)  h4 = MatMul(r3, w4)  r4 = Add(h4, r2)
+  z = MatMul(r4, w5)  l = Add(z, b5)  y = Softmax(l) }"""
+
+
+def deep(noise: float = 0.0, inner: int = 24) -> ir.Model:
+    """Two residual blocks between two products; a student of it where there is noise.
+
+    Args:
+        inner: width inside the first block.
+    """
+    shapes = {
+        "w0": (8, 24),
+        "b0": (24,),
+        "w1": (24, inner),
+        "b1": (inner,),
+        "w2": (inner, 24),
+        "w3": (24, 24),
+        "w4": (24, 24),
+        "w5": (24, 4),
+        "b5": (4,),
+    }
+    rng, other = np.random.default_rng(0), np.random.default_rng(5)
+    arrays = {name: rng.normal(0, 0.4, shape) for name, shape in shapes.items()}
+    return with_arrays(
+        _DEEP, {n: (a + noise * other.standard_normal(a.shape)).astype("f") for n, a in arrays.items()}
+    )

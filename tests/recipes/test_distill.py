@@ -202,3 +202,43 @@ def test_neither_the_student_nor_the_teacher_changes() -> None:
     after = [dict(zip("y", run(net, {"x": rows(3)}), strict=True)) for net in (student, teacher)]
     assert all(np.array_equal(one["y"], other["y"]) for one, other in zip(before, after, strict=True))
     assert dataclasses.is_dataclass(onnxslim.Report)
+
+
+def test_a_student_in_integers_learns_its_ranges_too() -> None:
+    """Ranges four times too wide shrink; the biases stay what an integer kernel needs, bit by bit."""
+    rng, teacher = np.random.default_rng(0), wide()
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
+    for number, scale in ((1, 0.1), (2, 0.2)):
+        weight, bias = (edit.constant_value(teacher.graph.initializers[f"{k}{number}"]) for k in "wb")
+        assert weight is not None and bias is not None
+        own = (np.abs(weight).max(0) / 127).astype("f")
+        arrays |= {
+            f"s{number}": np.array(scale, "f"),
+            f"z{number}": np.array(128, np.uint8),
+            f"ws{number}": own,
+        }
+        arrays |= {f"wq{number}": np.rint(weight / own).astype(np.int8)}
+        arrays |= {f"bq{number}": np.rint(bias / (own * np.float32(scale))).astype(np.int32)}
+    text = "g (float[n,8] x) => (float[n,4] y) {" + "".join(
+        f"""q{k} = QuantizeLinear({source}, s{k}, z{k})  d{k} = DequantizeLinear(q{k}, s{k}, z{k})
+            w{k} = DequantizeLinear<axis = 1>(wq{k}, ws{k})  bs{k} = Mul(ws{k}, s{k})
+            b{k} = DequantizeLinear<axis = 0>(bq{k}, bs{k})  {made} = Gemm(d{k}, w{k}, b{k}) {behind}"""
+        for k, source, made, behind in ((1, "x", "a", "r = Relu(a)"), (2, "r", "l", "y = Softmax(l)"))
+    )
+    student = with_arrays(text + "}", arrays)
+    found = onnxslim.distill(student, teacher, feeds(200), steps=250, rate=0.003, threads=1)
+    told = found.report.distillation
+    assert told is not None and not told["frozen"]
+    assert {"scales of activations", "codes of 32 bits", "codes of 8 bits"} == {
+        t["kind"] for t in told["trained"]
+    }
+    grown = {n: edit.constant_value(found.model.graph.initializers[n]) for n in ("s1", "s2")}
+    assert grown["s1"] < 0.09 and grown["s2"] < 0.15  # from 0.1 and 0.2
+    assert [node.op_type for node in found.model.graph] == [node.op_type for node in student.graph]
+    x = rng.normal(size=(500, 8)).astype("f")
+
+    def noise(model: ir.Model) -> float:
+        [one], [other] = run(model, {"x": x}), run(teacher, {"x": x})
+        return float(np.mean((one - other) ** 2))
+
+    assert noise(found.model) < 0.5 * noise(student)
