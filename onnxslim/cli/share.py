@@ -47,6 +47,13 @@ __all__ = ["command"]
     metavar="K",
     help="Let the weights of a tensor have K values (2 to 256), times a scale for each 32: 16 or 256.",
 )
+@click.option(
+    "--vectors",
+    type=int,
+    metavar="D",
+    help="With --codebook: K vectors of D values each (2, 4 or 8) and a scale for each row, product "
+    "quantization: --codebook 256 --vectors 4 is 2 bits a weight.",
+)
 @options.data(what="Inputs to observe and to judge on (labels are not needed)")
 @click.option("--test", metavar="T", help="Feeds that score the result, once; default: 30% of --data.")
 @click.option(

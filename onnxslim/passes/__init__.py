@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from onnxslim.passes.quantize_dynamic import QuantizeDynamic as QuantizeDynamic
     from onnxslim.passes.quantize_ports import QuantizePorts as QuantizePorts
     from onnxslim.passes.quantize_static import QuantizeStatic as QuantizeStatic
+    from onnxslim.passes.quantize_vectors import QuantizeVectors as QuantizeVectors
     from onnxslim.passes.raise_opset import RaiseOpset as RaiseOpset
     from onnxslim.passes.remove_dead_code import RemoveDeadCode as RemoveDeadCode
     from onnxslim.passes.replace_weights import ReplaceWeights as ReplaceWeights

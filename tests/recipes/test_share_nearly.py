@@ -107,6 +107,49 @@ def test_the_budget_decides_which_weights_have_more_values() -> None:
         onnxslim.share(model, feeds(40), codebook=2, max_drop=0.0, metric=f"{__name__}:spoilt")
 
 
+def test_vectors_are_what_an_index_stands_for() -> None:
+    """One and a half bits for a weight, and three, stored as two and four."""
+    model = wide()
+    for vectors, least in ((4, 4), (2, 10)):
+        result = onnxslim.share(model, wide_feeds(24), codebook=64, vectors=vectors)
+        tables = [v for n, v in result.model.graph.initializers.items() if n.endswith("_t")]
+        assert [table.const_value.shape.numpy() for table in tables] == [(64, vectors)] * 2
+        assert executed(result.model).histogram == executed(model).histogram, "decoded while it is loaded"
+        [one], [other] = run(model, wide_feeds(1, 77)[0]), run(result.model, wide_feeds(1, 77)[0])
+        assert sqnr_db(one, other) > least, vectors
+        assert result.report.ratio("bytes") < 1.5 / (4 * vectors)
+        assert any(f"64 vectors of {vectors}: of every weight" in note for note in result.report.notes)
+
+
+def test_the_budget_decides_how_long_vectors_are() -> None:
+    model = wide()
+    found = {}
+    for drop in (0.05, 0.0005):
+        result = onnxslim.share(model, wide_feeds(40), codebook=64, vectors=4, max_drop=drop)
+        assert result.report.metric is not None
+        assert result.report.metric["after"] >= result.report.metric["before"] - drop
+        tables = [v.const_value.shape for n, v in result.model.graph.initializers.items() if n.endswith("_t")]
+        found[drop] = result.report.after["bytes"], [table.numpy() for table in tables]
+    assert found[0.05][0] < found[0.0005][0]
+    assert found[0.05][1] == [(64, 2)] * 2 and (256,) in found[0.0005][1]
+
+
+def wide() -> onnx.ModelProto:
+    """Two products of weights that are large enough for tables of vectors."""
+    nodes = [
+        oh.make_node("MatMul", ["x", "v"], ["a"]),
+        oh.make_node("Tanh", ["a"], ["b"]),
+        oh.make_node("MatMul", ["b", "w"], ["y"]),
+    ]
+    weights = {"v": normal(64, 128), "w": normal(128, 64)}
+    return made(nodes, {"x": [4, 64]}, [4, 64], weights)
+
+
+def wide_feeds(count: int, seed: int = 0) -> list[dict[str, np.ndarray]]:
+    random = np.random.default_rng(seed)
+    return [{"x": random.normal(size=(4, 64)).astype(np.float32)} for _ in range(count)]
+
+
 def spoilt(path: str) -> float:
     """A metric that any change spoils, but that says nothing about outputs."""
     return float(not any(t.name.endswith("_t") for t in onnx.load(path).graph.initializer))
@@ -127,6 +170,8 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ]
     for wrong, said in (
         (("--codebook", "1"), "2 to 256"),
+        (("--codebook", "256", "--vectors", "3"), "2, 4 or 8"),
+        (("--vectors", "4"), "--codebook 256"),
         (("--tolerance", "2"), "1e-3"),
         (("--max-drop", "1%"), "exact sharing"),
         (("--metric", "top1"), "needs no data"),

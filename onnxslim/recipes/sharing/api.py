@@ -28,6 +28,7 @@ def share(
     merge_neurons: str | float | None = None,
     merge_into: Into = "many",
     codebook: int | None = None,
+    vectors: int | None = None,
     test: DataLike | None = None,
     metric: str | None = None,
     metric_output: str | None = None,
@@ -60,11 +61,14 @@ def share(
             is off by more.
         scaled: also those that are nearly multiples of each other.
         codebook: let the weights of a tensor have so many values, times a scale for each block of 32.
+        vectors: with ``codebook``, let it hold vectors of 2, 4 or 8 values, with a scale for each row
+            (product quantization): 256 vectors of 4 are 2 bits for a weight.
         test: inputs that score the result, once; default 30 % of ``data``.
         metric, metric_output, samples, batch, images, threads: as in :func:`onnxslim.compress`.
         max_drop: what may be lost of the metric: it decides how far each of the three goes.
         verify, verify_limit, feeds: as in :func:`onnxslim.simplify`, for what is exact.
-        options: ``{pass name: {option: value}}``, also of ``merge-similar-weights`` and ``codebook-weights``.
+        options: ``{pass name: {option: value}}``, also of ``merge-similar-weights``, ``codebook-weights`` and
+            ``quantize-vectors``.
         seed: of every split.
 
     Raises:
@@ -86,6 +90,7 @@ def share(
         merge_neurons=merge_neurons,
         tolerance=tolerance,
         codebook=codebook,
+        vectors=vectors,
         max_drop=max_drop,
         into=merge_into,
         scaled=scaled,

@@ -23,6 +23,7 @@ from onnxslim.model.io import ModelLike, load, save
 from onnxslim.passes.base import Decline, Promise
 from onnxslim.passes.codebook_weights import CodebookWeights
 from onnxslim.passes.merge_similar_weights import MergeSimilarWeights
+from onnxslim.passes.quantize_vectors import QuantizeVectors
 from onnxslim.recipes.engine import Outcome, run_steps
 from onnxslim.recipes.evidence import check_drop, latency_fields, metric_fields
 from onnxslim.recipes.named import share_steps, simplify_steps
@@ -68,7 +69,7 @@ def share_nearly(
         progress("simplifying, and sharing what is equal")
         prover = Prover(worker, limit_bytes=request.verify_limit, seed=request.seed)
         first = (*simplify_steps(), *share_steps())  # weights and channels are found in a simple graph
-        later = (MergeSimilarWeights(), CodebookWeights())
+        later = (MergeSimilarWeights(), CodebookWeights(), QuantizeVectors())
         apply_overrides((*first, *later), options)  # each must concern one of them
         names = {step.name for step in later}
         own = {name: given for name, given in options.items() if name in names}
