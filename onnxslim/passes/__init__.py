@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from onnxslim.passes.arrange_gelu import ArrangeGelu as ArrangeGelu
     from onnxslim.passes.base import Pass as Pass
     from onnxslim.passes.base import Promise as Promise
+    from onnxslim.passes.binarize_activations import BinarizeActivations as BinarizeActivations
     from onnxslim.passes.binarize_weights import BinarizeWeights as BinarizeWeights
     from onnxslim.passes.codebook_weights import CodebookWeights as CodebookWeights
     from onnxslim.passes.compose_movements import ComposeMovements as ComposeMovements

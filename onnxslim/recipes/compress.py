@@ -20,7 +20,7 @@ from onnxslim.analysis.cost import summary
 from onnxslim.calibration.runner import calibrate
 from onnxslim.calibration.store import Calibration
 from onnxslim.errors import BudgetError
-from onnxslim.measure.metrics import MetricResult, is_function, resolve
+from onnxslim.measure.metrics import Metric, MetricResult, is_function, resolve
 from onnxslim.measure.verify import verify
 from onnxslim.model.io import ModelLike, load, save
 from onnxslim.passes.base import Promise
@@ -38,6 +38,7 @@ from onnxslim.recipes.pipeline import Result, path_of, source_file
 from onnxslim.recipes.proof import Prover
 from onnxslim.recipes.quality import Judge
 from onnxslim.recipes.search import Objective, Progress, Search, Trial
+from onnxslim.recipes.sign_inputs import sign_inputs
 from onnxslim.recipes.weight_forms import weight_forms
 from onnxslim.report.report import Report
 from onnxslim.runtime.client import Worker, open_worker
@@ -80,6 +81,7 @@ class Request:
     seed: int = 0
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     integer_io: bool = False
+    sign_inputs: bool = False
 
     def __post_init__(self) -> None:
         parse_weights(self.weights)
@@ -185,6 +187,10 @@ def search_best(
             notes.append(_SECOND_LOOK)
         if best is None:
             notes.append(_UNCHANGED)
+        elif request.sign_inputs:
+            progress("looking for products that may read signs")
+            best, after = _with_signs(best, after, before, parts.fit, search, metric, worker, held_out, notes)
+            trials += [] if best in trials else [best]
         report = Report(
             input=file,
             before=summary(original),
@@ -199,6 +205,38 @@ def search_best(
             progress("making inputs and outputs integers")
             return with_integer_io(result, Prover(worker, held_out, request.verify_limit, request.seed))
         return result
+
+
+def _with_signs(
+    best: Trial,
+    after: MetricResult,
+    before: MetricResult,
+    data: Any,
+    search: Search,
+    metric: Metric,
+    worker: Worker,
+    feeds: list[Any],
+    notes: list[str],
+) -> tuple[Trial, MetricResult]:
+    """The winner with signs in front of some products, and its score; as it was, if the test data refuse."""
+    assert best.model is not None
+    found = sign_inputs(best.model, data, search, worker, feeds)
+    trial, drop = found.trial, search.judge.drop
+    notes += found.notes
+    best.declined = [*best.declined, *found.outcome.declined]
+    if trial is None:
+        return best, after
+    assert trial.file is not None
+    score = metric.score(trial.file.path)
+    if not drop.allows(before.value, score.value, before.resolution):
+        notes[-1] = (
+            f"{trial.name}: none, for they score {score.value:.4f} on the test data, more than {drop} below "
+            f"{before.value:.4f}"
+        )
+        return best, after
+    trial.candidate, best.rejected = best.candidate, "another one is better"
+    trial.applied, trial.declined = [*best.applied, *found.outcome.applied], best.declined
+    return trial, score
 
 
 def _finish(

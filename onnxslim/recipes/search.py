@@ -138,6 +138,18 @@ class Search:
                 return trial, trials
         return None, trials
 
+    def admit(self, name: str, model: ir.Model) -> Trial:
+        """Judge and measure a model that a later step made of the winner, as strictly as the winner."""
+        trial = Trial(name, model=model)
+        trial.file = save(model, self.folder / f"{len(list(self.folder.iterdir()))}.onnx")
+        trial.rejected = self._reject_size(trial.file)
+        if trial.rejected is None:
+            trial.score = self.judge.score(model)
+            trial.rejected = trial.score.rejected
+        if trial.rejected is None:
+            self._confirm(trial)
+        return trial
+
     def _refined(self, candidates: Sequence[Candidate], trials: Sequence[Trial]) -> Iterator[Candidate]:
         """A milder form of each kind of candidate that was too noisy, where nothing of the kind is left."""
         for kind in reversed(list(dict.fromkeys(c.kind for c in candidates if c.essential))):
