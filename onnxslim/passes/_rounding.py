@@ -90,7 +90,8 @@ def shared(
     found = [search(weight, view, entries)]
     if moments is not None and not (scaled and entries > _FEW):
         sizes = (product.outer, product.length, product.inner)
-        importance = np.broadcast_to(_importance(moments)[:, None], sizes)
+        diagonal = np.diag(moments)
+        importance = np.broadcast_to((diagonal + _DAMPING * diagonal.mean())[:, None], sizes)
         found.append(search(weight, view, entries, importance=importance))
         for damping in DAMPINGS if scaled and others is not None else ():  # it fits too well, without
             with contextlib.suppress(np.linalg.LinAlgError):
@@ -121,12 +122,9 @@ def in_vectors(
     view = View(product.outer, product.length, product.inner)
     found = [share_vectors(weight, view, entries, vector, spaces=spaces)]
     if moments is not None:
-        importance = _importance(moments)
-        known = share_vectors(weight, view, entries, vector, spaces=spaces, importance=importance)
-        found.append(known)
-        for damping in DAMPINGS if others is not None else ():
+        for damping in DAMPINGS if others is not None else ():  # it fits too well, without
             with contextlib.suppress(np.linalg.LinAlgError):
-                found.append(vectors.share_by_outputs(weight, view, moments, known, damping=damping))
+                found.append(vectors.share_by_outputs(weight, view, moments, found[0], damping=damping))
     return _best(weight, found, product, judge)
 
 
@@ -158,12 +156,6 @@ def _best(
     qualities = [_quality_db(weight, form.decode(), product, judge) for form in forms]
     best = int(np.argmax(qualities))
     return forms[best], qualities[best]
-
-
-def _importance(moments: Array) -> Array:
-    """Of each input."""
-    diagonal = np.diag(moments)
-    return np.asarray(diagonal + _DAMPING * diagonal.mean())
 
 
 def _moments(calibration: Calibration | None, product: Reduction) -> Array | None:

@@ -37,9 +37,9 @@ class QuantizeVectors(Pass):
        indices are gathered first, and their vectors are looked up then.
     2. Any other weight is decoded as a whole; all its readers share the decoded tensor, so tied weights are
        stored once.
-    3. With second moments of the inputs, errors count as much as the inputs that meet them, and vectors are
-       chosen one after another, each making good what was lost (GPTVQ), where that brings the output of the
-       product nearer on ``held_out``; the noise is that of this output.
+    3. With second moments of the inputs, vectors are chosen one after another by what the output loses, each
+       making good what was lost before (GPTVQ), where that brings the output of the product nearer on
+       ``held_out``; the noise is that of this output.
 
     Vectors (biases, scales) stay as they are.  Declined: weights whose rows cannot be cut into such vectors,
     whose signal to noise ratio would fall below ``min_sqnr_db``, whose indices and tables would not be smaller

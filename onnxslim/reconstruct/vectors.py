@@ -2,11 +2,12 @@
 
 Jegou, Douze and Schmid, "Product quantization for nearest neighbor search", 2011, with the norm of each row
 apart (Sabin and Gray, "Product code vector quantizers for waveform and voice coding", 1984).  The vectors are
-those of k-means; where the inputs are known, errors count as much as the inputs that meet them (Stock et al.,
-"And the bit goes down: revisiting the quantization of neural networks", 2020), and vectors are chosen one
-after another, each making good what the ones before it lost (van Baalen et al., "GPTVQ: the blessing of
-dimensionality for LLM quantization", 2024).  The table is learned from a sample; every search is
-deterministic.  Numbers in, numbers out: nothing here knows of graphs.
+those of k-means; where the inputs are known, they are chosen one after another by what the outputs lose, each
+making good what the ones before it lost (van Baalen et al., "GPTVQ: the blessing of dimensionality for LLM
+quantization", 2024).  The table itself is not weighed by the inputs (as in Stock et al., "And the bit goes
+down", 2020): where a few of them are huge and hardly change, it would serve these alone, and 10 dB are lost.
+It is learned from a sample; every search is deterministic.  Numbers in, numbers out: nothing here knows of
+graphs.
 """
 
 from __future__ import annotations
@@ -73,7 +74,6 @@ def share_vectors(
     vector: int,
     *,
     spaces: bool = False,
-    importance: Array | None = None,
 ) -> VectorCodebook:
     """The table of ``entries`` vectors and the scales that leave little squared error.
 
@@ -83,7 +83,6 @@ def share_vectors(
         entries: 2 to 256.
         vector: weights that one index stands for; divides the length.
         spaces: vectors at different places of a column have tables of their own.
-        importance: positive weight of the squared error, ``[length]``; default the same for all.
 
     Example:
         >>> book = share_vectors(np.array([[1, 2, 2, 4], [3, 1, 3, 1]], dtype="f"), View(2, 4, 1), 2, 2)
@@ -91,18 +90,16 @@ def share_vectors(
         ([1, 1, 0, 0], True)
     """
     rows = view.columns(weight).T
-    mass = np.ones(view.length) if importance is None else importance
     chosen = np.linspace(0, len(rows) - 1, min(len(rows), _rows_of_sample(view, vector, spaces)))
-    unit = _normed(rows[np.unique(chosen.astype(np.int64))], mass)
-    heavy = np.broadcast_to(mass, unit.shape)
+    unit = _normed(rows[np.unique(chosen.astype(np.int64))])
     if spaces:
         cuts = [np.s_[:, start : start + vector] for start in range(0, view.length, vector)]
-        table = np.stack([learn_vectors(unit[cut], entries, heavy[cut]) for cut in cuts])
+        table = np.stack([learn_vectors(unit[cut], entries) for cut in cuts])
     else:
-        table = learn_vectors(unit.reshape(-1, vector), entries, heavy.reshape(-1, vector))[None]
+        table = learn_vectors(unit.reshape(-1, vector), entries)[None]
     stored = np.clip(table, -_LARGEST, _LARGEST).astype(np.float16)
     step = max(_ELEMENTS // view.length, 1)
-    parts = [_fit(rows[start : start + step], stored, mass) for start in range(0, len(rows), step)]
+    parts = [_fit(rows[start : start + step], stored) for start in range(0, len(rows), step)]
     codes = np.concatenate([part[0] for part in parts]).reshape(view.outer, view.inner, -1)
     scale = np.concatenate([part[1] for part in parts]).reshape(view.outer, view.inner)
     return VectorCodebook(
@@ -131,7 +128,7 @@ def share_by_outputs(
         >>> from onnxslim.reconstruct.gptq import output_error
         >>> x = np.random.default_rng(0).normal(size=(256, 1)) + np.arange(1, 9) / 20
         >>> w, view = np.random.default_rng(1).normal(size=(8, 64)), View(1, 8, 64)
-        >>> nearest = share_vectors(w, view, 16, 2, importance=np.diag(x.T @ x))
+        >>> nearest = share_vectors(w, view, 16, 2)
         >>> ours = share_by_outputs(w, view, x.T @ x, nearest)
         >>> output_error(w, ours.decode(), view, x.T @ x) < output_error(w, nearest.decode(), view, x.T @ x)
         True
@@ -157,36 +154,35 @@ def share_by_outputs(
     return replace(known, codes=np.ascontiguousarray(np.moveaxis(cubes, 1, 0)))
 
 
-def learn_vectors(values: Array, entries: int, mass: Array | None = None) -> Floats:
+def learn_vectors(values: Array, entries: int) -> Floats:
     """The centers of k-means (Lloyd, "Least squares quantization in PCM", 1982), ``[entries, vector]``.
 
     Args:
         values: ``[n, vector]``.
-        mass: positive weight of the squared error of each number; default the same for all.
 
     Example:
         >>> sorted(learn_vectors(np.array([[1, 1], [1, 2], [8, 9], [8, 8]]), 2).tolist())
         [[1.0, 1.5], [8.0, 8.5]]
     """
     values = values.astype(np.float32)
-    heavy = np.ones_like(values) if mass is None else mass.astype(np.float32)
-    centers = _first_centers(values, heavy, entries)
+    centers = _first_centers(values, entries)
     known: Array | None = None
     for _ in range(_STEPS):
-        codes = nearest_vectors(values, centers, None if mass is None else heavy)
+        codes = nearest_vectors(values, centers)
         if known is not None and np.array_equal(codes, known):
             break
         known = codes
-        total, weighed = (_sums(codes, each, entries) for each in (heavy, heavy * values))
-        empty = np.flatnonzero(total[:, 0] == 0)
-        centers = (weighed / np.where(total > 0, total, 1)).astype(np.float32)
+        counts = np.bincount(codes, minlength=entries)
+        sums = np.stack([np.bincount(codes, column, entries) for column in values.T], axis=1)
+        centers = (sums / np.maximum(counts, 1)[:, None]).astype(np.float32)
+        empty = np.flatnonzero(counts == 0)
         if len(empty):  # they go where the error is largest
-            error = (heavy * np.square(values - centers[codes])).sum(axis=1)
+            error = np.square(values - centers[codes]).sum(axis=1)
             centers[empty] = values[np.resize(np.argsort(-error, kind="stable"), len(empty))]
     return centers
 
 
-def _first_centers(values: Floats, mass: Array, entries: int) -> Floats:
+def _first_centers(values: Floats, entries: int) -> Floats:
     """Values, each drawn by how far it is from those before it.
 
     Arthur and Vassilvitskii, "k-means++: the advantages of careful seeding", 2007; 0.5 dB here.
@@ -195,73 +191,58 @@ def _first_centers(values: Floats, mass: Array, entries: int) -> Floats:
     left = np.full(len(values), np.inf)
     chosen = [int(random.integers(len(values)))]
     for _ in range(entries - 1):
-        left = np.minimum(left, (mass * np.square(values - values[chosen[-1]])).sum(axis=1))
+        left = np.minimum(left, np.square(values - values[chosen[-1]]).sum(axis=1))
         passed = np.cumsum(left)
         chosen.append(min(int(np.searchsorted(passed, passed[-1] * random.random())), len(values) - 1))
     return values[chosen]
 
 
-def nearest_vectors(values: Array, table: Array, mass: Array | None = None) -> npt.NDArray[np.uint8]:
+def nearest_vectors(values: Array, table: Array) -> npt.NDArray[np.uint8]:
     """The index of the nearest of at most 256 vectors.
 
     Args:
         values: ``[n, vector]``.
         table: ``[entries, vector]``.
-        mass: positive weight of the squared distance along each axis, ``[n, vector]``.
 
     Example:
         >>> nearest_vectors(np.array([[0, 1], [4, 5]]), np.array([[4, 4], [0, 0]])).tolist()
         [1, 0]
     """
     found = np.empty(len(values), np.uint8)
-    squares, step = table**2 / 2, max(_SCORES // len(table), 1)
+    half, step = np.square(table).sum(axis=1) / 2, max(_SCORES // len(table), 1)
     for start in range(0, len(values), step):
         at = np.s_[start : start + step]
-        if mass is None:
-            score = values[at] @ table.T - squares.sum(axis=1)
-        else:
-            score = (mass[at] * values[at]) @ table.T - mass[at] @ squares.T
-        found[at] = score.argmax(axis=1)
+        found[at] = (values[at] @ table.T - half).argmax(axis=1)
     return found
 
 
-def _fit(rows: Array, table: Array, mass: Array) -> tuple[npt.NDArray[np.uint8], Floats]:
+def _fit(rows: Array, table: Array) -> tuple[npt.NDArray[np.uint8], Floats]:
     """Vectors ``[n, spaces]`` and the scale of each row, found in turn."""
     levels, vector = table.astype(np.float32), table.shape[2]
-    heavy = None if np.ptp(mass) == 0 else np.broadcast_to(mass.astype(np.float32), rows.shape)
-    unit = _normed(rows, mass)
+    unit = _normed(rows)
     for _ in range(_ROUNDS):
         if len(levels) == 1:
-            flat = None if heavy is None else heavy.reshape(-1, vector)
-            codes = nearest_vectors(unit.reshape(-1, vector), levels[0], flat).reshape(len(rows), -1)
+            codes = nearest_vectors(unit.reshape(-1, vector), levels[0]).reshape(len(rows), -1)
         else:
-            cuts = [np.s_[:, vector * at : vector * (at + 1)] for at in range(len(levels))]
-            found = [
-                nearest_vectors(unit[cut], level, None if heavy is None else heavy[cut])
-                for cut, level in zip(cuts, levels, strict=True)
-            ]
+            cuts = (unit[:, vector * at : vector * (at + 1)] for at in range(len(levels)))
+            found = [nearest_vectors(cut, level) for cut, level in zip(cuts, levels, strict=True)]
             codes = np.stack(found, axis=1)
-        made = levels[np.arange(len(levels)), codes].reshape(rows.shape)
-        norm = np.square(made) @ mass
-        scale = ((made * rows) @ mass) / np.where(norm > 0, norm, 1)
+        made = levels[np.arange(len(levels)), codes].reshape(rows.shape).astype(np.float64)
+        norm = np.square(made).sum(axis=1)
+        scale = (made * rows).sum(axis=1) / np.where(norm > 0, norm, 1)
         unit = np.asarray(rows / np.where(scale == 0, 1, scale)[:, None], np.float32)
     return codes, scale.astype(np.float32)
 
 
-def _normed(rows: Array, mass: Array) -> Floats:
-    """Rows of size 1 where they count."""
-    size = np.sqrt(np.square(rows.astype(np.float64)) @ mass / mass.sum())
+def _normed(rows: Array) -> Floats:
+    """Rows of mean square 1."""
+    size = np.sqrt(np.square(rows.astype(np.float64)).mean(axis=1))
     return np.asarray(rows / np.where(size == 0, 1, size)[:, None], np.float32)
 
 
 def _rows_of_sample(view: View, vector: int, spaces: bool) -> int:
     """So many that each table sees a sample."""
     return max(_SAMPLE // 4 if spaces else _SAMPLE * vector // view.length, 1)
-
-
-def _sums(codes: npt.NDArray[np.uint8], values: Array, entries: int) -> Array:
-    """Of the values that have each code, ``[entries, vector]``."""
-    return np.stack([np.bincount(codes, column, entries) for column in values.T], axis=1)
 
 
 def _as_stored(scale: Floats) -> Array:

