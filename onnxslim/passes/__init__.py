@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from onnxslim.passes.deduplicate_initializers import DeduplicateInitializers as DeduplicateInitializers
     from onnxslim.passes.eliminate_noops import EliminateNoops as EliminateNoops
     from onnxslim.passes.equalize_channels import EqualizeChannels as EqualizeChannels
+    from onnxslim.passes.extract_functions import ExtractFunctions as ExtractFunctions
     from onnxslim.passes.fold_batch_norm import FoldBatchNorm as FoldBatchNorm
     from onnxslim.passes.fold_constants import FoldConstants as FoldConstants
     from onnxslim.passes.fold_normalization import FoldNormalization as FoldNormalization

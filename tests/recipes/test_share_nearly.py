@@ -182,6 +182,40 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert not (tmp_path / "no.onnx").exists()
 
 
+def test_functions_where_they_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Twin towers whose weights were exported twice; alone, and behind a codebook."""
+    nodes = [
+        oh.make_node(op, [first, *more], [f"{side}{at + 1}"])
+        for side in ("l", "r")
+        for at, (op, first, more) in enumerate(
+            [
+                ("MatMul", f"{side}0", [f"{side}v"]),
+                ("Tanh", f"{side}1", []),
+                ("MatMul", f"{side}2", [f"{side}w"]),
+                ("Relu", f"{side}3", []),
+            ]
+        )
+    ]
+    nodes.append(oh.make_node("Mul", ["l4", "r4"], ["y"]))
+    weights = {f"{side}v": normal(48, 48) for side in "lr"} | {
+        f"{side}w": normal(49, 48)[1:] for side in "lr"
+    }
+    model = made(nodes, {"l0": [4, 48], "r0": [4, 48]}, [4, 48], weights)
+    source, target = str(tmp_path / "in.onnx"), str(tmp_path / "out.onnx")
+    onnx.save(model, source)
+    assert main(["share", source, "-o", target, "--functions", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert "2 parts of 4 nodes are calls of one function, part" in found["notes"]
+    result = onnx.load(target)
+    assert [node.op_type for node in result.graph.node] == ["part", "part", "Mul"]
+    feed = {name: feeds(1, seed)[0]["x"] for seed, name in enumerate(("l0", "r0"))}
+    assert np.array_equal(run(model, feed)[0], run(result, feed)[0])
+    assert main(["share", source, "-o", target, "--force", "--json"]) == 0
+    assert not onnx.load(target).functions, "only where it is asked for"
+    both = onnxslim.share(model, codebook=16, functions=True)
+    assert len(both.model.functions) == 1 and any("calls of one" in note for note in both.report.notes)
+
+
 def test_options_of_passes() -> None:
     given = {"codebook-weights": {"exclude": "w"}}
     result = onnxslim.share(network(1.0), feeds(24), codebook=16, options=given)

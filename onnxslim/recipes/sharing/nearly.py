@@ -15,6 +15,7 @@ from typing import Any
 
 from onnxslim._ir import ir
 from onnxslim.analysis.cost import summary
+from onnxslim.analysis.repeats import function_notes
 from onnxslim.calibration.data import DataLike
 from onnxslim.measure.latency import measure_latency
 from onnxslim.measure.metrics import is_function, resolve
@@ -22,6 +23,7 @@ from onnxslim.measure.verify import verify
 from onnxslim.model.io import ModelLike, load, save
 from onnxslim.passes.base import Decline, Promise
 from onnxslim.passes.codebook_weights import CodebookWeights
+from onnxslim.passes.extract_functions import ExtractFunctions
 from onnxslim.passes.merge_similar_weights import MergeSimilarWeights
 from onnxslim.passes.quantize_vectors import QuantizeVectors
 from onnxslim.recipes.engine import Outcome, run_steps
@@ -69,7 +71,7 @@ def share_nearly(
         progress("simplifying, and sharing what is equal")
         prover = Prover(worker, limit_bytes=request.verify_limit, seed=request.seed)
         first = (*simplify_steps(), *share_steps())  # weights and channels are found in a simple graph
-        later = (MergeSimilarWeights(), CodebookWeights(), QuantizeVectors())
+        later = (MergeSimilarWeights(), CodebookWeights(), QuantizeVectors(), ExtractFunctions())
         apply_overrides((*first, *later), options)  # each must concern one of them
         names = {step.name for step in later}
         own = {name: given for name, given in options.items() if name in names}
@@ -112,6 +114,10 @@ def share_nearly(
             found = Outcome(form.outcome.model, [*found.applied, *form.outcome.applied], [])
             declined += form.outcome.declined
             notes.append(f"{stage.name}: {form.note}")
+        if request.functions:
+            extracted = run_steps(found.model, (work.with_options(ExtractFunctions()),), prover)
+            found = Outcome(extracted.model, [*found.applied, *extracted.applied], [])
+            notes += function_notes(original, found.model)
         if not any(record.modified for record in found.applied):
             found.model = original
         result = save(found.model, folder / "result.onnx")

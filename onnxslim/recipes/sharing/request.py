@@ -25,6 +25,7 @@ class ShareRequest:
     scaled: bool = True
     codebook: int | None = None
     vectors: int = 1
+    functions: bool = False
     drop: Drop | None = None
     metric: str | None = None
     output: str | None = None
