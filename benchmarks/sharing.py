@@ -36,7 +36,6 @@ from onnxslim.measure.latency import measure_latency
 from onnxslim.model.io import load, save
 from onnxslim.passes.codebook_weights import CodebookWeights
 from onnxslim.passes.pack_weights import PackWeights
-from onnxslim.passes.quantize_vectors import QuantizeVectors
 from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.recipes.api import compare
 from onnxslim.recipes.engine import run_steps
@@ -162,30 +161,34 @@ def codebook(setting: Setting) -> Rows:
 
 
 def vectors(setting: Setting) -> Rows:
-    """Product quantization beside single values in about as many bytes, by the same second moments."""
+    """Product quantization, by the command line, beside single values in about as many bytes."""
     forms: dict[str, Any] = {
         "codebook 16": CodebookWeights(16),
         "int4, blocks of 128": PackWeights(4, 128),
-        "256 vectors of 2": QuantizeVectors(256, 2),
+        "256 vectors of 2": ("--codebook", "256", "--vectors", "2"),
         "codebook 4": CodebookWeights(4),
         "int2, blocks of 128": PackWeights(2, 128),
-        "256 vectors of 4": QuantizeVectors(256, 4),
+        "256 vectors of 4": ("--codebook", "256", "--vectors", "4"),
     }
     for name in setting.chosen("minilm_fp32", "ppocr_rec"):
         yield from _stored(setting, name, forms)
 
 
 def _stored(setting: Setting, name: str, forms: Mapping[str, Any]) -> Rows:
-    """A model with all its weights in each of the forms, however noisy."""
+    """A model with all its weights in each of the forms, passes or options of ``share``, however noisy."""
     original, module = model_path(name).resolve(), task(name)
     head = (*simplify_steps(), RaiseOpset(opset=CODES_OPSET))
     base = run_steps(load(original), head).model
     inputs = list(module.inputs(128))
-    fitted = moments_of(base, inputs[:96], inputs[96:])
+    fitted, feeds = moments_of(base, inputs[:96], inputs[96:]), setting.feeds(name, len(inputs))
     for label, form in forms.items():
+        target = setting.folder / "codebook.onnx"
+        if isinstance(form, tuple):
+            onnxslim("share", str(original), "-o", str(target), "--force", "--data", feeds, *form)
+            yield name, label, *_judged(original, target, module)
+            continue
         noisy = {"narrow_sqnr_db": 0.0} if isinstance(form, PackWeights) else {}
         loose = replace(form, min_sqnr_db=0.0, inputs=fitted.inputs, held_out=fitted.held_out, **noisy)
-        target = setting.folder / "codebook.onnx"
         save(run_steps(base, (loose,)).model, target, force=True)
         yield name, label, *_judged(original, target, module)
 

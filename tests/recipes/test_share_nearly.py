@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ import pytest
 import onnxslim
 from onnxslim._ir import ir
 from onnxslim.analysis.sharing import shared_weights
+from onnxslim.calibration.runner import calibrate
 from onnxslim.cli import main
 from onnxslim.errors import BudgetError, OptionError
-from onnxslim.passes import CodebookWeights, HalveWeights, PackWeights
+from onnxslim.model.io import load
+from onnxslim.passes import CodebookWeights, HalveWeights, PackWeights, QuantizeVectors
 from onnxslim.passes.base import Pass
+from onnxslim.recipes.engine import run_steps
 from onnxslim.reconstruct.rounding import sqnr_db
 from onnxslim.runtime.kernels import executed
 from tests.models import run
@@ -132,6 +136,37 @@ def test_the_budget_decides_how_long_vectors_are() -> None:
         found[drop] = result.report.after["bytes"], [table.numpy() for table in tables]
     assert found[0.05][0] < found[0.0005][0]
     assert found[0.05][1] == [(64, 2)] * 2 and (256,) in found[0.0005][1]
+
+
+def test_inputs_choose_vectors_only_where_the_model_is_nearer_with_it() -> None:
+    """An input that is huge and the same in every row tells nothing: what it adds is taken away again."""
+    random = np.random.default_rng(0)
+
+    def rows(count: int, huge: float) -> list[dict[str, np.ndarray]]:
+        found = [random.normal(size=(64, 64)).astype(np.float32) for _ in range(count)]
+        for x in found:
+            x[:, ::2] = huge if huge else x[:, :1]
+        return [{"x": x} for x in found]
+
+    nodes = [
+        oh.make_node("MatMul", ["x", "v"], ["a"]),
+        oh.make_node("ReduceMean", ["a"], ["b"], axes=[0], keepdims=1),
+        oh.make_node("Sub", ["a", "b"], ["y"]),
+    ]
+    model = made(nodes, {"x": [64, 64]}, [64, 64], {"v": normal(64, 64)})
+    for huge in (0.0, 300.0):
+        data = rows(32, huge)
+        moments = [
+            calibrate(model, part, tensors=["x"], second_moments=["x"]) for part in (data[:24], data[24:])
+        ]
+        alone = QuantizeVectors(16, 2, min_sqnr_db=0.0)
+        fitted = replace(alone, inputs=moments[0], held_out=moments[1])
+        forms = [run_steps(load(model), (step,)).model for step in (alone, fitted)]
+        forms.append(onnxslim.share(model, data, codebook=16, vectors=2).model)
+        feed = rows(1, huge)[0]
+        plain, by_inputs, ours = (sqnr_db(run(model, feed)[0], run(each, feed)[0]) for each in forms)
+        assert (plain > by_inputs + 1) if huge else (by_inputs > plain + 1), "each is better for once"
+        assert ours > max(plain, by_inputs) - 1
 
 
 def wide() -> onnx.ModelProto:
