@@ -3,9 +3,9 @@
     python -m benchmarks.sharing TABLE... --zoo ROOT [--models NAMES] [--environments FOLDER]
 
 The tables: ``exact`` (the whole zoo, bit by bit), ``many`` (up to 100,000 initializers), ``copies`` (models
-whose weights were exported twice, other tools beside), ``near``, ``codebook`` and ``merge``, ``large`` (3 GB
-of weights, and the memory that it takes).  What a user would do goes through the command line; results are
-scored again in plain onnxruntime, on inputs that nothing was fitted to.
+whose weights were exported twice, other tools beside), ``near``, ``codebook``, ``vectors`` and ``merge``,
+``large`` (3 GB of weights, and the memory that it takes).  What a user would do goes through the command
+line; results are scored again in plain onnxruntime, on inputs that nothing was fitted to.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -150,23 +150,47 @@ def near(setting: Setting) -> Rows:
 
 def codebook(setting: Setting) -> Rows:
     """Codebooks beside even levels in as many bytes, each by second moments of the same inputs."""
+    forms: dict[str, Any] = {
+        "codebook 16": CodebookWeights(16),
+        "int4, blocks of 32": PackWeights(4, 32),
+        "codebook 256": CodebookWeights(256),
+        "int8, blocks of 32": PackWeights(8, 32),
+    }
     for name in setting.chosen("opennsfw", "minilm_fp32", "ppocr_rec"):
-        original, module = model_path(name).resolve(), task(name)
-        head = (*simplify_steps(), RaiseOpset(opset=CODES_OPSET))
-        base = run_steps(load(original), head).model
-        inputs = list(module.inputs(128))
-        fitted = moments_of(base, inputs[:96], inputs[96:])
-        loose = {"min_sqnr_db": 0.0, "inputs": fitted.inputs, "held_out": fitted.held_out}
-        forms: dict[str, Any] = {
-            "codebook 16": CodebookWeights(16, **loose),
-            "int4, blocks of 32": PackWeights(4, 32, narrow_sqnr_db=0.0, **loose),
-            "codebook 256": CodebookWeights(256, **loose),
-            "int8, blocks of 32": PackWeights(8, 32, **loose),
-        }
-        for label, form in forms.items():
-            target = setting.folder / "codebook.onnx"
-            save(run_steps(base, (form,)).model, target, force=True)
+        yield from _stored(setting, name, forms)
+
+
+def vectors(setting: Setting) -> Rows:
+    """Product quantization, by the command line, beside single values in about as many bytes."""
+    forms: dict[str, Any] = {
+        "codebook 16": CodebookWeights(16),
+        "int4, blocks of 128": PackWeights(4, 128),
+        "256 vectors of 2": ("--codebook", "256", "--vectors", "2"),
+        "codebook 4": CodebookWeights(4),
+        "int2, blocks of 128": PackWeights(2, 128),
+        "256 vectors of 4": ("--codebook", "256", "--vectors", "4"),
+    }
+    for name in setting.chosen("minilm_fp32", "ppocr_rec"):
+        yield from _stored(setting, name, forms)
+
+
+def _stored(setting: Setting, name: str, forms: Mapping[str, Any]) -> Rows:
+    """A model with all its weights in each of the forms, passes or options of ``share``, however noisy."""
+    original, module = model_path(name).resolve(), task(name)
+    head = (*simplify_steps(), RaiseOpset(opset=CODES_OPSET))
+    base = run_steps(load(original), head).model
+    inputs = list(module.inputs(128))
+    fitted, feeds = moments_of(base, inputs[:96], inputs[96:]), setting.feeds(name, len(inputs))
+    for label, form in forms.items():
+        target = setting.folder / "codebook.onnx"
+        if isinstance(form, tuple):
+            onnxslim("share", str(original), "-o", str(target), "--force", "--data", feeds, *form)
             yield name, label, *_judged(original, target, module)
+            continue
+        noisy = {"narrow_sqnr_db": 0.0} if isinstance(form, PackWeights) else {}
+        loose = replace(form, min_sqnr_db=0.0, inputs=fitted.inputs, held_out=fitted.held_out, **noisy)
+        save(run_steps(base, (loose,)).model, target, force=True)
+        yield name, label, *_judged(original, target, module)
 
 
 def _judged(original: Path, target: Path, module: ModuleType) -> tuple[str, ...]:
@@ -250,6 +274,7 @@ def _children() -> float:
     return used.ru_utime + used.ru_stime
 
 
+_STORED = ("model", "form", "bytes", "SQNR dB", "before", "after", "time", "95 %")
 TABLES: dict[str, tuple[Callable[[Setting], Rows], tuple[str, ...]]] = {
     "exact": (exact, ("model", "bytes", "shared", "ratio", "bit-equal")),
     "many": (many, ("initializers", "CPU s", "us each", "bytes")),
@@ -258,10 +283,8 @@ TABLES: dict[str, tuple[Callable[[Setting], Rows], tuple[str, ...]]] = {
         near,
         ("model", "one to", "asked", "bytes", "weights off", "outputs off", "before", "after", "SQNR dB"),
     ),
-    "codebook": (
-        codebook,
-        ("model", "form", "bytes", "SQNR dB", "before", "after", "time", "95 %"),
-    ),
+    "codebook": (codebook, _STORED),
+    "vectors": (vectors, _STORED),
     "merge": (merge, ("model", "share", "way", "MACs", "before", "after", "SQNR dB")),
     "large": (large, ("GB", "shared", "peak MB", "s")),
 }

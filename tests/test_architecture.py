@@ -44,6 +44,7 @@ PATTERNS = (
     "passes/_linear.py",
     "passes/_weights.py",
     "passes/arrange_gelu.py",
+    "passes/binarize_activations.py",
     "passes/fold_batch_norm.py",
     "passes/fold_normalization.py",
     "passes/pack_weights.py",

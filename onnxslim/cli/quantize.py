@@ -40,8 +40,9 @@ __all__ = ["command"]
 @options.weights
 @click.option(
     "--activations",
-    type=click.Choice(["uint8", "int8", "uint16", "int16"]),
-    help="Type of activations with static scales, if the target takes it; default what suits the target.",
+    type=click.Choice(["uint8", "int8", "uint16", "int16", "binary"]),
+    help="Type of activations with static scales, if the target takes it; default what suits the target. "
+    "binary, with --weights binary: signs for the products that bear it, floats for the others.",
 )
 @options.budget
 @options.overrides

@@ -47,6 +47,19 @@ __all__ = ["command"]
     metavar="K",
     help="Let the weights of a tensor have K values (2 to 256), times a scale for each 32: 16 or 256.",
 )
+@click.option(
+    "--vectors",
+    type=int,
+    metavar="D",
+    help="With --codebook: K vectors of D values each (2, 4 or 8) and a scale for each row, product "
+    "quantization: --codebook 256 --vectors 4 is 2 bits a weight.",
+)
+@click.option(
+    "--functions",
+    is_flag=True,
+    help="Write parts that compute the same over the same weights from different inputs (twin towers, layers "
+    "that share their weights) once, as a function of the model: fewer nodes in the file, equal time.",
+)
 @options.data(what="Inputs to observe and to judge on (labels are not needed)")
 @click.option("--test", metavar="T", help="Feeds that score the result, once; default: 30% of --data.")
 @click.option(

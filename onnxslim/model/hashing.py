@@ -1,10 +1,11 @@
-"""Digests of tensors: equal exactly when dtype, shape and every bit are."""
+"""Digests of tensors, and keys of attributes: equal exactly when every bit is."""
 
 from __future__ import annotations
 
 import hashlib
 import mmap
 import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -17,6 +18,7 @@ from onnxslim._ir import ir
 __all__ = [
     "CHUNK",
     "array_of",
+    "attribute_key",
     "content_chunks",
     "file_digest",
     "is_external",
@@ -26,6 +28,9 @@ __all__ = [
 
 Array = npt.NDArray[Any]
 
+_PLAIN = frozenset(
+    {ir.AttributeType.INT, ir.AttributeType.INTS, ir.AttributeType.STRING, ir.AttributeType.STRINGS}
+)
 CHUNK = 1 << 22  # 4 MiB: large enough for full disk speed, small enough to vanish in the process
 
 
@@ -137,3 +142,22 @@ def file_digest(*paths: str | os.PathLike[str]) -> str:
             while chunk := file.read(CHUNK):
                 digest.update(chunk)
     return digest.hexdigest()
+
+
+def attribute_key(attribute: ir.Attr) -> tuple[str, ...]:
+    """Equal exactly when the attributes are, floats bit by bit."""
+    if attribute.is_ref():
+        return ("reference", str(attribute.ref_attr_name))
+    match attribute.type:
+        case ir.AttributeType.FLOAT:
+            content = struct.pack("<d", attribute.as_float()).hex()
+        case ir.AttributeType.FLOATS:
+            floats = attribute.as_floats()
+            content = struct.pack(f"<{len(floats)}d", *floats).hex()
+        case ir.AttributeType.TENSOR:
+            content = tensor_digest(attribute.as_tensor()).hex()
+        case kind if kind in _PLAIN:
+            content = repr(attribute.value)
+        case _:
+            content = f"only itself: {id(attribute)}"
+    return (str(attribute.type), content)

@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from onnxslim.passes.arrange_gelu import ArrangeGelu as ArrangeGelu
     from onnxslim.passes.base import Pass as Pass
     from onnxslim.passes.base import Promise as Promise
+    from onnxslim.passes.binarize_activations import BinarizeActivations as BinarizeActivations
     from onnxslim.passes.binarize_weights import BinarizeWeights as BinarizeWeights
     from onnxslim.passes.codebook_weights import CodebookWeights as CodebookWeights
     from onnxslim.passes.compose_movements import ComposeMovements as ComposeMovements
     from onnxslim.passes.deduplicate_initializers import DeduplicateInitializers as DeduplicateInitializers
     from onnxslim.passes.eliminate_noops import EliminateNoops as EliminateNoops
     from onnxslim.passes.equalize_channels import EqualizeChannels as EqualizeChannels
+    from onnxslim.passes.extract_functions import ExtractFunctions as ExtractFunctions
     from onnxslim.passes.fold_batch_norm import FoldBatchNorm as FoldBatchNorm
     from onnxslim.passes.fold_constants import FoldConstants as FoldConstants
     from onnxslim.passes.fold_normalization import FoldNormalization as FoldNormalization
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from onnxslim.passes.quantize_dynamic import QuantizeDynamic as QuantizeDynamic
     from onnxslim.passes.quantize_ports import QuantizePorts as QuantizePorts
     from onnxslim.passes.quantize_static import QuantizeStatic as QuantizeStatic
+    from onnxslim.passes.quantize_vectors import QuantizeVectors as QuantizeVectors
     from onnxslim.passes.raise_opset import RaiseOpset as RaiseOpset
     from onnxslim.passes.remove_dead_code import RemoveDeadCode as RemoveDeadCode
     from onnxslim.passes.replace_weights import ReplaceWeights as ReplaceWeights

@@ -19,8 +19,9 @@ from onnxslim.ops.registry import is_quantizing
 from onnxslim.reconstruct.binary import Binary
 from onnxslim.reconstruct.blocks import Coded
 from onnxslim.reconstruct.codebook import Codebook
+from onnxslim.reconstruct.vectors import VectorCodebook
 
-__all__ = ["CODED_BYTES", "MIN_OPSET", "Decoder", "Rows", "is_decoding"]
+__all__ = ["CODED_BYTES", "MIN_OPSET", "Chain", "Decoder", "Rows", "doubled", "flat", "is_decoding", "pack"]
 
 Array = npt.NDArray[Any]
 
@@ -62,7 +63,7 @@ class Decoder:
 
     def whole(self, coded: Coded, name: str) -> ir.Value:
         """The weight as it is decoded from packed codes."""
-        nodes = _Chain(self, next(iter(self.scope)), name)
+        nodes = Chain(self, next(iter(self.scope)), name)
         value = nodes.add("Cast", nodes.codes(coded.codes, coded.bits), to=ir.DataType.FLOAT)
         value = nodes.add("Sub", value, nodes.floats(coded.zero, "z"))
         value = nodes.add("Mul", value, nodes.floats(coded.scale, "s"))
@@ -74,7 +75,7 @@ class Decoder:
 
     def shared(self, book: Codebook, name: str) -> ir.Value:
         """The weight as it is looked up in tables by packed codes."""
-        nodes = _Chain(self, next(iter(self.scope)), name)
+        nodes = Chain(self, next(iter(self.scope)), name)
         codes = nodes.add("Cast", nodes.codes(book.codes, book.bits), to=ir.DataType.INT32)
         if book.is_common:
             value = nodes.add("Gather", nodes.floats(book.table.reshape(-1), "t"), codes, axis=0)
@@ -88,7 +89,7 @@ class Decoder:
 
     def rows(self, form: Rows, name: str) -> ir.Value:
         """The weight as it is put together of rows."""
-        nodes = _Chain(self, next(iter(self.scope)), name)
+        nodes = Chain(self, next(iter(self.scope)), name)
         index = nodes.add("Cast", nodes.store(form.index, "q"), to=ir.DataType.INT32)
         axis = form.axis or 0
         value = nodes.add("Gather", nodes.store(form.table.T if axis else form.table, "t"), index, axis=axis)
@@ -98,9 +99,23 @@ class Decoder:
             value = nodes.add("Reshape", value, nodes.small(np.array(form.shape, np.int64)))
         return self._finished(value, name, form)
 
+    def vectors(self, book: VectorCodebook, name: str) -> ir.Value:
+        """The weight as it is put together of vectors, looked up in a table by packed codes."""
+        nodes = Chain(self, next(iter(self.scope)), name)
+        outer, spaces, inner = book.codes.shape
+        codes = nodes.add("Cast", nodes.codes(book.codes, book.bits), to=ir.DataType.INT32)
+        codes = nodes.spaces(codes, book, (spaces, 1))
+        value = nodes.add("Gather", nodes.floats(flat(book), "t"), codes, axis=0)
+        if inner > 1:
+            value = nodes.add("Transpose", value, perm=[0, 1, 3, 2])
+        scale = book.scale.reshape(outer, 1, 1, inner)
+        value = nodes.add("Mul", value, nodes.floats(scale, "s"))
+        value = nodes.add("Reshape", value, nodes.small(np.array(book.shape, np.int64)))
+        return self._finished(value, name, book)
+
     def summed(self, form: Binary, name: str) -> ir.Value:
         """The weight as the sum of its signs times their scales, out of packed bits."""
-        nodes = _Chain(self, next(iter(self.scope)), name)
+        nodes = Chain(self, next(iter(self.scope)), name)
         value = nodes.signs(nodes.codes(form.bits, 1), nodes.floats(doubled(form.scale), "s"), form.bases, 0)
         value = nodes.add("Reshape", value, nodes.small(np.array(form.shape, np.int64)))
         if form.is_integer:
@@ -110,7 +125,7 @@ class Decoder:
     def scattered(self, weight: Array, name: str) -> ir.Value:
         """The weight from a bit for each element and what is not zero: the n-th set bit stands for the n-th
         value, and a clear one for the zero in front of them."""
-        nodes = _Chain(self, next(iter(self.scope)), name)
+        nodes = Chain(self, next(iter(self.scope)), name)
         flat = weight.reshape(-1)
         present = (flat.view(f"u{flat.itemsize}") != 0).astype(np.uint8)  # -0.0 is no zero: it has a bit
         bits = nodes.add("Cast", nodes.codes(present, 1), to=ir.DataType.INT32)
@@ -120,7 +135,7 @@ class Decoder:
         value = nodes.add("Reshape", value, nodes.small(np.array(weight.shape, np.int64)))
         return self._named(value, name, weight.shape, ir.DataType.from_numpy(weight.dtype))
 
-    def _finished(self, value: ir.Value, name: str, form: Coded | Codebook | Rows | Binary) -> ir.Value:
+    def _finished(self, value: ir.Value, name: str, form: Coded | Codebook | Rows | Binary | VectorCodebook) -> ir.Value:
         integer = isinstance(form, Coded | Binary) and form.is_integer
         return self._named(value, name, form.shape, ir.DataType.INT8 if integer else ir.DataType.FLOAT)
 
@@ -129,143 +144,14 @@ class Decoder:
         value.shape, value.type = ir.Shape(shape), ir.TensorType(dtype)
         return value
 
-    def table(self, coded: Coded, name: str) -> Table:
-        """A table ``[rows, columns]`` whose rows are looked up before they are decoded."""
-        first = next(iter(self.scope))
-        nodes = _Chain(self, first, name)
-        rows = coded.codes.reshape(coded.shape[0], -1)
-        packed = rows if coded.bits == 8 else _pack(rows, coded.bits)
-        scale = nodes.store(coded.scale[..., 0], "s")
-        zero = nodes.store(coded.zero[..., 0], "z") if coded.zero.size > 1 else None
-        return Table(self, coded, nodes.store(packed, "q"), scale, zero)
-
-    def shared_table(self, book: Codebook, name: str) -> SharedTable:
-        """The same of codes whose tables of values belong to whole rows, to blocks of them, or to all rows."""
-        nodes = _Chain(self, next(iter(self.scope)), name)
-        rows = book.codes.reshape(book.shape[0], -1)
-        codes = nodes.store(rows if book.bits == 8 else _pack(rows, book.bits), "q")
-        _, blocks, entries, _ = book.table.shape
-        shape = (-1, blocks, entries) if blocks > 1 else (-1, entries)
-        table = book.table.reshape(-1 if book.is_common else shape)
-        scale = None if book.scale is None else nodes.store(book.scale[..., 0], "s")
-        return SharedTable(self, book, codes, nodes.store(table, "t"), scale)
-
-    def summed_table(self, form: Binary, name: str) -> SummedTable:
-        """The same of signs; the rows have whole bytes of them."""
-        nodes = _Chain(self, next(iter(self.scope)), name)
-        rows = np.moveaxis(form.bits, 0, 1).reshape(form.shape[0], -1)
-        scale = np.moveaxis(doubled(form.scale)[..., 0], 0, 1)
-        return SummedTable(self, form, nodes.store(_pack(rows, 1), "q"), nodes.store(scale, "s"))
-
-
-@dataclass(frozen=True)
-class Table:
-    """The stored parts of a table."""
-
-    decoder: Decoder
-    coded: Coded
-    codes: ir.Value
-    scale: ir.Value
-    zero: ir.Value | None
-
-    def rows(self, gather: ir.Node) -> ir.Value:
-        """What ``gather`` looks up, in float, from nodes in front of it."""
-        old, indices = gather.outputs[0], gather.inputs[1]
-        assert gather.graph is not None and indices is not None
-        nodes = _Chain(self.decoder, gather, old.name or "rows", gather.graph)
-        value = nodes.add("Cast", nodes.rows(self.codes, indices, self.coded.bits), to=ir.DataType.FLOAT)
-        _, blocks, block, _ = self.coded.codes.shape
-        shape = nodes.add("Shape", indices)
-        if blocks > 1:
-            value = nodes.add("Reshape", value, nodes.extended(shape, (blocks, block)))
-        for op, factor, common in (("Sub", self.zero, self.coded.zero), ("Mul", self.scale, None)):
-            if factor is None and common is not None:
-                operand = nodes.small(common.astype(np.float32).reshape(()))
-            else:
-                assert factor is not None
-                found = nodes.add("Gather", factor, indices, axis=0)
-                if blocks == 1:
-                    found = nodes.add("Reshape", found, nodes.extended(shape, (1,)))
-                operand = nodes.cast(found, factor)
-            value = nodes.add(op, value, operand)
-        if blocks > 1:
-            value = nodes.add("Reshape", value, nodes.extended(shape, (blocks * block,)))
-        return _in_place_of(old, value, gather.graph)
-
-
-@dataclass(frozen=True)
-class SharedTable:
-    """The stored parts of a table whose values are looked up once more."""
-
-    decoder: Decoder
-    book: Codebook
-    codes: ir.Value
-    table: ir.Value
-    scale: ir.Value | None
-
-    def rows(self, gather: ir.Node) -> ir.Value:
-        """What ``gather`` looks up, in float, from nodes in front of it."""
-        old, indices = gather.outputs[0], gather.inputs[1]
-        assert gather.graph is not None and indices is not None
-        nodes = _Chain(self.decoder, gather, old.name or "rows", gather.graph)
-        codes = nodes.add("Cast", nodes.rows(self.codes, indices, self.book.bits), to=ir.DataType.INT32)
-        outer, blocks, block, _ = self.book.codes.shape
-        cut = blocks > 1 and outer > 1
-        shape = nodes.add("Shape", indices) if cut else None
-        if shape is not None:
-            codes = nodes.add("Reshape", codes, nodes.extended(shape, (blocks, block)))
-        if self.book.is_common:
-            value = nodes.add("Gather", nodes.cast(self.table, self.table), codes, axis=0)
-        else:
-            table = nodes.cast(nodes.add("Gather", self.table, indices, axis=0), self.table)
-            value = nodes.add("GatherElements", table, codes, axis=-1)
-        if self.scale is not None:
-            scale = nodes.add("Gather", self.scale, indices, axis=0)
-            if blocks == 1:
-                scale = nodes.add("Reshape", scale, nodes.extended(nodes.add("Shape", indices), (1,)))
-            value = nodes.add("Mul", value, nodes.cast(scale, self.scale))
-        if shape is not None:
-            value = nodes.add("Reshape", value, nodes.extended(shape, (blocks * block,)))
-        return _in_place_of(old, value, gather.graph)
-
-
-@dataclass(frozen=True)
-class SummedTable:
-    """The stored parts of a table of signs."""
-
-    decoder: Decoder
-    form: Binary
-    codes: ir.Value
-    scale: ir.Value
-
-    def rows(self, gather: ir.Node) -> ir.Value:
-        """What ``gather`` looks up, in float, from nodes in front of it."""
-        old, indices = gather.outputs[0], gather.inputs[1]
-        assert gather.graph is not None and indices is not None
-        nodes = _Chain(self.decoder, gather, old.name or "rows", gather.graph)
-        bases, _, blocks, block, _ = self.form.bits.shape
-        shape = nodes.add("Shape", indices)
-        bits = nodes.rows(self.codes, indices, 1)
-        bits = nodes.add("Reshape", bits, nodes.extended(shape, (bases, blocks, block)))
-        scale = nodes.cast(nodes.add("Gather", self.scale, indices, axis=0), self.scale)
-        value = nodes.signs(bits, scale, bases, -3)
-        value = nodes.add("Reshape", value, nodes.extended(shape, (blocks * block,)))
-        return _in_place_of(old, value, gather.graph)
-
 
 def doubled(scale: Array) -> Array:
     """From the middle of -a and a, a bit goes half of the way; doubling is exact in every type of a scale."""
     return scale + scale
 
 
-def _in_place_of(old: ir.Value, value: ir.Value, owner: edit.Scope) -> ir.Value:
-    value.name = edit.unique_name(owner, f"{old.name}_decoded")
-    value.shape, value.type = old.shape, old.type
-    return value
-
-
 @dataclass
-class _Chain:
+class Chain:
     """Adds nodes in front of ``first``, with short names: a file holds them twice."""
 
     decoder: Decoder
@@ -299,7 +185,7 @@ class _Chain:
             return self.store(codes, "q")
         fields = 8 // bits
         filler = -codes.size % fields
-        packed = _pack(np.pad(codes.reshape(1, -1), ((0, 0), (0, filler))), bits)
+        packed = pack(np.pad(codes.reshape(1, -1), ((0, 0), (0, filler))), bits)
         shifts = (bits * np.arange(fields, dtype=np.uint32)).reshape(fields, 1)
         # of uint8 in front of a product, OpenVINO 2026.4 shifts without rounding down: it makes one step of
         # this and of Mod
@@ -325,6 +211,13 @@ class _Chain:
             parts[0] = self.add("Add", parts[0], part)
         return parts[0]
 
+    def spaces(self, codes: ir.Value, book: VectorCodebook, shape: tuple[int, ...]) -> ir.Value:
+        """Indices into the tables one after another, where each space has one of its own."""
+        tables, entries, _ = book.table.shape
+        if tables == 1:
+            return codes
+        return self.add("Add", codes, self.small(entries * np.arange(tables, dtype=np.int32).reshape(shape)))
+
     def rows(self, stored: ir.Value, indices: ir.Value, bits: int) -> ir.Value:
         """Codes of the rows that are looked up, out of packed bytes."""
         value = self.add("Gather", stored, indices, axis=0)
@@ -348,7 +241,12 @@ class _Chain:
         return self.add("Concat", shape, self.small(np.array(dims, np.int64)), axis=0)
 
 
-def _pack(rows: Array, bits: int) -> npt.NDArray[np.uint8]:
+def flat(book: VectorCodebook) -> Array:
+    """All tables as one."""
+    return book.table.reshape(-1, book.table.shape[2])
+
+
+def pack(rows: Array, bits: int) -> npt.NDArray[np.uint8]:
     """``[n, m]`` codes in ``[n, m * bits / 8]`` bytes: the first part of a row in the lowest bits."""
     parts = np.split(rows, 8 // bits, axis=1)
     packed = np.zeros_like(parts[0])

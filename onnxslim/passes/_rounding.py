@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxslim.analysis.reductions import Reduction
 from onnxslim.calibration.store import Calibration
+from onnxslim.reconstruct import vectors
 from onnxslim.reconstruct.binary import Binary, binarize, damped
 from onnxslim.reconstruct.blocks import Coded, View, round_blocks
 from onnxslim.reconstruct.codebook import Codebook, share
 from onnxslim.reconstruct.gptq import DAMPINGS, output_error, round_by_outputs
 from onnxslim.reconstruct.rounding import sqnr_db
 from onnxslim.reconstruct.scaled_codebook import share_by_outputs, share_scaled
+from onnxslim.reconstruct.vectors import VectorCodebook, share_vectors
 
-__all__ = ["coded", "shared", "summed"]
+__all__ = ["coded", "in_vectors", "shared", "summed"]
 
 Array = npt.NDArray[Any]
+Stored = TypeVar("Stored", Binary, Codebook, VectorCodebook)
 
 _FEW = 64  # values of a table with scales, beyond which what inputs show decides next to nothing
 _DAMPING = 0.01  # of the mean importance: what inputs did not show is not for free
@@ -85,16 +89,43 @@ def shared(
     search = share_scaled if scaled else share
     found = [search(weight, view, entries)]
     if moments is not None and not (scaled and entries > _FEW):
+        sizes = (product.outer, product.length, product.inner)
         diagonal = np.diag(moments)
-        damped = (diagonal + _DAMPING * diagonal.mean())[:, None]
-        importance = np.broadcast_to(damped, (product.outer, product.length, product.inner))
+        importance = np.broadcast_to((diagonal + _DAMPING * diagonal.mean())[:, None], sizes)
         found.append(search(weight, view, entries, importance=importance))
         for damping in DAMPINGS if scaled and others is not None else ():  # it fits too well, without
             with contextlib.suppress(np.linalg.LinAlgError):
                 found.append(share_by_outputs(weight, view, moments, entries, damping=damping))
-    rated = [(_quality_db(weight, book.decode(), product, judge), at) for at, book in enumerate(found)]
-    quality, best = max(rated)
-    return found[best], quality
+    return _best(weight, found, product, judge)
+
+
+def in_vectors(
+    weight: Array,
+    product: Reduction,
+    entries: int,
+    vector: int,
+    *,
+    spaces: bool = False,
+    inputs: Calibration | None = None,
+    held_out: Calibration | None = None,
+) -> tuple[VectorCodebook, float]:
+    """The weight as few vectors of so many values, and the signal to noise ratio that is left, in dB.
+
+    Args:
+        vector: divides the length of the product.
+        spaces: each place of a vector has a table of its own.
+
+    The other arguments are those of :func:`shared`.
+    """
+    moments, others = _moments(inputs, product), _moments(held_out, product)
+    judge = moments if others is None else others
+    view = View(product.outer, product.length, product.inner)
+    found = [share_vectors(weight, view, entries, vector, spaces=spaces)]
+    if moments is not None:
+        for damping in DAMPINGS if others is not None else ():  # it fits too well, without
+            with contextlib.suppress(np.linalg.LinAlgError):
+                found.append(vectors.share_by_outputs(weight, view, moments, found[0], damping=damping))
+    return _best(weight, found, product, judge)
 
 
 def summed(
@@ -115,6 +146,13 @@ def summed(
     forms = [binarize(weight, view, bases)]
     if moments is not None:
         forms += [binarize(weight, view, bases, each) for each in damped(moments)]
+    return _best(weight, forms, product, judge)
+
+
+def _best(
+    weight: Array, forms: Sequence[Stored], product: Reduction, judge: Array | None
+) -> tuple[Stored, float]:
+    """The form that leaves the least noise, and its signal to noise ratio."""
     qualities = [_quality_db(weight, form.decode(), product, judge) for form in forms]
     best = int(np.argmax(qualities))
     return forms[best], qualities[best]

@@ -17,6 +17,7 @@ from onnxslim.errors import OptionError
 from onnxslim.model import edit
 from onnxslim.passes._decoding import CODED_BYTES, MIN_OPSET, Decoder
 from onnxslim.passes._rounding import summed
+from onnxslim.passes._tables import SummedTable
 from onnxslim.passes._weights import (
     constants,
     float_weight,
@@ -133,7 +134,7 @@ class BinarizeWeights(Pass):
     def _pack(self, value: ir.Value, form: Binary, decoder: Decoder) -> bool:
         name = value.name or ""
         if not form.is_integer and is_table(value, form.shape):
-            look_up(value, decoder.summed_table(form, name).rows)
+            look_up(value, SummedTable.of(decoder, form, name).rows)
         else:
             edit.replace_uses(value, decoder.summed(form, name))
         remove(decoder.scope, value)

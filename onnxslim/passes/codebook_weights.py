@@ -15,6 +15,7 @@ from onnxslim.errors import OptionError
 from onnxslim.model import edit
 from onnxslim.passes._decoding import CODED_BYTES, MIN_OPSET, Decoder
 from onnxslim.passes._rounding import shared
+from onnxslim.passes._tables import SharedTable
 from onnxslim.passes._weights import constants, float_weight, is_excluded, is_table, look_up, remove
 from onnxslim.passes.base import Pass, Promise
 from onnxslim.reconstruct.blocks import View
@@ -113,7 +114,7 @@ class CodebookWeights(Pass):
         if book is None:
             return False
         if is_table(value, book.shape):
-            look_up(value, decoder.shared_table(book, name).rows)
+            look_up(value, SharedTable.of(decoder, book, name).rows)
         else:
             edit.replace_uses(value, decoder.shared(book, name))
         remove(scope, value)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import ClassVar
 
 from onnxslim._ir import ir
 from onnxslim.model import edit
-from onnxslim.model.hashing import tensor_digest
+from onnxslim.model.hashing import attribute_key
 from onnxslim.ops.registry import is_deterministic
 from onnxslim.passes.base import Pass
 
 __all__ = ["MergeCommonSubexpressions"]
 
-_PLAIN = frozenset(
-    {ir.AttributeType.INT, ir.AttributeType.INTS, ir.AttributeType.STRING, ir.AttributeType.STRINGS}
-)
 _Known = dict[Hashable, ir.Node]
 
 
@@ -79,24 +75,5 @@ def _key(node: ir.Node) -> Hashable:
         node.op_identifier(),
         tuple(id(value) for value in node.inputs),
         tuple(bool(value.name) for value in node.outputs),
-        tuple(sorted((name, _attribute_key(attribute)) for name, attribute in node.attributes.items())),
+        tuple(sorted((name, attribute_key(attribute)) for name, attribute in node.attributes.items())),
     )
-
-
-def _attribute_key(attribute: ir.Attr) -> tuple[str, ...]:
-    """Equal exactly when the attributes are, floats bit by bit."""
-    if attribute.is_ref():
-        return ("reference", str(attribute.ref_attr_name))
-    match attribute.type:
-        case ir.AttributeType.FLOAT:
-            content = struct.pack("<d", attribute.as_float()).hex()
-        case ir.AttributeType.FLOATS:
-            floats = attribute.as_floats()
-            content = struct.pack(f"<{len(floats)}d", *floats).hex()
-        case ir.AttributeType.TENSOR:
-            content = tensor_digest(attribute.as_tensor()).hex()
-        case kind if kind in _PLAIN:
-            content = repr(attribute.value)
-        case _:
-            content = f"only itself: {id(attribute)}"
-    return (str(attribute.type), content)

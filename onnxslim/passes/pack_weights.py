@@ -17,6 +17,7 @@ from onnxslim.model import edit
 from onnxslim.ops.registry import spec_of
 from onnxslim.passes._decoding import CODED_BYTES, MIN_OPSET, Decoder
 from onnxslim.passes._rounding import coded
+from onnxslim.passes._tables import Table
 from onnxslim.passes._weights import constants, float_weight, is_excluded, is_table, look_up, remove
 from onnxslim.passes.base import Pass, Promise
 from onnxslim.reconstruct.blocks import Coded, View
@@ -136,7 +137,7 @@ class PackWeights(Pass):
         if isinstance(form, Coded):
             assert decoder is not None
             if is_table(value, weight.shape):
-                look_up(value, decoder.table(form, name).rows)
+                look_up(value, Table.of(decoder, form, name).rows)
             else:
                 edit.replace_uses(value, decoder.whole(form, name))
         elif is_table(value, weight.shape):

@@ -173,7 +173,7 @@ def quantize(
     calibration: Calibration | None = None,
     mode: Literal["auto", "static", "dynamic", "weight-only"] = "auto",
     weights: str = "int8",
-    activations: Literal["", "uint8", "int8", "uint16", "int16"] = "",
+    activations: Literal["", "uint8", "int8", "uint16", "int16", "binary"] = "",
     metric: str | None = None,
     metric_output: str | None = None,
     max_drop: str | float | Drop = "1%",
@@ -202,6 +202,8 @@ def quantize(
         weights: the fewest bits that weights may be stored in: ``int8``, ``int4``, ``int2``, ``binary``, with
             ``binary:2`` for at most two signs a weight.
         activations: the type of static activations, of those that the target lists; default its first.
+            ``binary``, with binary weights: products read ``scale * sign(x - threshold) + offset`` where
+            held-out data accept it, and floats elsewhere; the notes of the report say which.
         distill: let the result learn from the original for so long, see :func:`onnxslim.distill`; what
             may be lost is then asked of what has learned, and the smallest form may be chosen before.
         options: ``{pass name: {option: value}}``.
@@ -221,15 +223,22 @@ def quantize(
             f"quantize in mode {mode} needs data or a calibration",
             hint="give --data or --calibration, or choose a mode that needs none: " + ", ".join(UNCALIBRATED),
         )
+    signs = activations == "binary"
+    if signs and (mode not in ("auto", "weight-only") or not weights.startswith("binary") or data is None):
+        raise OptionError(
+            "binary activations go with binary weights, and are fitted on data",
+            hint="--weights binary --activations binary --data D, without --mode static or dynamic",
+        )
     model = load(source)
     if calibration is not None:
         calibration.check(source)
 
     request = Request(
         drop=parse_drop(max_drop),
-        mode=mode,
+        mode="weight-only" if signs else mode,
         weights=weights,
-        activations=activations,
+        activations="" if activations == "binary" else activations,
+        sign_inputs=signs,
         metric=metric,
         output=metric_output,
         threads=threads,

@@ -61,6 +61,9 @@ def search_best(
                 f"no candidate meets the target: {tried}",
                 hint="relax the target, --max-drop, or give more --data and --time",
             )
+        if best is not None and request.sign_inputs:
+            progress("looking for products that may read signs")
+            best, after = contest.with_signs(best, before, after)
         result = contest.result(best, before, after, path_of(source))
         if request.integer_io:
             progress("making inputs and outputs integers")

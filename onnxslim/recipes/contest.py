@@ -33,6 +33,7 @@ from onnxslim.recipes.pruning.widths import sized
 from onnxslim.recipes.quality import Judge
 from onnxslim.recipes.request import Request
 from onnxslim.recipes.search import NOT_TRIED, Progress, Search, Start, Trial
+from onnxslim.recipes.sign_inputs import sign_inputs
 from onnxslim.recipes.weight_forms import weight_forms
 from onnxslim.report.report import Report
 from onnxslim.runtime.environment import environment
@@ -210,6 +211,30 @@ class Contest:
             if other is not best and other.rejected is None:
                 other.rejected = _BEATEN
         return best, after
+
+    def with_signs(
+        self, best: Trial, before: MetricResult, after: MetricResult
+    ) -> tuple[Trial, MetricResult]:
+        """The winner with signs in front of some products, and its score; unless the test data refuse."""
+        assert best.model is not None
+        run, drop = self.run, self.request.drop
+        found = sign_inputs(best.model, run.parts.fit, self.search, run.worker, self.feeds)
+        self.notes += found.notes
+        best.declined = [*best.declined, *found.outcome.declined]
+        trial = found.trial
+        if trial is None:
+            return best, after
+        self.trials.append(trial)
+        assert trial.file is not None
+        score = run.metric.score(trial.file.path)
+        if not drop.allows(before.value, score.value, before.resolution):
+            trial.rejected = f"scored {score.value:.4f} on the test data, more than {drop} below"
+            trial.rejected += f" {before.value:.4f}"
+            self.notes[-1] = f"{trial.name}: none, for the model {trial.rejected}"
+            return best, after
+        trial.start, trial.candidate, best.rejected = best.start, best.candidate, _BEATEN
+        trial.applied, trial.declined = [*best.applied, *found.outcome.applied], best.declined
+        return trial, score
 
     def result(
         self, best: Trial | None, before: MetricResult, after: MetricResult, path: Path | None

@@ -103,6 +103,11 @@ class Judge:
         self._min_sqnr_db = MIN_SQNR_UNSEEN_DB if unseen and self._kind == "cosine" else MIN_SQNR_DB
         self._bound = not (unseen and self._kind == "cosine")
 
+    @property
+    def drop(self) -> Drop:
+        """What a candidate may lose."""
+        return self._drop
+
     def score(self, model: ir.Model) -> Score:
         """Run the candidate; a model that does not run is rejected, not an error."""
         try:

@@ -35,6 +35,7 @@ class Request:
     seed: int = 0
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     integer_io: bool = False
+    sign_inputs: bool = False
     prune: bool = False
     distill: float | None = None
 

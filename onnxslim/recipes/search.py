@@ -190,6 +190,18 @@ class Search:
         both = size * (ratio if ratio <= 1 else ratio**_SLOWER_WEIGHT)
         return {"latency": ratio, "bytes": size}.get(self.objective, both)
 
+    def admit(self, name: str, model: ir.Model) -> Trial:
+        """Judge and measure a model that a later step made of the winner, as strictly as the winner."""
+        trial = Trial(name, model=model)
+        trial.file = save(model, self.folder / f"{len(list(self.folder.iterdir()))}.onnx")
+        trial.rejected = self._reject_size(trial.file)
+        if trial.rejected is None:
+            trial.score = self.judge.score(model)
+            trial.rejected = trial.score.rejected
+        if trial.rejected is None:
+            self._confirm(trial)
+        return trial
+
     def _refined(self, start: Start, trials: Sequence[Trial]) -> Iterator[Candidate]:
         """A milder form of each kind of candidate that was too noisy, where nothing of the kind is left."""
         candidates = start.candidates

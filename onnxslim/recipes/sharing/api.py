@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from onnxslim._ir import ir
+from onnxslim.analysis.repeats import function_notes
 from onnxslim.analysis.sharing import sharing_notes
 from onnxslim.calibration.data import DataLike
 from onnxslim.errors import OptionError
 from onnxslim.model.io import ModelLike
+from onnxslim.passes.extract_functions import ExtractFunctions
 from onnxslim.recipes.budget import Drop
 from onnxslim.recipes.named import share_steps
 from onnxslim.recipes.pipeline import Pipeline, Result
@@ -28,6 +31,8 @@ def share(
     merge_neurons: str | float | None = None,
     merge_into: Into = "many",
     codebook: int | None = None,
+    vectors: int | None = None,
+    functions: bool = False,
     test: DataLike | None = None,
     metric: str | None = None,
     metric_output: str | None = None,
@@ -60,11 +65,17 @@ def share(
             is off by more.
         scaled: also those that are nearly multiples of each other.
         codebook: let the weights of a tensor have so many values, times a scale for each block of 32.
+        vectors: with ``codebook``, let it hold vectors of 2, 4 or 8 values, with a scale for each row
+            (product quantization): 256 vectors of 4 are 2 bits for a weight.
+        functions: let parts that compute the same over the same weights from different inputs, twin towers or
+            layers that share their weights, be calls of one function of the model; the graph is smaller then,
+            nothing is faster.
         test: inputs that score the result, once; default 30 % of ``data``.
         metric, metric_output, samples, batch, images, threads: as in :func:`onnxslim.compress`.
         max_drop: what may be lost of the metric: it decides how far each of the three goes.
         verify, verify_limit, feeds: as in :func:`onnxslim.simplify`, for what is exact.
-        options: ``{pass name: {option: value}}``, also of ``merge-similar-weights`` and ``codebook-weights``.
+        options: ``{pass name: {option: value}}``, also of ``merge-similar-weights``, ``codebook-weights`` and
+            ``quantize-vectors``.
         seed: of every split.
 
     Raises:
@@ -86,6 +97,8 @@ def share(
         merge_neurons=merge_neurons,
         tolerance=tolerance,
         codebook=codebook,
+        vectors=vectors,
+        functions=functions,
         max_drop=max_drop,
         into=merge_into,
         scaled=scaled,
@@ -100,8 +113,14 @@ def share(
             raise OptionError(
                 "exact sharing needs no data", hint="add --tolerance, --merge-neurons or --codebook"
             )
-        steps = apply_overrides(share_steps(), options or {})
-        pipeline = Pipeline(steps, verify, feeds, verify_limit, seed, never_grow=True, explain=sharing_notes)
+        extracting = (ExtractFunctions(),) if functions else ()
+        steps = apply_overrides((*share_steps(), *extracting), options or {})
+
+        def explain(before: ir.Model, after: ir.Model) -> Iterator[str]:
+            yield from sharing_notes(before, after)
+            yield from function_notes(before, after)
+
+        pipeline = Pipeline(steps, verify, feeds, verify_limit, seed, never_grow=True, explain=explain)
         return pipeline.run(source)
     from onnxslim.recipes.sharing.nearly import share_nearly  # exact sharing must not pay for it
 

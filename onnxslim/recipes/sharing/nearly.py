@@ -12,12 +12,15 @@ from typing import Any
 
 from onnxslim._ir import ir
 from onnxslim.analysis.cost import summary
+from onnxslim.analysis.repeats import function_notes
 from onnxslim.calibration.data import DataLike
 from onnxslim.model.io import ModelLike
 from onnxslim.passes.base import Decline
 from onnxslim.passes.codebook_weights import CodebookWeights
+from onnxslim.passes.extract_functions import ExtractFunctions
 from onnxslim.passes.merge_similar_weights import MergeSimilarWeights
-from onnxslim.recipes.engine import Outcome
+from onnxslim.passes.quantize_vectors import QuantizeVectors
+from onnxslim.recipes.engine import Outcome, run_steps
 from onnxslim.recipes.named import share_steps, simplify_steps
 from onnxslim.recipes.opened import opened
 from onnxslim.recipes.pipeline import Result, path_of
@@ -49,7 +52,7 @@ def share_nearly(
         BudgetError: more is lost than allowed.
     """
     first = (*simplify_steps(), *share_steps())  # weights and channels are found in a simple graph
-    later = (MergeSimilarWeights(), CodebookWeights())
+    later = (MergeSimilarWeights(), CodebookWeights(), QuantizeVectors(), ExtractFunctions())
     apply_overrides((*first, *later), options)  # each must concern one of them
     names = {step.name for step in later}
     own = {name: given for name, given in options.items() if name in names}
@@ -89,6 +92,10 @@ def share_nearly(
             found = Outcome(form.outcome.model, [*found.applied, *form.outcome.applied], [])
             declined += form.outcome.declined
             notes.append(f"{stage.name}: {form.note}")
+        if request.functions:
+            extracted = run_steps(found.model, (work.with_options(ExtractFunctions()),), run.prover)
+            found = Outcome(extracted.model, [*found.applied, *extracted.applied], [])
+            notes += function_notes(run.original, found.model)
         changed = any(record.modified for record in found.applied)
         model = found.model if changed else run.original
         report = run.report(

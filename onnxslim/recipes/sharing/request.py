@@ -24,6 +24,8 @@ class ShareRequest:
     tolerance: float | None = None
     scaled: bool = True
     codebook: int | None = None
+    vectors: int = 1
+    functions: bool = False
     drop: Drop | None = None
     metric: str | None = None
     output: str | None = None
@@ -42,6 +44,7 @@ def request_of(
     merge_neurons: str | float | None,
     tolerance: float | None,
     codebook: int | None,
+    vectors: int | None = None,
     max_drop: str | float | Drop | None,
     **given: Any,
 ) -> ShareRequest:
@@ -59,10 +62,15 @@ def request_of(
         raise OptionError(f"--tolerance {tolerance:g} is no relative error", hint="write it like 1e-3")
     if codebook is not None and not 2 <= codebook <= 256:
         raise OptionError(f"--codebook {codebook} is out of range", hint="a table has 2 to 256 values")
+    if vectors is not None and codebook is None:
+        raise OptionError("--vectors says what a table holds", hint="add --codebook 256")
+    if vectors not in (None, 2, 4, 8):
+        raise OptionError(f"--vectors {vectors} is no length of a vector", hint="write 2, 4 or 8")
     request = ShareRequest(
         merge=None if merge_neurons is None else _goal(merge_neurons),
         tolerance=tolerance,
         codebook=codebook,
+        vectors=vectors or 1,
         drop=None if max_drop is None else parse_drop(max_drop),
         **given,
     )

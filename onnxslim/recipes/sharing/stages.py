@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
+
+import numpy as np
 
 from onnxslim._ir import ir
 from onnxslim.analysis.channels import find_groups
@@ -14,9 +16,11 @@ from onnxslim.measure.differences import Difference
 from onnxslim.passes.base import Decline, Pass
 from onnxslim.passes.codebook_weights import CodebookWeights
 from onnxslim.passes.merge_similar_weights import MergeSimilarWeights
+from onnxslim.passes.quantize_vectors import QuantizeVectors
 from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.recipes.engine import Step, run_steps
 from onnxslim.recipes.few_bits import moments_of
+from onnxslim.recipes.noise import noise_to_signal
 from onnxslim.recipes.parts import Parts
 from onnxslim.recipes.pruning.apply import pruned
 from onnxslim.recipes.pruning.criteria import criterion
@@ -30,11 +34,12 @@ from onnxslim.runtime.client import Worker
 
 __all__ = ["Work", "stages"]
 
-_LEVELS_DB = tuple(float(level) for level in range(15, 64, 4))  # of noise that milder codebooks leave
+_LEVELS_DB = tuple(float(level) for level in range(11, 64, 4))  # of noise that milder codebooks leave
 _CHOICE_FEEDS = 16
 _PARTS = (1.0, 0.75, 0.5, 0.25, 0.1)  # of what was asked for
 _TOLERANCES = (1.0, 0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4)
 _MULTIPLE = 8  # of channels is kept, as kernels like it
+_VECTORS: tuple[Literal[8, 4, 2], ...] = (8, 4, 2)  # values that one index stands for
 _MOST = 256  # values of the table of a weight that few are too few for
 
 
@@ -144,31 +149,66 @@ def _run(work: Work, model: ir.Model) -> list[list[Any]]:
 
 
 def _codebook(work: Work, model: ir.Model) -> Stage:
-    """All weights in tables of few values; in milder forms those that bring most noise have larger tables."""
-    entries = work.request.codebook
+    """All weights in tables of few values or vectors; in milder forms those that bring most noise have
+    shorter vectors, and at last tables of many values."""
+    request = work.request
+    entries, vectors = request.codebook, request.vectors
     assert entries is not None
     head = (RaiseOpset(opset=CODES_OPSET),)
     base = run_steps(model, head).model
     data = work.parts.fit if work.is_informed else None
     fitted = moments_of(base, data, work.held_out[:_CHOICE_FEEDS])
-    few = CodebookWeights(entries, min_sqnr_db=0.0, inputs=fitted.inputs, held_out=fitted.held_out)
-    few, many = work.with_options(few), CodebookWeights(_MOST, exclude=work.with_options(few).exclude)
+    asked: Sequence[CodebookWeights | QuantizeVectors] = [
+        QuantizeVectors(entries, length) for length in _VECTORS if length <= vectors
+    ] or [CodebookWeights(entries)]
+    few = [
+        work.with_options(replace(each, min_sqnr_db=0.0, inputs=fitted.inputs, held_out=fitted.held_out))
+        for each in asked
+    ]
+    many = CodebookWeights(_MOST, exclude=few[0].exclude)
+    if vectors > 1:
+        few = [_nearer(work, base, each) for each in (few if request.drop is not None else few[:1])]
 
     def made(steps: Sequence[Step], level: float | None) -> Form:
         outcome = run_steps(model, (*head, *steps))
         if level is None:
             return Form(outcome, "of every weight that gets smaller by it")
-        larger = sum(
-            len(step.only) for step in steps if isinstance(step, CodebookWeights) and step.entries == _MOST
-        )
-        return Form(outcome, f"{larger} weights have {_MOST} values, for {level:g} dB at the outputs")
+        return Form(outcome, f"{_listed(steps)}, for {level:g} dB at the outputs")
 
-    forms = [partial(made, (few,), None)]
-    if work.request.drop is not None:
-        storage = Storage(base, work.held_out[:_CHOICE_FEEDS], (few, many), rest=())
+    forms = [partial(made, few[:1], None)]
+    if request.drop is not None:
+        storage = Storage(base, work.held_out[:_CHOICE_FEEDS], (*few, many), rest=(), levels=_LEVELS_DB)
 
         def milder(level: float) -> Form:
             return made(storage.steps(level), level)
 
         forms += [partial(milder, level) for level in _LEVELS_DB]
-    return Stage(f"codebook of {entries}", forms)
+    name = f"codebook of {entries}"
+    return Stage(name if vectors == 1 else f"{name} vectors of {vectors}", forms)
+
+
+def _nearer(work: Work, model: ir.Model, vectors: QuantizeVectors) -> QuantizeVectors:
+    """Vectors that were chosen by the inputs, or by the weights alone: what leaves less noise at the outputs.
+
+    Each product is nearer with the former.  Where a few inputs are huge and hardly change, the model is not.
+    """
+    forms = [vectors]
+    if vectors.inputs is not None:
+        forms.append(replace(vectors, inputs=None, held_out=None))
+    found = [replace(form, known=form.stored(model)) for form in forms]
+    if len(found) == 1:
+        return found[0]
+    reference = _run(work, model)
+    noises = [noise_to_signal(reference, _run(work, run_steps(model, (form,)).model)) for form in found]
+    return found[int(np.argmin(noises))]
+
+
+def _listed(steps: Sequence[Step]) -> str:
+    """How many weights have which form."""
+    found = []
+    for step in steps:
+        if isinstance(step, QuantizeVectors):
+            found.append(f"{len(step.only)} weights have vectors of {step.vector}")
+        elif isinstance(step, CodebookWeights):
+            found.append(f"{len(step.only)} weights have {step.entries} values")
+    return ", ".join(found)
