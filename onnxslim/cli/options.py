@@ -283,7 +283,14 @@ def budget(function: F) -> F:
             help="What to quantize for: cpu-x86-vnni (the default), cpu-arm, cuda, ..., or a .toml file that "
             "`onnxslim doctor --measure` wrote.",
         ),
-        threads,
+        click.option(
+            "--threads",
+            callback=parse_counts,
+            default="1",
+            show_default=True,
+            metavar="1,2",
+            help="When measuring time; the result must not be slower with any of several.",
+        ),
     )(function)
 
 

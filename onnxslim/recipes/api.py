@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +11,7 @@ from onnxslim._ir import ir
 from onnxslim.calibration.data import DataLike, open_feeds
 from onnxslim.errors import CalibrationError, OptionError, VerificationError
 from onnxslim.measure.layers import Layer, layer_noise
+from onnxslim.measure.setting import thread_counts
 from onnxslim.measure.verify import Verification
 from onnxslim.model.io import ModelLike, load
 from onnxslim.passes.base import Promise
@@ -105,7 +106,7 @@ def compress(
     samples: int | None = None,
     batch: int | None = None,
     images: Any = None,
-    threads: int = 1,
+    threads: int | Sequence[int] = 1,
     target: str | None = None,
     seed: int = 0,
     progress: Progress = lambda message: None,
@@ -125,7 +126,8 @@ def compress(
         weights: the fewest bits that weights may be stored in: ``int8``, ``int4``, ``int2``, ``binary``, with
             ``binary:2`` for at most two signs a weight.
         time: no new candidate is begun after this long.
-        threads: of the latency measurement.
+        threads: of the latency measurement; with several numbers, the result must not be slower with any of
+            them, and the worst ratio counts.
         target: the hardware to place quantizers for; default this machine.
         seed: of every split.
         progress: called with a line of text as the work goes on.
@@ -148,7 +150,7 @@ def compress(
         objective=objective,
         weights=weights,
         seconds=parse_duration(time),
-        threads=threads,
+        threads=thread_counts(threads),
         target=target,
         seed=seed,
     )
@@ -171,7 +173,7 @@ def quantize(
     samples: int | None = None,
     batch: int | None = None,
     images: Any = None,
-    threads: int = 1,
+    threads: int | Sequence[int] = 1,
     target: str | None = None,
     integer_io: bool = False,
     distill: str | float | None = None,
@@ -221,7 +223,7 @@ def quantize(
         activations=activations,
         metric=metric,
         output=metric_output,
-        threads=threads,
+        threads=thread_counts(threads),
         target=target,
         seed=seed,
         overrides=dict(options or {}),

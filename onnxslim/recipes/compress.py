@@ -40,6 +40,7 @@ from onnxslim.recipes.quality import Judge
 from onnxslim.recipes.search import Objective, Progress, Search, Trial
 from onnxslim.recipes.weight_forms import weight_forms
 from onnxslim.report.report import Report
+from onnxslim.report.text import counted
 from onnxslim.runtime.client import Worker, open_worker
 from onnxslim.runtime.environment import environment
 from onnxslim.runtime.targets.load import load_target
@@ -74,7 +75,7 @@ class Request:
     size: Target | None = None
     objective: Objective = "both"
     seconds: float = 600.0
-    threads: int = 1
+    threads: tuple[int, ...] = (1,)
     target: str | None = None
     verify_limit: int = 10**9
     seed: int = 0
@@ -147,6 +148,7 @@ def search_best(
             data=None if parts.fit.is_random else parts.fit,
             feeds=held_out[:_CHOICE_FEEDS],
             integer_io=request.integer_io,
+            threads=request.threads,
         )
         if request.mode == "compress":
             options.append(Candidate("simplified only", ()))
@@ -212,15 +214,17 @@ def _finish(
 ) -> Result:
     if best is None:
         return Result(original, replace(report, after=report.before), path)
-    assert best.model is not None and best.latency is not None
+    assert best.model is not None
     checked = verify(original, best.model, feeds, promise=Promise.LOSSY, worker=worker)
+    measured = [latency_fields(each, counted(each.threads, "thread")) for each in best.latency]
     report = replace(
         report,
         after=summary(best.model),
         passes=(*base.applied, *best.applied),
         declined=(*base.declined, *best.declined),
         verification=checked.to_dict(),
-        latency=latency_fields(best.latency),
+        latency=measured[0],
+        scenarios=tuple(measured) if len(measured) > 1 else (),
     )
     return Result(best.model, report)
 
