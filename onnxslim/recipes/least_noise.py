@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 _METHODS: tuple[Method, ...] = ("minmax", "mse")
 _BALANCES = (1.0, 0.5)
 _ENDS: tuple[End, ...] = ("low", "high")
-_FEEDS = 8  # that these are chosen on
+_FEEDS = 32  # that these are chosen on
 _AT_OUTPUTS = 2.0  # as much noise as the least seen
 
 Feeds = Sequence[Mapping[str, Any]]

@@ -39,7 +39,7 @@ End = Literal["low", "high"]
 
 _FRACTIONS = tuple(2 ** (-step / 4) for step in range(17))  # of the extreme that was seen
 _PATIENCE = 4  # steps in which no activation gains
-_FEEDS, _SECONDS = 8, 30.0  # that ends are chosen on: so many, or fewer where they take longer
+_FEEDS, _SECONDS = 32, 15.0  # that ends are chosen on: so many, or fewer where they take longer
 _TINY = 1e-30  # signal
 _FLOATS = (None, ir.DataType.FLOAT)  # or not known
 _DEPTH = 16  # nodes behind an activation, where nothing is quantized
@@ -100,19 +100,16 @@ class _Probe:
     """An activation of a quantized model, what comes back from its integers, and what is measured of it.
 
     Attributes:
+        name: of the activation in the float model.
         ends: the names of noise and signal of each value behind the readers.
     """
 
+    name: str
     value: ir.Value
     restored: ir.Value
     scale: ir.Value
     zero_point: ir.Value
     ends: list[tuple[str, str]] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        """Of the activation."""
-        return self.value.name or ""
 
     def over(self, form: QuantizeStatic, low: float, high: float) -> dict[str, Array]:
         """Scale and zero point for a range, as inputs of the model."""
@@ -163,7 +160,8 @@ def _activations(graph: ir.Graph) -> list[_Probe]:
         if len(node.inputs) > 2:
             value, scale, zero = node.inputs[:3]
             if value is not None and scale is not None and zero is not None and scale.is_initializer():
-                found.setdefault(scale, _Probe(value, restored, scale, zero))
+                name = (restored if restored.is_graph_output() else value).name  # outputs keep their names
+                found.setdefault(scale, _Probe(name or "", value, restored, scale, zero))
     return list(found.values())
 
 
