@@ -176,16 +176,16 @@ def _measuring(model: ir.Model, probes: Sequence[_Probe]) -> ir.Model:
     outputs = set(graph.outputs)
     graph.outputs.clear()
     conversions = _conversions(graph)
-    quantized = {node.inputs[0] for node, _ in conversions}
+    scales = {node.inputs[0]: node.inputs[1] for node, _ in conversions}
     for node, restored in conversions:
         assert node.inputs[0] is not None
         edit.replace_uses(restored, node.inputs[0])
-    copier = _Copier(model, quantized, outputs)
+    copier = _Copier(model, scales, outputs)
     for probe in probes:
-        probe.ends.extend(copier.measured(*pair) for pair in copier.behind(probe.value, probe.restored))
+        probe.ends.extend(copier.measured(*pair) for pair in copier.behind(probe))
     part = extract(model, [name for probe in probes for pair in probe.ends for name in pair])[0]
-    scales = [str(value.name) for probe in probes for value in (probe.scale, probe.zero_point)]
-    part.graph.inputs.extend(part.graph.initializers[name] for name in dict.fromkeys(scales))
+    names = [str(value.name) for probe in probes for value in (probe.scale, probe.zero_point)]
+    part.graph.inputs.extend(part.graph.initializers[name] for name in dict.fromkeys(names))
     part.ir_version = max(part.ir_version, 4)  # before, every initializer was an input
     return part
 
@@ -200,20 +200,29 @@ def _keep_biases(graph: ir.Graph, scale: ir.Value) -> None:
 
 
 class _Copier:
-    """Copies what reads a value, and adds what measures the difference."""
+    """Copies what reads a value, and adds what measures the difference.
+
+    Args:
+        scales: of the values that are quantized.
+        outputs: of the model.
+    """
 
     def __init__(
-        self, model: ir.Model, quantized: Collection[ir.Value | None], outputs: Collection[ir.Value]
+        self,
+        model: ir.Model,
+        scales: Mapping[ir.Value | None, ir.Value | None],
+        outputs: Collection[ir.Value],
     ) -> None:
-        self._model, self._quantized, self._outputs = model, quantized, outputs
+        self._model, self._scales, self._outputs = model, scales, outputs
         self._order = {node: number for number, node in enumerate(model.graph)}
         self._shapes = infer(model)
         self._signals: dict[ir.Value, ir.Value] = {}
 
-    def behind(self, value: ir.Value, restored: ir.Value) -> list[tuple[ir.Value, ir.Value]]:
-        """The nearest values that ``restored`` in the place of ``value`` changes: pairs of copy and value."""
-        copies, ends = {value: restored}, dict[ir.Value, ir.Value]()
-        waiting, copied = self._readers(value), 0
+    def behind(self, probe: _Probe) -> list[tuple[ir.Value, ir.Value]]:
+        """What is compared, pairs of copy and value: the nearest behind the probe that are an end."""
+        copies = {probe.value: probe.restored}
+        ends = dict(copies) if self._read_inside(probe.value) else {}
+        waiting, copied = self._readers(probe.value), 0
         while waiting:
             node = waiting.pop(min(waiting))
             if copied == _DEPTH or any(subgraphs(node)) or not is_deterministic(node, self._model):
@@ -226,11 +235,11 @@ class _Copier:
             for output, other in zip(node.outputs, self._added(copy), strict=True):
                 if self._shapes.dtype(output) in _FLOATS:
                     copies[output] = other
-                    if self._is_end(output):
+                    if self._is_end(output, probe):
                         ends[output] = other
                     else:
                         waiting |= self._readers(output)
-        return [(copy, end) for end, copy in (ends or {value: restored}).items()]
+        return [(copy, end) for end, copy in (ends or {probe.value: probe.restored}).items()]
 
     def measured(self, copy: ir.Value, value: ir.Value) -> tuple[str, str]:
         """The names of the noise of a copy, and of the signal."""
@@ -246,15 +255,23 @@ class _Copier:
         users = (user for user, _ in value.uses() if user in self._order and not is_quantize(user))
         return {self._order[user]: user for user in users}
 
-    def _is_end(self, value: ir.Value) -> bool:
-        """Whether the value is quantized again, an output, or a product that is not quantized next."""
-        if value in self._quantized or value in self._outputs:
+    def _is_end(self, value: ir.Value, probe: _Probe) -> bool:
+        """Whether the value is an output, read in a subgraph, quantized again, or a product not quantized next.
+
+        What was only moved is not quantized again: it keeps its scale, and every number.
+        """
+        if value in self._outputs or self._read_inside(value):
             return True
+        if value in self._scales:
+            return self._scales[value] is not probe.scale
         node = value.producer()
         spec = None if node is None else spec_of(node)
         product = spec is not None and spec.quant is not None and spec.quant.weight is not None
         nexts = (output for user, _ in value.uses() for output in user.outputs)
-        return product and not any(output in self._quantized for output in nexts)
+        return product and not any(output in self._scales for output in nexts)
+
+    def _read_inside(self, value: ir.Value) -> bool:
+        return any(user.graph is not self._model.graph for user, _ in value.uses())
 
     def _added(self, node: ir.Node) -> Sequence[ir.Value]:
         for output in node.outputs:
