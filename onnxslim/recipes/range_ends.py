@@ -256,7 +256,7 @@ class _Copier:
         return {self._order[user]: user for user in users}
 
     def _is_end(self, value: ir.Value, probe: _Probe) -> bool:
-        """Whether the value is an output, read in a subgraph, quantized again, or a product not quantized next.
+        """Whether the value is an output, read in a subgraph, quantized again, or a product in floats.
 
         What was only moved is not quantized again: it keeps its scale, and every number.
         """
