@@ -39,7 +39,7 @@ End = Literal["low", "high"]
 
 _FRACTIONS = tuple(2 ** (-step / 4) for step in range(17))  # of the extreme that was seen
 _PATIENCE = 4  # steps in which no activation gains
-_FEEDS, _SECONDS = 32, 15.0  # that ends are chosen on: so many, or fewer where they take longer
+_FEEDS, _SECONDS = 32, 40.0  # that ends are chosen on: so many, or fewer where they take longer
 _TINY = 1e-30  # signal
 _FLOATS = (None, ir.DataType.FLOAT)  # or not known
 _DEPTH = 16  # nodes behind an activation, where nothing is quantized
@@ -124,10 +124,12 @@ class _Measure:
         self._session, self._form = session, form
         known = {value.name for value in session.inputs}
         feeds = [{name: array for name, array in feed.items() if name in known} for feed in feeds]
+        session.run(feeds[0])
         begun = time.monotonic()
         session.run(feeds[0])
         count = math.floor(_SECONDS / len(_FRACTIONS) / max(time.monotonic() - begun, 1e-6))
         self._feeds = feeds[: min(max(count, 1), _FEEDS)]
+        _log.info("ends of ranges are chosen on %d feeds", len(self._feeds))
 
     def __call__(self, ranges: Mapping[_Probe, tuple[float, float]]) -> dict[_Probe, float]:
         inputs: dict[str, Array] = {}
