@@ -190,7 +190,7 @@ def packed_candidate(model: ir.Model, feeds: Sequence[Mapping[str, Any]]) -> Can
 
 def static_candidate(quantize: QuantizeStatic, packing: Sequence[Step] = REST) -> Candidate:
     """Static quantization, and what stays in float packed."""
-    chosen = ", chosen part by part" if quantize.ranges else ""
+    chosen = ", some ends of their own" if quantize.ranges else ""
     name = f"static int8, {quantize.method} ranges{chosen}"
     if quantize.factors:
         name += ", equalized channels"

@@ -36,7 +36,7 @@ _METHODS: tuple[Method, ...] = ("minmax", "mse")
 _BALANCES = (1.0, 0.5)
 _ENDS: tuple[End, ...] = ("low", "high")
 _FEEDS = 32  # that these are chosen on
-_AT_OUTPUTS = 2.0  # as much noise as the least seen
+_AT_OUTPUTS = 2.0  # times the least noise that was seen there; what saturates varies as much by chance
 
 Feeds = Sequence[Mapping[str, Any]]
 Array = npt.NDArray[Any]
@@ -47,14 +47,14 @@ def least_noise(
 ) -> QuantizeStatic:
     """The form of ``first`` that leaves the least noise on ``feeds``, placed where ``first`` is.
 
-    In this order: one method for all ranges, with and without corrected biases; channels equalized; a method
-    for each group of activations.
+    In this order: one method for all ranges, with and without corrected biases; channels equalized; the low
+    ends of single ranges, then the high ones.
 
     Args:
         model: in float.
         feeds: held-out inputs; without any, ``first`` is the answer.
-        data: what the calibration was made on, to choose by and to calibrate the equalized model on; without
-            it, there is one method for all ranges, and channels stay as they are.
+        data: what the calibration was made on, to choose ends by and to calibrate the equalized model on;
+            without it, there is one method for all ranges, and channels stay as they are.
     """
     if not feeds:
         return first
@@ -80,7 +80,7 @@ def least_noise(
 
 
 class _Search:
-    """Keeps the least noisy form that it has seen: less where it tells, and not more at the outputs."""
+    """Keeps the form with the least noise where it tells, and at most twice the least at the outputs."""
 
     def __init__(self, worker: Worker, model: ir.Model, feeds: Feeds, first: QuantizeStatic) -> None:
         self._worker, self._model, self._feeds = worker, model, feeds

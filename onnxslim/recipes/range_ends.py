@@ -84,7 +84,8 @@ def with_ends(
             waited = 0 if better else waited + 1
             if waited == _PATIENCE:
                 break
-    return replace(form, ranges={**form.ranges, **{probe.name: found for probe, found in best.items()}})
+    changed = {probe.name: each for probe, each in best.items() if each != form.range_of(probe.name)}
+    return replace(form, ranges={**form.ranges, **changed}) if changed else form
 
 
 def _extreme(calibration: Calibration | None, name: str, end: End) -> float:
