@@ -176,7 +176,8 @@ def compress(name: str, folder: Path, given: argparse.Namespace) -> Row:
     original, result = str(model_path(name).resolve()), str(folder / f"{name}.onnx")
     module = task(name)
     inputs = f"{module.__name__}:inputs"
-    report = search(original, result, inputs, module, given.max_drop, given.time, "--weights", given.weights)
+    asked = ("--weights", given.weights, "--threads", given.threads)
+    report = search(original, result, inputs, module, given.max_drop, given.time, *asked)
     before, after = file_info(original), file_info(result)
     bench: dict[str, Any] = {"ratio": 1.0, "interval": (1.0, 1.0)}
     if before.sha256 != after.sha256:
@@ -215,6 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--weights", choices=("int8", "int4"), default="int8", help="the fewest bits of a weight"
     )
+    parser.add_argument("--threads", default="1", help="with which the search measures, as 1,2")
     parser.add_argument("--time", default="10min", help="of each search")
     parser.add_argument("--bench-time", type=float, default=20, help="seconds of timing for each model")
     given = parser.parse_args(arguments)

@@ -222,17 +222,16 @@ def shapes(function: F) -> F:
     )(function)
 
 
+def _several_threads(help: str) -> Callable[[F], F]:
+    return click.option(
+        "--threads", callback=parse_counts, default="1", show_default=True, metavar="1,2", help=help
+    )
+
+
 def sweep(function: F) -> F:
     """Settings of a measurement; several values of one measure each in turn."""
     return _stack(
-        click.option(
-            "--threads",
-            callback=parse_counts,
-            default="1",
-            show_default=True,
-            metavar="1,2",
-            help="Of each session; several make a sweep.",
-        ),
+        _several_threads("Of each session; several make a sweep."),
         click.option(
             "--dim",
             "dims",
@@ -283,7 +282,7 @@ def budget(function: F) -> F:
             help="What to quantize for: cpu-x86-vnni (the default), cpu-arm, cuda, ..., or a .toml file that "
             "`onnxslim doctor --measure` wrote.",
         ),
-        threads,
+        _several_threads("When measuring time; the result must not be slower with any of several."),
     )(function)
 
 

@@ -18,7 +18,7 @@ from onnxslim.runtime.providers import device_of, resolve
 from onnxslim.runtime.sources import RunnableModel
 from onnxslim.runtime.values import TensorInfo
 
-__all__ = ["Feed", "Inputs", "Setting", "draw_inputs", "given_inputs", "naming"]
+__all__ = ["Feed", "Inputs", "Setting", "draw_inputs", "given_inputs", "naming", "thread_counts"]
 
 Feed = Mapping[str, Any]
 
@@ -59,8 +59,7 @@ class Setting:
             OptionError: a bad number or name, or a CUDA graph without CUDA.
             DependencyError: a provider is not installed.
         """
-        if threads < 1:
-            raise OptionError(f"there must be at least one thread, not {threads}")
+        thread_counts(threads)
         found = resolve(providers)
         if cuda_graph and _CUDA not in found:
             raise OptionError("a CUDA graph needs the CUDA provider", hint="add --providers cuda")
@@ -121,6 +120,22 @@ class Inputs:
             for name, value in self.feeds[0].items()
             if hasattr(value, "shape")
         )
+
+
+def thread_counts(values: int | Sequence[int]) -> tuple[int, ...]:
+    """The numbers of threads to measure with, each once.
+
+    Raises:
+        OptionError: there is none, or one is below 1.
+
+    Example:
+        >>> thread_counts(1), thread_counts([2, 1, 2])
+        ((1,), (2, 1))
+    """
+    counts = (values,) if isinstance(values, int) else tuple(dict.fromkeys(values))
+    if not counts or min(counts) < 1:
+        raise OptionError(f"there must be at least one thread, not {min(counts, default='none')}")
+    return counts
 
 
 def given_inputs(feeds: Iterable[Feed]) -> Inputs:

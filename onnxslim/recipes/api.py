@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +12,7 @@ from onnxslim.analysis.indices import index_limits
 from onnxslim.calibration.data import DataLike, open_feeds
 from onnxslim.errors import CalibrationError, OptionError, VerificationError
 from onnxslim.measure.layers import Layer, layer_noise
+from onnxslim.measure.setting import thread_counts
 from onnxslim.measure.verify import Verification
 from onnxslim.model.io import ModelLike, load
 from onnxslim.passes.base import Promise
@@ -108,7 +109,7 @@ def compress(
     samples: int | None = None,
     batch: int | None = None,
     images: Any = None,
-    threads: int = 1,
+    threads: int | Sequence[int] = 1,
     target: str | None = None,
     seed: int = 0,
     progress: Progress = lambda message: None,
@@ -131,7 +132,8 @@ def compress(
             pruned stays a candidate.
         distill: let what was pruned learn from the original for so long (``"2min"``), which goes deeper.
         time: no new candidate is begun after this long; with ``prune`` half of it is for what is not pruned.
-        threads: of the latency measurement.
+        threads: of the latency measurement; with several numbers, the result must not be slower with any of
+            them, and the worst ratio counts.
         target: the hardware to place quantizers for; default this machine.
         seed: of every split.
         progress: called with a line of text as the work goes on.
@@ -158,7 +160,7 @@ def compress(
         prune=prune,
         distill=None if distill is None else parse_duration(distill, "--distill"),
         seconds=parse_duration(time),
-        threads=threads,
+        threads=thread_counts(threads),
         target=target,
         seed=seed,
     )
@@ -181,7 +183,7 @@ def quantize(
     samples: int | None = None,
     batch: int | None = None,
     images: Any = None,
-    threads: int = 1,
+    threads: int | Sequence[int] = 1,
     target: str | None = None,
     integer_io: bool = False,
     distill: str | float | None = None,
@@ -241,7 +243,7 @@ def quantize(
         sign_inputs=signs,
         metric=metric,
         output=metric_output,
-        threads=threads,
+        threads=thread_counts(threads),
         target=target,
         seed=seed,
         overrides=dict(options or {}),

@@ -19,7 +19,7 @@ from onnxslim.errors import OptionError
 from onnxslim.measure.footprint import measure_footprint
 from onnxslim.measure.latency import Latency, measure_latency
 from onnxslim.measure.metrics import resolve
-from onnxslim.measure.setting import Inputs, Setting, draw_inputs, given_inputs
+from onnxslim.measure.setting import Inputs, Setting, draw_inputs, given_inputs, thread_counts
 from onnxslim.measure.throughput import measure_throughput
 from onnxslim.measure.transfers import measure_transfers
 from onnxslim.measure.verdict import Verdict
@@ -159,7 +159,7 @@ def bench(
         True
     """
     plan = Plan(
-        threads=_several(threads),
+        threads=thread_counts(threads),
         dims={name: _several(sizes) for name, sizes in (dims or {}).items()},
         input_shapes=dict(input_shapes or {}),
         streams=_several(streams),

@@ -36,6 +36,7 @@ from onnxslim.recipes.search import NOT_TRIED, Progress, Search, Start, Trial
 from onnxslim.recipes.sign_inputs import sign_inputs
 from onnxslim.recipes.weight_forms import weight_forms
 from onnxslim.report.report import Report
+from onnxslim.report.text import counted
 from onnxslim.runtime.environment import environment
 from onnxslim.runtime.targets.load import load_target
 from onnxslim.runtime.targets.target import DEFAULT_TARGET
@@ -131,6 +132,7 @@ class Contest:
                 data=None if fit.is_random else fit,
                 feeds=self.feeds[:_CHOICE_FEEDS],
                 integer_io=request.integer_io,
+                threads=request.threads,
             )
             if request.mode == "compress":
                 found.append(Candidate("nothing more" if name else "simplified only", ()))
@@ -266,7 +268,8 @@ class Contest:
         )
         if best is None:
             return Result(run.original, report, path)
-        assert best.model is not None and best.latency is not None and best.start is not None
+        assert best.model is not None and best.start is not None
+        measured = [latency_fields(each, counted(each.threads, "thread")) for each in best.latency]
         outcome = best.start.outcome
         apart = self.declined if best.start is self.plain else ()
         checked = verify(run.original, best.model, self.feeds, promise=Promise.LOSSY, worker=run.worker)
@@ -276,7 +279,8 @@ class Contest:
             passes=(*outcome.applied, *best.applied),
             declined=(*outcome.declined, *best.declined, *apart),
             verification=checked.to_dict(),
-            latency=latency_fields(best.latency),
+            latency=measured[0],
+            scenarios=tuple(measured) if len(measured) > 1 else (),
             distillation=best.start.distillation,
         )
         return Result(best.model, report)
@@ -294,8 +298,8 @@ class Contest:
         own = [trial for trial in self.trials if trial.start is not self.plain]
         beaten = [trial for trial in own if trial.rejected == _BEATEN and best is not None]
         for near in sorted(beaten, key=self.search.cost)[:1]:
-            assert near.file is not None and near.latency is not None
-            size, took = near.file.bytes / self.run.file.bytes, near.latency.ratio
+            assert near.file is not None and near.slowest is not None
+            size, took = near.file.bytes / self.run.file.bytes, near.slowest.ratio
             yield f"pruning did not pay: {near.name} has {size:.3f} of the bytes, {took:.3f} of the time"
         if own and not beaten:
             scored = [trial for trial in own if trial.confirmed and trial.rejected != _BEATEN]

@@ -88,7 +88,7 @@ class Depths:
         if self.distill is not None:  # what decides which weights are kept must not have been fitted to
             fit, kept = fit.split(1 - HELD_OUT_SHARE, asked.seed + 2)
         self._taught = Parts(fit, kept, None)
-        request = PruneRequest(goal=_ALL, drop=self.drop, threads=asked.threads, seed=asked.seed)
+        request = PruneRequest(goal=_ALL, drop=self.drop, threads=self.run.threads, seed=asked.seed)
         self._work = Work(replace(self.run, parts=replace(parts, fit=fit)), request, self.progress)
 
     @property

@@ -20,7 +20,7 @@ from onnxslim.passes.quantize_dynamic import QuantizeDynamic
 from onnxslim.passes.quantize_static import QuantizeStatic
 from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.recipes.engine import run_steps
-from onnxslim.recipes.noise import noise_to_signal, outputs_of
+from onnxslim.recipes.noise import outputs_of, typical_noise
 from onnxslim.runtime.client import open_worker
 from onnxslim.runtime.targets.placement import place
 from onnxslim.runtime.targets.units import Unit, find_units
@@ -39,7 +39,7 @@ _PRICES = 40  # steps of bisection, each a minimum cut
 def unit_noise(
     model: ir.Model, quantize: QuantizeStatic | QuantizeDynamic, feeds: Sequence[Mapping[str, Any]]
 ) -> dict[str, float]:
-    """Noise over signal at the worst output, by the output of the unit that alone is quantized.
+    """Noise over signal at the outputs, by the output of the unit that alone is quantized.
 
     Args:
         model: in float, of an opset that can be quantized.
@@ -67,7 +67,7 @@ def unit_noise(
             except OnnxSlimError as error:
                 _log.info("the noise of %s is not known: %s", ", ".join(chosen), error.what)
                 continue
-            total = noise_to_signal(reference, found)
+            total = typical_noise(reference, found)
             noise.update({name: total / len(group) for name in chosen})
     return noise
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -15,11 +16,13 @@ from onnxslim.ops.registry import is_dequantize, is_quantize, spec_of
 from onnxslim.runtime.client import Optimize, Worker
 from onnxslim.runtime.targets.units import elements
 
-__all__ = ["Rows", "noise_to_signal", "observed_at", "outputs_of", "telling_values", "total_noise"]
+__all__ = ["Rows", "noise_to_signal", "observed_at", "outputs_of", "telling_values", "typical_noise"]
 
 Rows: TypeAlias = Sequence[Sequence[Any]]  # per feed, the outputs in the model's order
 
 _FLOATS = (None, ir.DataType.FLOAT)  # or not known
+_LEAST_SIGNAL = 1e-3  # of a feed, as a share of the mean over feeds
+_LEAST_NOISE = 1e-10  # over signal; rounding of floats alone leaves about as much
 _MANY = 512  # elements of one feed that tell enough together
 
 
@@ -39,32 +42,50 @@ def noise_to_signal(reference: Rows, found: Rows) -> float:
         >>> noise_to_signal([[np.array([3.0, 4.0])]], [[np.array([3.0, 4.5])]])
         0.01
     """
-    return max(_ratios(reference, found), default=0.0)
+    return max((_ratio(each.noise, each.signal) for each in _differences(reference, found)), default=0.0)
 
 
-def total_noise(reference: Rows, found: Rows) -> float:
-    """The sum over the outputs of ``sum d^2 / sum ref^2``: the noisiest decide, the others still count.
+def typical_noise(reference: Rows, found: Rows) -> float:
+    """What forms are ranked by: the geometric mean over feeds of ``sum d^2 / sum ref^2``, outputs added up.
+
+    A sum over all feeds is decided by the few that amplify noise: of eight, one may have ten times the noise
+    of the others, and a fifth of it in a form that differs by one bit of a bias.  A logarithm gives every
+    feed the same weight.  What bounds the worst is :func:`noise_to_signal`.
+
+    The signal of a feed counts as at least a thousandth of the mean over feeds, noise as at least 1e-10 (100
+    dB): what is almost zero, or by chance almost equal, must not decide either.  Zero where all is equal.
 
     Example:
         >>> import numpy as np
-        >>> total_noise([[np.array([3.0, 4.0]), np.array([2.0])]], [[np.array([3.0, 4.5]), np.array([2.0])]])
-        0.01
+        >>> reference = [[np.array([10.0])], [np.array([10.0])]]
+        >>> round(typical_noise(reference, [[np.array([11.0])], [np.array([10.1])]]), 6)  # 0.01 and 0.0001
+        0.001
     """
-    return sum(_ratios(reference, found))
+    feeds = [_differences([expected], [row]) for expected, row in zip(reference, found, strict=True)]
+    if all(difference.noise == 0 for row in feeds for difference in row):
+        return 0.0
+    columns = list(zip(*feeds, strict=True))
+    floors = [_LEAST_SIGNAL * sum(each.signal for each in column) / len(column) for column in columns]
+    ratios = [
+        sum(_ratio(each.noise, max(each.signal, floor)) for each, floor in zip(row, floors, strict=True))
+        for row in feeds
+    ]
+    return math.exp(sum(math.log(max(ratio, _LEAST_NOISE)) for ratio in ratios) / len(ratios))
 
 
-def _ratios(reference: Rows, found: Rows) -> list[float]:
+def _differences(reference: Rows, found: Rows) -> list[Difference]:
+    """How far each output is from the original's, over all feeds."""
     differences = [Difference() for _ in reference[0]]
     for expected, row in zip(reference, found, strict=True):
         for difference, one, other in zip(differences, expected, row, strict=True):
             difference.add(one, other)
-    return [_ratio(difference) for difference in differences]
+    return differences
 
 
-def _ratio(difference: Difference) -> float:
-    if difference.signal:
-        return difference.noise / difference.signal
-    return float("inf") if difference.noise else 0.0
+def _ratio(noise: float, signal: float) -> float:
+    if signal:
+        return noise / signal
+    return math.inf if noise else 0.0
 
 
 def telling_values(model: ir.Model) -> tuple[str, ...]:

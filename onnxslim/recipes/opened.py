@@ -46,7 +46,7 @@ class Asked(Protocol):
     @property
     def output(self) -> str | None: ...
     @property
-    def threads(self) -> int: ...
+    def threads(self) -> int | tuple[int, ...]: ...
     @property
     def verify_limit(self) -> int: ...
     @property
@@ -81,13 +81,19 @@ class Opened:
         """Whether the metric is a function, of which nothing is known but its value."""
         return is_function(self.asked.metric)
 
+    @property
+    def threads(self) -> int:
+        """The first number of threads that was asked for."""
+        asked = self.asked.threads
+        return asked if isinstance(asked, int) else asked[0]
+
     def latency(self, file: FileInfo) -> Latency:
         """Time of another file against the original."""
         return measure_latency(
             self.file.path,
             file.path,
             feeds=list(self.parts.held_out.spread(_LATENCY_FEEDS)),
-            threads=self.asked.threads,
+            threads=self.threads,
             budget_s=_LATENCY_S,
             seed=self.asked.seed,
         )

@@ -29,7 +29,7 @@ class Request:
     size: Target | None = None
     objective: Objective = "both"
     seconds: float = 600.0
-    threads: int = 1
+    threads: tuple[int, ...] = (1,)
     target: str | None = None
     verify_limit: int = 10**9
     seed: int = 0

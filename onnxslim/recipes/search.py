@@ -27,6 +27,7 @@ from onnxslim.recipes.engine import Outcome, Step, run_steps
 from onnxslim.recipes.quality import Judge, Score
 from onnxslim.recipes.recipe import apply_overrides, pass_names
 from onnxslim.report.report import PassRecord
+from onnxslim.report.text import counted
 
 __all__ = ["NOT_TRIED", "Objective", "Progress", "Search", "Start", "Trial"]
 
@@ -77,7 +78,7 @@ class Start:
 class Trial:
     """One candidate and what became of it; ``rejected`` is the reason, None while it is still in the race.
 
-    ``confirmed``: its time was measured at length.
+    ``latency`` is what was measured with each number of threads; ``confirmed``: at length.
     """
 
     name: str
@@ -86,15 +87,21 @@ class Trial:
     model: ir.Model | None = None
     file: FileInfo | None = None
     score: Score | None = None
-    latency: Latency | None = None
+    latency: tuple[Latency, ...] = ()
     rejected: str | None = None
     confirmed: bool = False
     applied: list[PassRecord] = field(default_factory=list)
     declined: list[Decline] = field(default_factory=list)
 
+    @property
+    def slowest(self) -> Latency | None:
+        """The measurement with the largest ratio: a form must pay with every number of threads."""
+        return max(self.latency, key=lambda measured: measured.ratio, default=None)
+
     def to_dict(self, original: FileInfo) -> dict[str, Any]:
         """The row of the report."""
-        return {
+        slowest = self.slowest
+        row = {
             "name": self.name,
             "kept": False,
             "reason": self.rejected or "",
@@ -102,9 +109,15 @@ class Trial:
             "nodes": self.file.nodes if self.file else None,
             "score": self.score.after if self.score else None,
             "sqnr_db": self.score.sqnr_db if self.score else None,
-            "ratio": self.latency.ratio if self.latency else None,
-            "interval": list(self.latency.interval) if self.latency else None,
+            "ratio": slowest.ratio if slowest else None,
+            "interval": list(slowest.interval) if slowest else None,
         }
+        if len(self.latency) > 1:
+            row["scenarios"] = [
+                {"threads": each.threads, "ratio": each.ratio, "interval": list(each.interval)}
+                for each in self.latency
+            ]
+        return row
 
 
 @dataclass
@@ -118,7 +131,8 @@ class Search:
         feeds: what latency is measured on.
         objective: what is minimised among those that pay: time x bytes, time, or bytes.
         latency, size: explicit targets; a candidate that misses one is rejected.
-        threads: of the measured sessions.
+        threads: of the measured sessions: each candidate is measured with every number, must not be slower
+            with any of them, and counts with the worst ratio, since nobody knows which a user will have.
         foreign: the candidates are for another machine, so that times of this one decide nothing.
         screen_s, final_s: seconds of measuring for a first look, and for the winner.
         deadline: ``time.monotonic()`` after which no further candidate is begun.
@@ -131,7 +145,7 @@ class Search:
     objective: Objective = "both"
     latency: Target | None = None
     size: Target | None = None
-    threads: int = 1
+    threads: Sequence[int] = (1,)
     foreign: bool = False
     seed: int = 0
     screen_s: float = 4.0
@@ -183,8 +197,8 @@ class Search:
 
     def cost(self, trial: Trial) -> float:
         """What is minimised."""
-        assert trial.latency is not None and trial.file is not None
-        size, ratio = trial.file.bytes / self.original.bytes, trial.latency.ratio
+        assert trial.slowest is not None and trial.file is not None
+        size, ratio = trial.file.bytes / self.original.bytes, trial.slowest.ratio
         if self.foreign:
             return size
         both = size * (ratio if ratio <= 1 else ratio**_SLOWER_WEIGHT)
@@ -259,14 +273,17 @@ class Search:
                 _log.warning("%s: %s", name, error.what)
         return trial
 
-    def _measure(self, file: FileInfo, seconds: float) -> Latency:
-        return measure_latency(
-            self.original.path,
-            file.path,
-            feeds=self.feeds,
-            threads=self.threads,
-            budget_s=seconds,
-            seed=self.seed,
+    def _measure(self, file: FileInfo, seconds: float) -> tuple[Latency, ...]:
+        return tuple(
+            measure_latency(
+                self.original.path,
+                file.path,
+                feeds=self.feeds,
+                threads=count,
+                budget_s=seconds,
+                seed=self.seed,
+            )
+            for count in self.threads
         )
 
     def _reject_size(self, file: FileInfo) -> str | None:
@@ -276,10 +293,16 @@ class Search:
             return f"{file.bytes} bytes miss the target size"
         return None
 
-    def _reject_time(self, measured: Latency, *, final: bool) -> str | None:
+    def _reject_time(self, found: Sequence[Latency], *, final: bool) -> str | None:
         """At a first look only what is surely slower goes; in the end it must surely not be slower."""
-        if self.foreign:
-            return None
+        for measured in () if self.foreign else found:
+            reason = self._reject_one(measured, final=final)
+            if reason is not None:
+                count = f"with {counted(measured.threads, 'thread')} " if len(found) > 1 else ""
+                return count + reason
+        return None
+
+    def _reject_one(self, measured: Latency, *, final: bool) -> str | None:
         low, high = measured.interval
         if final and not measured.reliable:
             return f"its time could not be measured: {measured.diagnosis[0]}"
@@ -303,7 +326,7 @@ class Search:
             if trial.rejected is None:
                 trial.confirmed = True
                 return True
-            if trial.latency.verdict == "slower":
+            if any(measured.verdict == "slower" for measured in trial.latency):
                 break
         return False
 

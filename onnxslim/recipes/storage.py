@@ -34,7 +34,7 @@ from onnxslim.passes.base import Pass
 from onnxslim.passes.halve_weights import HalveWeights
 from onnxslim.passes.pack_weights import PackWeights
 from onnxslim.recipes.engine import Step
-from onnxslim.recipes.noise import noise_to_signal, observed_at, telling_values
+from onnxslim.recipes.noise import Rows, noise_to_signal, observed_at, telling_values, typical_noise
 from onnxslim.runtime.client import RemoteSession, open_worker
 
 __all__ = [
@@ -218,8 +218,7 @@ class Storage:
                 ]
                 sqnr_db = float(level)
                 if self.refit is None:
-                    reached = noise.of(decoded)
-                    sqnr_db = -10 * math.log10(reached) if reached else math.inf
+                    sqnr_db = noise.reached(decoded)
                 plans.append(_Plan(sqnr_db, sum(offer.nbytes for offer in chosen), tuple(steps)))
         return plans
 
@@ -318,11 +317,18 @@ class _Noise:
         self._reference = [session.run(feed) for feed in self._feeds]
 
     def of(self, weights: Mapping[str, npt.NDArray[Any]]) -> float:
-        """Noise over signal of the noisiest output with other weights."""
+        """Noise over signal with other weights, as choices are ranked by it."""
+        return min(typical_noise(self._reference, self._found(weights)), _CAP)
+
+    def reached(self, weights: Mapping[str, npt.NDArray[Any]]) -> float:
+        """Signal to noise of the noisiest output over all feeds, in dB, with a choice for all weights."""
+        noise = min(noise_to_signal(self._reference, self._found(weights)), _CAP)
+        return -10 * math.log10(noise) if noise else math.inf
+
+    def _found(self, weights: Mapping[str, npt.NDArray[Any]]) -> Rows:
         if not weights:
-            return 0.0
-        found = [self._session.run({**feed, **weights}) for feed in self._feeds]
-        return min(noise_to_signal(self._reference, found), _CAP)
+            return self._reference
+        return [self._session.run({**feed, **weights}) for feed in self._feeds]
 
 
 def _lifted(model: ir.Model, names: Sequence[str]) -> ir.Model:

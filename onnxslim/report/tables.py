@@ -8,7 +8,7 @@ from typing import Any
 
 from onnxslim.report import measured, quantities, training
 from onnxslim.report.report import Report
-from onnxslim.report.text import Table, change, duration, finite, number, ratio, size
+from onnxslim.report.text import Table, change, counted, duration, finite, number, ratio, size
 from onnxslim.report.verdict import is_single
 
 __all__ = [
@@ -107,7 +107,7 @@ def trial_table(report: Report) -> Table:
             (
                 str(trial.get("name", "?")),
                 ratio(trial.get("bytes_ratio")),
-                ratio(trial.get("ratio"), trial.get("interval")),
+                _time_ratio(trial),
                 number(trial.get("score")),
                 f"{sqnr:.1f} dB" if sqnr is not None else "-",
                 "kept" if trial.get("kept") else (trial.get("reason") or "another one is better"),
@@ -116,6 +116,15 @@ def trial_table(report: Report) -> Table:
     return Table(
         "Tried", ("candidate", "bytes ratio", "time ratio", "score", "SQNR", "outcome"), tuple(rows), "lrrrrl"
     )
+
+
+def _time_ratio(trial: Mapping[str, Any]) -> str:
+    """With each number of threads, where there were several."""
+    found = trial.get("scenarios") or ()
+    if not found:
+        return ratio(trial.get("ratio"), trial.get("interval"))
+    each = (f"{counted(one['threads'], 'thread')}: {ratio(one['ratio'], one['interval'])}" for one in found)
+    return ", ".join(each)
 
 
 def weight_table(report: Report) -> Table:

@@ -50,8 +50,9 @@ def test_a_target_out_of_reach_writes_nothing(folder: Path, capsys: pytest.Captu
         ["--time", "0s"],
         ["--metric", "no_such:function"],
         ["--weights", "binary:9"],
+        ["--threads", "1,none"],
+        ["--threads", ""],
     ],
-    ids=lambda arguments: arguments[0],
 )
 def test_bad_budgets_are_usage_errors(
     folder: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]

@@ -47,11 +47,14 @@ def compress(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: onnx.ModelProto
 ) -> Callable[..., tuple[Result, int]]:
     """Compress by a metric of closeness; the result, and how often it was scored (the original once)."""
-    equal = SimpleNamespace(
-        ratio=1.0, interval=(0.99, 1.01), verdict="equal", seconds_b=1.0, reliable=True, to_dict=dict
-    )
-    monkeypatch.setattr(search_module, "measure_latency", lambda *args, **more: equal)
-    monkeypatch.setattr("onnxslim.recipes.contest.latency_fields", lambda measured: {})
+
+    def equal(*_: object, threads: int, **__: object) -> SimpleNamespace:
+        known = {"ratio": 1.0, "interval": (0.99, 1.01), "verdict": "equal", "seconds_b": 1.0}
+        return SimpleNamespace(**known, reliable=True, threads=threads, to_dict=dict)
+
+    monkeypatch.setattr(search_module, "measure_latency", equal)
+    monkeypatch.setattr("onnxslim.recipes.candidates.measure_latency", equal)
+    monkeypatch.setattr("onnxslim.recipes.contest.latency_fields", lambda measured, name: {"name": name})
     original, log, code = tmp_path / "original.onnx", tmp_path / "log", tmp_path / "closeness.py"
     onnx.save(model, original)
     code.write_text(METRIC.format(name="closeness", original=original, log=log))
@@ -94,3 +97,15 @@ def test_a_cleaner_one_is_taken_where_the_first_loses_too_much(
 def test_a_third_is_not_tried(model: onnx.ModelProto, compress: Callable[..., tuple[Result, int]]) -> None:
     result, scored = compress(1e-7)
     assert scored <= 3 and closeness(model, result) >= 1 - 1e-7
+
+
+def test_the_report_has_times_with_every_number_of_threads(
+    compress: Callable[..., tuple[Result, int]],
+) -> None:
+    report = compress(0.2, threads=[1, 2])[0].report
+    assert [found["name"] for found in report.scenarios] == ["1 thread", "2 threads"]
+    assert report.latency == report.scenarios[0]
+    [kept] = [row for row in report.tried if row["kept"]]
+    assert [found["threads"] for found in kept["scenarios"]] == [1, 2]
+    alone = compress(0.2)[0].report
+    assert not alone.scenarios and all("scenarios" not in row for row in alone.tried)

@@ -43,18 +43,19 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[Time], None]:
     """Lets a file take what a function says of it; by default, what it has of products."""
 
     def use(time: Time) -> None:
-        def measure(a: Any, b: Any, **_: Any) -> Any:
+        def measure(a: Any, b: Any, *, threads: int, **_: Any) -> Any:
             ratio = time(load(b)) / time(load(a))
             verdict = "slower" if ratio > 1.02 else "faster" if ratio < 0.98 else "equal"
             interval = (ratio - 0.001, ratio + 0.001)
             found = {"ratio": ratio, "interval": interval, "verdict": verdict}
             summary = {"a": {"p50": 1.0}, "b": {"p50": ratio}}
-            return SimpleNamespace(**found, seconds_b=ratio, reliable=True, to_dict=lambda: found | summary)
+            more: dict[str, Any] = {"seconds_b": ratio, "reliable": True, "threads": threads}
+            return SimpleNamespace(**found, **more, to_dict=lambda: found | summary)
 
         monkeypatch.setattr(search_module, "measure_latency", measure)
 
     use(products)
-    monkeypatch.setattr("onnxslim.recipes.candidates._fastest", lambda model, first, feeds: first)
+    monkeypatch.setattr("onnxslim.recipes.candidates._fastest", lambda model, first, *more: first)
     return use
 
 

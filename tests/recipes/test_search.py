@@ -67,7 +67,7 @@ class FakeJudge:
 
 def make(tmp_path: Path, base: ir.Model, judge: Any = None, **options: Any) -> Search:
     folder = tmp_path / "tried"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     file = save(base, tmp_path / "original.onnx")
     return Search(file, judge or FakeJudge(), folder, [], **options)
 
@@ -80,15 +80,21 @@ def run(
     return search.choose(trials), trials
 
 
-def times(monkeypatch: pytest.MonkeyPatch, by_bytes: dict[int, tuple[float, float]]) -> list[float]:
-    """The file with n numbers in its weight takes ``by_bytes[n]``: a ratio, and half of its interval."""
+def times(
+    monkeypatch: pytest.MonkeyPatch, by_bytes: dict[int, tuple[float, float]], with_two: float = 1.0
+) -> list[float]:
+    """The file with n numbers in its weight takes ``by_bytes[n]``: a ratio, and half of its interval.
+
+    With two threads the ratio is ``with_two`` times as large.
+    """
     budgets: list[float] = []
 
-    def measure_latency(a: str, b: str, *, budget_s: float, **_: Any) -> Any:
+    def measure_latency(a: str, b: str, *, budget_s: float, threads: int, **_: Any) -> Any:
         budgets.append(budget_s)
         weight = load(b).graph.initializers["w"].const_value
         assert weight is not None
         ratio, half = by_bytes[weight.size]
+        ratio *= with_two if threads == 2 else 1
         verdict = "slower" if ratio - half > 1.02 else "faster" if ratio + half < 0.98 else "equal"
         return SimpleNamespace(
             ratio=ratio,
@@ -96,6 +102,7 @@ def times(monkeypatch: pytest.MonkeyPatch, by_bytes: dict[int, tuple[float, floa
             verdict=verdict,
             seconds_b=ratio,
             reliable=True,
+            threads=threads,
         )
 
     monkeypatch.setattr(search_module, "measure_latency", measure_latency)
@@ -109,6 +116,48 @@ def test_the_lowest_time_times_bytes_wins(
     wanted = [Candidate("small", (Resize(20),)), Candidate("fast", (Resize(60),))]
     best, trials = run(make(tmp_path, base), base, wanted)
     assert best is trials[0]
+
+
+def test_nothing_may_be_slower_with_any_number_of_threads(
+    tmp_path: Path, base: ir.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is faster with one thread and slower with two, one is hardly faster with either."""
+    budgets = times(monkeypatch, {20: (0.5, 0.01), 60: (0.45, 0.01)}, with_two=2.1)
+    wanted = [Candidate("small", (Resize(20),)), Candidate("fair", (Resize(60),))]
+    best, trials = make(tmp_path, base, threads=(1, 2), screen_s=1, final_s=3).run(base, wanted)
+    assert best is trials[1]
+    assert (trials[0].rejected or "").startswith("with 2 threads slower, or not shown not to be")
+    assert budgets == [1, 1, 1, 1, 3, 3], "every look is at both"
+    row = best.to_dict(make(tmp_path / "again", base).original)
+    assert row["ratio"] == pytest.approx(0.945) and row["interval"] == pytest.approx([0.935, 0.955])
+    assert [(found["threads"], found["ratio"]) for found in row["scenarios"]] == [
+        (1, 0.45),
+        (2, pytest.approx(0.945)),
+    ]
+
+
+def test_the_worst_ratio_of_several_threads_counts(
+    tmp_path: Path, base: ir.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_module, "measure_latency", lambda a, b, *, threads, **_: look(b, threads))
+    ratios = {(20, 1): 0.3, (20, 2): 0.9, (60, 1): 0.5, (60, 2): 0.5}
+
+    def look(file: str, threads: int) -> Any:
+        weight = load(file).graph.initializers["w"].const_value
+        assert weight is not None
+        ratio = ratios[weight.size, threads]
+        known = {"verdict": "faster", "reliable": True, "seconds_b": ratio, "threads": threads}
+        return SimpleNamespace(ratio=ratio, interval=(ratio - 0.01, ratio + 0.01), **known)
+
+    wanted = [Candidate("uneven", (Resize(20),)), Candidate("even", (Resize(60),))]
+    for number, (threads, target, name) in enumerate(
+        [((1,), None, "uneven"), ((1, 2), None, "even"), ((1, 2), "0.4x", None)]
+    ):
+        latency = parse_latency_target(target) if target else None
+        folder = tmp_path / str(number)
+        search = make(folder, base, threads=threads, objective="latency", latency=latency)
+        best, _ = search.run(base, wanted)
+        assert (best and best.name) == name
 
 
 def test_the_objective_decides(tmp_path: Path, base: ir.Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,16 +47,16 @@ def feeds(count: int, seed: int = 1) -> list[dict[str, np.ndarray]]:
 def timed(monkeypatch: pytest.MonkeyPatch, slow_from: int = 99) -> None:
     """Every model takes the same time; those with many signs are slower."""
 
-    def measure(a: Any, b: Any, **more: Any) -> Any:
+    def measure(a: Any, b: Any, *, threads: int, **more: Any) -> Any:
         ratio = 1.2 if _signs(onnx.load(b)) >= slow_from else 1.0
         ends = (ratio - 0.01, ratio + 0.01)
         verdict = "slower" if ratio > 1 else "equal"
         found = {"ratio": ratio, "interval": ends, "verdict": verdict, "seconds_b": 1.0, "reliable": True}
-        return SimpleNamespace(**found, to_dict=dict)
+        return SimpleNamespace(**found, threads=threads, to_dict=dict)
 
     monkeypatch.setattr(search_module, "measure_latency", measure)
     monkeypatch.setattr(
-        "onnxslim.recipes.contest.latency_fields", lambda measured: {"ratio": measured.ratio}
+        "onnxslim.recipes.contest.latency_fields", lambda measured, name: {"ratio": measured.ratio}
     )
 
 

@@ -41,6 +41,18 @@ def test_a_table_for_everything_that_was_measured() -> None:
         assert all(len(row) == len(table.head) == len(table.align) for row in table.rows), table.title
 
 
+def test_candidates_show_their_times_with_every_number_of_threads() -> None:
+    found = [
+        {"threads": 1, "ratio": 0.4, "interval": [0.39, 0.41]},
+        {"threads": 2, "ratio": 0.5, "interval": [0.48, 0.52]},
+    ]
+    several = Report(tried=({"name": "int8", "ratio": 0.5, "scenarios": found},))
+    cell = named(several, "Tried").rows[0][2]
+    assert cell == "1 thread: 0.400 [0.390, 0.410], 2 threads: 0.500 [0.480, 0.520]"
+    alone = Report(tried=({"name": "int8", "ratio": 0.5, "interval": [0.48, 0.52]},))
+    assert named(alone, "Tried").rows[0][2] == "0.500 [0.480, 0.520]"
+
+
 def test_a_device_shows_its_transfers() -> None:
     side = {"to_device_s": 0.001, "compute_s": 0.004, "to_host_s": 0.0005}
     report = Report(transfers={"before": side, "after": {**side, "compute_s": 0.002}})
