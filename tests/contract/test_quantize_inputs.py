@@ -83,7 +83,7 @@ def quantize(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
         ratio=0.9, interval=(0.89, 0.91), verdict="faster", seconds_b=1.0, reliable=True, to_dict=dict
     )
     monkeypatch.setattr(search_module, "measure_latency", lambda *args, **more: faster)
-    monkeypatch.setattr("onnxslim.recipes.compress.latency_fields", lambda measured: {})
+    monkeypatch.setattr("onnxslim.recipes.contest.latency_fields", lambda measured: {})
 
     def call(model: onnx.ModelProto, mode: Literal["auto", "static"] = "auto") -> Result:
         return onnxslim.quantize(model, feeds(model, 24), mode=mode)
