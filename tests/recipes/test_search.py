@@ -124,7 +124,7 @@ def test_nothing_may_be_slower_with_any_number_of_threads(
     """One is faster with one thread and slower with two, one is hardly faster with either."""
     budgets = times(monkeypatch, {20: (0.5, 0.01), 60: (0.45, 0.01)}, with_two=2.1)
     wanted = [Candidate("small", (Resize(20),)), Candidate("fair", (Resize(60),))]
-    best, trials = make(tmp_path, base, threads=(1, 2), screen_s=1, final_s=3).run(base, wanted)
+    best, trials = run(make(tmp_path, base, threads=(1, 2), screen_s=1, final_s=3), base, wanted)
     assert best is trials[1]
     assert (trials[0].rejected or "").startswith("with 2 threads slower, or not shown not to be")
     assert budgets == [1, 1, 1, 1, 3, 3], "every look is at both"
@@ -156,7 +156,7 @@ def test_the_worst_ratio_of_several_threads_counts(
         latency = parse_latency_target(target) if target else None
         folder = tmp_path / str(number)
         search = make(folder, base, threads=threads, objective="latency", latency=latency)
-        best, _ = search.run(base, wanted)
+        best, _ = run(search, base, wanted)
         assert (best and best.name) == name
 
 
