@@ -33,7 +33,7 @@ TIMM = (
     "resnetv2_50", "tf_efficientnetv2_b0", "vovnet39a", "xcit_nano_12_p16_224",
 )  # fmt: skip
 TEXT = ("albert", "bert", "deberta-v2", "distilbert", "gemma2", "gpt2", "llama", "mamba", "qwen3", "roberta")
-LARGE = ("224", "vit_b_32")  # whose names tell that they take images of 224 pixels
+LARGE = ("224", "levit_128s", "vit_b_32")  # ends of names of what takes images of 224 pixels
 OLD = ("mobilenet_v3_small", "resnet18", "shufflenet_v2_x0_5")
 
 

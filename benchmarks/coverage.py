@@ -123,8 +123,10 @@ def shifted(model: ir.Model, pruned: ir.Model) -> Iterator[ir.Model]:
         value = _values(mutant)[name]
         content = edit.constant_value(value)
         assert content is not None
-        edit.replace_constant(value, np.roll(content, 1, axis))
-        yield mutant
+        rolled = np.roll(content, 1, axis)
+        if not np.array_equal(rolled, content):
+            edit.replace_constant(value, rolled)
+            yield mutant
 
 
 def _values(model: ir.Model) -> dict[str, ir.Value]:

@@ -61,7 +61,7 @@ class PruneChannels(Pass):
         shapes = _shapes(removal)
         copies = removal.copies()
         _rewrite_constants(removal)
-        _correct_copies(copies)
+        _correct_copies(copies, removal.found.sizes.lengths)
         _write_lengths(removal)
         _rewrite_attributes(removal)
         for value, shape in shapes.items():
@@ -113,7 +113,9 @@ def _rewrite_constants(removal: Removal) -> None:
         edit.replace_constant(value, changed)
 
 
-def _correct_copies(copies: Mapping[tuple[ir.Node, int], Mapping[int, int]]) -> None:
+def _correct_copies(
+    copies: Mapping[tuple[ir.Node, int], Mapping[int, int]], lengths: Mapping[ir.Value, int]
+) -> None:
     """Sizes that other nodes read as they were, or that are computed: a copy with some elements replaced."""
     for (node, index), elements in copies.items():
         value, scope = node.inputs[index], node.graph
@@ -124,9 +126,7 @@ def _correct_copies(copies: Mapping[tuple[ir.Node, int], Mapping[int, int]]) -> 
             changed.reshape(-1)[list(elements)] = list(elements.values())
             node.replace_input_with(index, edit.add_constant(scope, changed, f"{value.name}_pruned", before=node))
             continue
-        dims = [] if value.shape is None else [size for size in value.shape if isinstance(size, int)]
-        length = dims[0] if dims else max(elements) + 1
-        keep, add = np.ones(length, np.int64), np.zeros(length, np.int64)
+        keep, add = np.ones(lengths[value], np.int64), np.zeros(lengths[value], np.int64)
         keep[list(elements)], add[list(elements)] = 0, list(elements.values())
         for op_type, operand in (("Mul", keep), ("Add", add)):
             constant = edit.add_constant(scope, operand, f"{value.name}_pruned", before=node)

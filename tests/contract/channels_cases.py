@@ -259,6 +259,11 @@ CASES: dict[str, Case] = {
         m = Reshape(t, f) y = MatMul(m, b) }""",
         {"a": (5, 12), "d": (5, 12), "b": (12, 3), "c": (1, 9, 5)},
         {"zero": [0], "one": [1], "rest": [-1], "size": [4]}, groups=2),
+    "a size that is computed": Case(
+        """g (float[N,7,5] x) => (float[N,7,3] y) { h = MatMul(x, a) c = Shape<start=2>(h) d = Div(c, two)
+        s = Concat<axis=0>(zero, zero, d, two, one) r = Reshape(h, s) t = Transpose<perm=[0,1,3,2,4]>(r)
+        m = Reshape(t, f) y = MatMul(m, b) }""",
+        {"a": (5, 12), "b": (12, 3)}, {"zero": [0], "one": [1], "two": [2], "f": [0, 0, 12]}, groups=2),
     "channels folded into the batch": Case(
         """g (float[N,7,5] x) => (float[N,7,3] y) { h = MatMul(x, a) t = Transpose<perm=[0,2,1]>(h)
         r = Reshape(t, s) p = Softmax<axis=-1>(r) q = Mul(r, p) u = Reshape(q, f)

@@ -48,11 +48,13 @@ class Settled:
         stored: elements of stored tensors to rewrite in place: tensor, element -> what it holds.
         copies: elements that one reader wants corrected.
         resized: integer tensors, stored or computed, whose elements hold sizes of these layouts.
+        lengths: integer tensors -> how many elements they have.
     """
 
     stored: Mapping[tuple[ir.Value, int], Held]
     copies: tuple[Held, ...]
     resized: Mapping[ir.Value, Sequence[Layout]]
+    lengths: Mapping[ir.Value, int]
 
 
 @dataclass(slots=True)
@@ -255,7 +257,8 @@ class Sizes:
                 stored[place] = listed[0]
             else:
                 copies += [held for held in listed if _free(held.layout)]
-        return Settled(stored, tuple(copies), self._resized(stored))
+        lengths = {value: tokens.size for value, tokens in self._of.items()}
+        return Settled(stored, tuple(copies), self._resized(stored), lengths)
 
     def _follows(self, token: _Token, held: Held) -> bool:
         """Whether a computed element is right by itself, whatever is removed."""
