@@ -10,7 +10,7 @@ Source: Esser et al., "Learned step size quantization", https://arxiv.org/abs/19
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,9 +99,9 @@ def scales_of(model: ir.Model) -> dict[ir.Value, list[ir.Node]]:
 def find_step_sizes(model: ir.Model) -> tuple[dict[str, StepSize], dict[str, str]]:
     """The scales that can be trained, by name, and the others -> why they cannot."""
     found, refused = dict[str, StepSize](), dict[str, str]()
-    shapes, scales = infer(model, batch=1), scales_of(model)
-    for scale, nodes in scales.items():
-        content, why = edit.constant_value(scale), _why_not(model, scale, nodes)
+    shapes, constant = infer(model, batch=1), constant_sources(model)
+    for scale, nodes in scales_of(model).items():
+        content, why = edit.constant_value(scale), _why_not(model, scale, nodes, constant)
         if why is None and content is not None:
             found[scale.name or ""] = StepSize(
                 scale.name or "", np.array(content, np.float32), _spread(nodes, shapes)
@@ -116,7 +116,9 @@ def find_step_sizes(model: ir.Model) -> tuple[dict[str, StepSize], dict[str, str
     return found, refused
 
 
-def _why_not(model: ir.Model, scale: ir.Value, nodes: Iterable[ir.Node]) -> str | None:
+def _why_not(
+    model: ir.Model, scale: ir.Value, nodes: Iterable[ir.Node], constant: Container[ir.Value]
+) -> str | None:
     """Why a scale must stay as it is."""
     if scale.dtype != ir.DataType.FLOAT:
         return "it is no float of 32 bits"
@@ -125,7 +127,6 @@ def _why_not(model: ir.Model, scale: ir.Value, nodes: Iterable[ir.Node]) -> str 
     content = edit.constant_value(scale)
     if content is None or not (np.isfinite(content).all() and (content > 0).all()):
         return "it is not positive"
-    constant = constant_sources(model)
     outside = {*model.graph.inputs, *model.graph.outputs}
     for node, index in scale.uses():
         if any(output in constant for output in node.outputs):

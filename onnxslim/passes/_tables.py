@@ -42,9 +42,7 @@ class Table:
 
     def rows(self, gather: ir.Node) -> ir.Value:
         """What ``gather`` looks up, in float, from nodes in front of it."""
-        old, indices = gather.outputs[0], gather.inputs[1]
-        assert gather.graph is not None and indices is not None
-        nodes = Chain(self.decoder, gather, old.name or "rows", gather.graph)
+        indices, nodes = _in_front_of(self.decoder, gather)
         value = nodes.add("Cast", nodes.rows(self.codes, indices, self.coded.bits), to=ir.DataType.FLOAT)
         _, blocks, block, _ = self.coded.codes.shape
         shape = nodes.add("Shape", indices)
@@ -62,7 +60,7 @@ class Table:
             value = nodes.add(op, value, operand)
         if blocks > 1:
             value = nodes.add("Reshape", value, nodes.extended(shape, (blocks * block,)))
-        return _in_place_of(old, value, gather.graph)
+        return _in_place_of(gather, value)
 
 
 @dataclass(frozen=True)
@@ -88,9 +86,7 @@ class SharedTable:
 
     def rows(self, gather: ir.Node) -> ir.Value:
         """What ``gather`` looks up, in float, from nodes in front of it."""
-        old, indices = gather.outputs[0], gather.inputs[1]
-        assert gather.graph is not None and indices is not None
-        nodes = Chain(self.decoder, gather, old.name or "rows", gather.graph)
+        indices, nodes = _in_front_of(self.decoder, gather)
         codes = nodes.add("Cast", nodes.rows(self.codes, indices, self.book.bits), to=ir.DataType.INT32)
         outer, blocks, block, _ = self.book.codes.shape
         cut = blocks > 1 and outer > 1
@@ -109,7 +105,7 @@ class SharedTable:
             value = nodes.add("Mul", value, nodes.cast(scale, self.scale))
         if shape is not None:
             value = nodes.add("Reshape", value, nodes.extended(shape, (blocks * block,)))
-        return _in_place_of(old, value, gather.graph)
+        return _in_place_of(gather, value)
 
 
 @dataclass(frozen=True)
@@ -131,9 +127,7 @@ class SummedTable:
 
     def rows(self, gather: ir.Node) -> ir.Value:
         """What ``gather`` looks up, in float, from nodes in front of it."""
-        old, indices = gather.outputs[0], gather.inputs[1]
-        assert gather.graph is not None and indices is not None
-        nodes = Chain(self.decoder, gather, old.name or "rows", gather.graph)
+        indices, nodes = _in_front_of(self.decoder, gather)
         bases, _, blocks, block, _ = self.form.bits.shape
         shape = nodes.add("Shape", indices)
         bits = nodes.rows(self.codes, indices, 1)
@@ -141,7 +135,7 @@ class SummedTable:
         scale = nodes.cast(nodes.add("Gather", self.scale, indices, axis=0), self.scale)
         value = nodes.signs(bits, scale, bases, -3)
         value = nodes.add("Reshape", value, nodes.extended(shape, (blocks * block,)))
-        return _in_place_of(old, value, gather.graph)
+        return _in_place_of(gather, value)
 
 
 @dataclass(frozen=True)
@@ -163,9 +157,7 @@ class VectorTable:
 
     def rows(self, gather: ir.Node) -> ir.Value:
         """What ``gather`` looks up, in float, from nodes in front of it."""
-        old, indices = gather.outputs[0], gather.inputs[1]
-        assert gather.graph is not None and indices is not None
-        nodes = Chain(self.decoder, gather, old.name or "rows", gather.graph)
+        indices, nodes = _in_front_of(self.decoder, gather)
         codes = nodes.add("Cast", nodes.rows(self.codes, indices, self.book.bits), to=ir.DataType.INT32)
         codes = nodes.spaces(codes, self.book, (-1,))
         value = nodes.add("Gather", nodes.cast(self.table, self.table), codes, axis=0)
@@ -173,14 +165,24 @@ class VectorTable:
         value = nodes.add("Reshape", value, length)
         scale = nodes.cast(nodes.add("Gather", self.scale, indices, axis=0), self.scale)
         value = nodes.add("Mul", value, scale)
-        return _in_place_of(old, value, gather.graph)
+        return _in_place_of(gather, value)
 
 
 def _packed(rows: Array, bits: int) -> npt.NDArray[np.uint8]:
     return rows if bits == 8 else pack(rows, bits)
 
 
-def _in_place_of(old: ir.Value, value: ir.Value, owner: edit.Scope) -> ir.Value:
+def _in_front_of(decoder: Decoder, gather: ir.Node) -> tuple[ir.Value, Chain]:
+    """The indices of a lookup, and nodes that are added before it."""
+    indices = gather.inputs[1]
+    assert gather.graph is not None and indices is not None
+    return indices, Chain(decoder, gather, gather.outputs[0].name or "rows", gather.graph)
+
+
+def _in_place_of(gather: ir.Node, value: ir.Value) -> ir.Value:
+    """The value, dressed as what the lookup gave."""
+    old, owner = gather.outputs[0], gather.graph
+    assert owner is not None
     value.name = edit.unique_name(owner, f"{old.name}_decoded")
     value.shape, value.type = old.shape, old.type
     return value

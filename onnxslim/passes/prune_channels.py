@@ -78,8 +78,9 @@ def _shapes(removal: Removal) -> dict[ir.Value, ir.Shape]:
             continue
         dims = list(value.shape)
         for axis, mask in masks.items():
-            if isinstance(dims[axis], int):
-                dims[axis] = int(mask.sum())
+            size = dims[axis]
+            if isinstance(size, int):  # annotated: an axis that was open to the analysis repeats the mask
+                dims[axis] = int(np.resize(mask, size).sum())
         found[value] = ir.Shape(dims)
     return found
 

@@ -13,16 +13,19 @@ from onnxslim.passes.base import Pass, Promise
 
 __all__ = ["SeparateVectors"]
 
+_SHARED = (ir.DataType.INT64, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
 
 @dataclass(frozen=True)
 class SeparateVectors(Pass):
-    """Give every reader of a shared vector one of its own: a bias, a scale, a table of one row.
+    """Give every reader of a shared vector one of its own: a bias, a scale.
 
     Exporters store equal vectors once, zeros above all, though the layers that read them have nothing to do
     with one another.  Channels that share nothing else could then only be removed together.  A copy costs
     few bytes, and ``deduplicate-initializers`` makes equal ones one again.
 
     Integers of 64 bits, which hold sizes and indices, stay shared, and so does what the caller may override.
+    So do vectors in half precision, since equal ones are not made one again.
 
     Example:
         >>> import onnx.parser
@@ -41,7 +44,7 @@ class SeparateVectors(Pass):
         for value in tuple(weights(model)):
             tensor = tensor_of(value)
             assert tensor is not None
-            if len(tensor.shape) != 1 or tensor.size < 2 or tensor.dtype == ir.DataType.INT64:
+            if len(tensor.shape) != 1 or tensor.size < 2 or tensor.dtype in _SHARED:
                 continue
             readers = list(dict.fromkeys(user for user, _ in value.uses()))
             for reader in readers[0 if value.is_graph_output() else 1 :]:

@@ -126,6 +126,26 @@ def test_how_many_there_are_of_an_open_axis_must_not_change_what_is_computed() -
     assert not found.groups and found.pins[0].reason == "its size is used in a computation"
 
 
+def test_a_sum_over_an_open_axis_keeps_its_channels() -> None:
+    case = Case(
+        """g (float[N,7,5] x) => (float[1,7] y) { h = MatMul(x, a) t = Transpose<perm=[0,2,1]>(h)
+        r = Reshape(t, s) y = ReduceSum(r, zero) }""",
+        {"a": (5, 12)},
+        {"s": [-1, 7], "zero": [0]},
+    )
+    assert not find_groups(load(case)).groups
+
+
+def test_annotations_of_open_axes_shrink_by_what_repeats() -> None:
+    """A file may say how long an axis is that no inference can tell."""
+    model = load(CASES["channels folded into the batch"])
+    folded = next(node.outputs[0] for node in model.graph if node.op_type == "Softmax")
+    folded.shape = ir.Shape([24, 7])  # two samples
+    [group] = find_groups(model).groups
+    PruneChannels({group.key: [0, 3, 4]})(model)
+    assert folded.shape.numpy() == (18, 7)
+
+
 def test_statistics_over_reshaped_channels_are_opt_in() -> None:
     """An InstanceNormalization of one channel, which is how exporters write a GroupNorm of one group."""
     model = load(

@@ -56,7 +56,7 @@ class Removal:
         return Removal(found, kept)
 
     def masks(self) -> Iterator[tuple[ir.Value, dict[int, Mask]]]:
-        """Every value that shrinks: axis -> which indices stay."""
+        """Every value that shrinks: axis -> which indices stay; along an open axis the mask repeats."""
         for value, axes in self.found.axes.items():
             masks = {axis: keep(layout, self.kept) for axis, layout in axes.items()}
             shrunk = {axis: mask for axis, mask in masks.items() if mask is not None}

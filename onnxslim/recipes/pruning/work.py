@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from onnxslim._ir import ir
@@ -84,7 +84,8 @@ class Work:
         """
         ways = {"weight": self._zero, "block": self._skip}
         found = ways.get(self.request.granularity, self._prune)(goal)
-        found.outcome = found.outcome.then(run_steps(found.model, (DeduplicateInitializers(),)))
+        shared = run_steps(found.model, (DeduplicateInitializers(),))
+        found.outcome = found.outcome.then(replace(shared, declined=[]))  # the simplification said it
         return found
 
     def _inside(self, drop: Drop) -> Callable[[Pruned], bool]:
