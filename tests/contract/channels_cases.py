@@ -118,14 +118,10 @@ CASES: dict[str, Case] = {
     "Split of equal parts": Case(
         f"g {ROWS} {{ h = MatMul(x, a) i, j = Split<axis=1, num_outputs=2>(h) k = Sigmoid(i) z = Mul(k, j) "
         "y = MatMul(z, b) }", {"a": (5, 24), "b": (12, 3)}),
-    "Split into parts that become unequal": Case(
+    "Split of parts that are read apart": Case(
         "g (float[N,5] x) => (float[N,3] y) { h = MatMul(x, a) i, j = Split<axis=1, num_outputs=2>(h) "
         "k = MatMul(i, c) l = MatMul(j, b) y = Add(k, l) }",
         {"a": (5, 24), "c": (12, 3), "b": (12, 3)}, groups=2),
-    "Split before operator set 13": Case(
-        "g (float[N,5] x) => (float[N,3] y) { h = MatMul(x, a) i, j = Split<axis=1>(h) "
-        "k = MatMul(i, c) l = MatMul(j, b) y = Add(k, l) }",
-        {"a": (5, 24), "c": (12, 3), "b": (12, 3)}, groups=2, opset=11),
     "Slice": Case(f"g {ROWS} {{ h = MatMul(x, a) i = Slice(h, s, e, ax) j = Slice(h, e, l, ax) k = Mul(i, j) "
                   "y = MatMul(k, b) }", {"a": (5, 24), "b": (12, 3)},
                   {"s": [0], "e": [12], "l": [24], "ax": [1]}),
