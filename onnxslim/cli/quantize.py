@@ -40,9 +40,10 @@ __all__ = ["command"]
 @options.weights
 @click.option(
     "--activations",
-    type=click.Choice(["uint8", "int8", "uint16", "int16", "binary"]),
+    type=click.Choice(["uint8", "int8", "uint16", "int16", "float8e4m3fn", "binary"]),
     help="Type of activations with static scales, if the target takes it; default what suits the target. "
-    "binary, with --weights binary: signs for the products that bear it, floats for the others.",
+    "float8e4m3fn makes 8-bit floats of weights too. binary, with --weights binary: signs for the products "
+    "that bear it, floats for the others.",
 )
 @options.budget
 @options.overrides

@@ -15,6 +15,7 @@ from onnxslim.calibration.store import Calibration
 from onnxslim.model import edit
 from onnxslim.reconstruct.affine import bias_int32, least_weight_scale, powers_of_two
 from onnxslim.reconstruct.bias import rounding_shift
+from onnxslim.reconstruct.float8 import FLOAT8, round_float8
 from onnxslim.reconstruct.rounding import round_symmetric
 from onnxslim.runtime.targets.target import Target
 from onnxslim.runtime.targets.units import Unit
@@ -23,6 +24,7 @@ __all__ = ["StaticRules", "StaticWriter"]
 
 Array = npt.NDArray[Any]
 
+_FLOAT8 = ir.DataType[FLOAT8.upper()]
 _NODE_BYTES = 160  # that a node with its names takes in the file
 
 
@@ -35,12 +37,19 @@ class StaticRules:
         encode: scale and zero point of the activation of that name.
         shifts: scales are powers of two.
         correct_bias: biases make good what rounding the weights takes on average.
+        float8: activations and weights are 8-bit floats, biases 32-bit floats.
     """
 
     target: Target
-    encode: Callable[[str], tuple[np.float32, np.integer[Any]]]
+    encode: Callable[[str], tuple[np.float32, Any]]
     shifts: bool
     correct_bias: bool
+    float8: bool = False
+
+    @property
+    def integer_bias(self) -> bool:
+        """Whether biases become int32."""
+        return self.target.integer_bias and not self.float8
 
 
 @dataclass(frozen=True)
@@ -100,7 +109,7 @@ class StaticWriter:
     def _convert(self, value: ir.Value, uses: Sequence[tuple[ir.Node, int]] | None) -> None:
         """Let ``uses`` (None: whatever reads it) read ``value`` through a quantizer and back."""
         scale = self._scales[value]
-        quantize = edit.new_node("QuantizeLinear", [value, scale.scale, scale.zero_point])
+        quantize = self._quantizer(value, scale)
         dequantize = edit.new_node("DequantizeLinear", [quantize.outputs[0], scale.scale, scale.zero_point])
         quantized, restored = quantize.outputs[0], dequantize.outputs[0]
         quantized.name = edit.unique_name(self._graph, f"{value.name}_quantized")
@@ -116,6 +125,12 @@ class StaticWriter:
             quantize.replace_input_with(0, value)
         for node, index in uses or ():
             node.replace_input_with(index, restored)
+
+    def _quantizer(self, value: ir.Value, scale: _Scale) -> ir.Node:
+        if self._rules.float8:
+            # onnxruntime 1.32 drops a Relu in front of a float8 zero point (ReluQuantRewrite), as if it were -448
+            return edit.new_node("QuantizeLinear", [value, scale.scale], {"output_dtype": _FLOAT8})
+        return edit.new_node("QuantizeLinear", [value, scale.scale, scale.zero_point])
 
     def _quantize_weight(self, unit: Unit) -> str | None:
         source = unit.weight
@@ -137,7 +152,7 @@ class StaticWriter:
             node, index = use
             old = node.inputs[index]
             assert old is not None
-            if not self._rules.target.integer_bias:
+            if not self._rules.integer_bias:
                 floats = bias.astype(np.float32)
                 node.replace_input_with(index, edit.add_initializer(self._graph, floats, f"{old.name}_bias"))
                 edit.remove_unread(old)
@@ -171,7 +186,9 @@ class StaticWriter:
     def _weight(
         self, source: ir.Value, weight: Array, axis: int, bias: Array | None, activation: float
     ) -> tuple[ir.Value, ir.Value, Array]:
-        """The stored int8 weight, its stored scales and their numbers; shared among equal uses."""
+        """The stored weight, its stored scales and their numbers; shared among equal uses."""
+        if self._rules.float8:
+            return self._float8(source, weight)
         rounded = round_symmetric(weight, (axis,))
         least = np.zeros(weight.shape[axis]) if bias is None else least_weight_scale(bias, activation)
         shared = bool((rounded.scale.ravel() >= least).all())
@@ -190,6 +207,17 @@ class StaticWriter:
         if shared:
             self._weights[source, axis] = stored
         return stored
+
+    def _float8(self, source: ir.Value, weight: Array) -> tuple[ir.Value, ir.Value, Array]:
+        """The same of 8-bit floats, with one scale; the axis does not matter to them."""
+        if (source, 0) not in self._weights:
+            codes, scale = round_float8(weight, power_of_two=self._rules.shifts)
+            self._weights[source, 0] = (
+                edit.add_initializer(self._graph, codes, f"{source.name}_quantized"),
+                edit.add_initializer(self._graph, np.array(scale), f"{source.name}_scale"),
+                np.reshape(scale, 1),
+            )
+        return self._weights[source, 0]
 
     def _shift(self, unit: Unit, weight: Array, q: ir.Value, scales: Array) -> Array | float:
         """What the bias of the unit has to make good."""

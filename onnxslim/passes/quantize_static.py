@@ -23,6 +23,7 @@ from onnxslim.passes._scaling import scale_channels
 from onnxslim.passes._static import StaticRules, StaticWriter
 from onnxslim.passes.base import Pass, Promise
 from onnxslim.reconstruct.affine import affine
+from onnxslim.reconstruct.float8 import FLOAT8, float8_scale
 from onnxslim.runtime.errors import RuntimeRefused
 from onnxslim.runtime.kernels import executed
 from onnxslim.runtime.targets.load import load_target
@@ -34,10 +35,10 @@ __all__ = ["Activations", "QuantizeStatic"]
 
 Array = npt.NDArray[Any]
 
-Activations = Literal["", "uint8", "int8", "uint16", "int16"]
+Activations = Literal["", "uint8", "int8", "uint16", "int16", "float8e4m3fn"]
 
 _MIN_OPSET = 13  # scales per channel since then
-_WIDE_OPSET = 21  # 16 bits since then
+_WIDE_OPSET = 21  # 16 bits, and types that are named without a zero point, since then
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class QuantizeStatic(Pass):
        worth the conversions around them; the rest stays in float, declined with its two times.
     3. Activations become uint8 (or symmetric int8, where the target takes only that; other ``activations`` are
        for targets that list them) with one scale per tensor, from the calibration; what only moves values keeps the scale of its input.  Weights become
-       int8 with a scale per output channel, biases int32 unless the target wants floats.
+       int8 with a scale per output channel, biases int32 unless the target wants floats.  Of 8-bit floats
+       (``float8e4m3fn``) both have one scale per tensor and no zero point, and biases stay floats.
     4. If the target stands for the CPU, the runtime builds the graph; a node that did not become its integer
        kernel goes back to float, and the rest is planned again.
 
@@ -124,7 +126,7 @@ class QuantizeStatic(Pass):
     @property
     def min_opset(self) -> int:
         """The first operator set that has the types."""
-        return _WIDE_OPSET if self.activation.endswith("16") else _MIN_OPSET
+        return _MIN_OPSET if self.activation.endswith("int8") else _WIDE_OPSET
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         types = {self.costs.activation, *self.costs.activation_types}
@@ -194,11 +196,17 @@ class QuantizeStatic(Pass):
     @property
     def _rules(self) -> StaticRules:
         return StaticRules(
-            self.costs, lambda name: self.encoding(*self.range_of(name)), self.shifts, self.correct_bias
+            self.costs,
+            lambda name: self.encoding(*self.range_of(name)),
+            self.shifts,
+            self.correct_bias,
+            float8=self.activation == FLOAT8,
         )
 
-    def encoding(self, low: float, high: float) -> tuple[np.float32, np.integer[Any]]:
+    def encoding(self, low: float, high: float) -> tuple[np.float32, Any]:
         """Scale and zero point of activations over a range."""
+        if self.activation == FLOAT8:
+            return float8_scale(low, high, power_of_two=self.shifts)
         symmetric = self.activation.startswith("int") and not self.asymmetric
         return affine(low, high, self.activation, symmetric=symmetric, power_of_two=self.shifts)
 
@@ -209,7 +217,7 @@ class QuantizeStatic(Pass):
 
     def _sqnr_db(self, name: str) -> float:
         """Signal against rounding noise of one activation, as it was calibrated."""
-        if not self.min_sqnr_db or self.calibration is None or self.activation.endswith("16"):
+        if not self.min_sqnr_db or self.calibration is None or not self.activation.endswith("int8"):
             return math.inf
         histogram = self.calibration.histogram(name)
         low, high = self.range_of(name)

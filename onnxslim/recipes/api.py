@@ -175,7 +175,7 @@ def quantize(
     calibration: Calibration | None = None,
     mode: Literal["auto", "static", "dynamic", "weight-only"] = "auto",
     weights: str = "int8",
-    activations: Literal["", "uint8", "int8", "uint16", "int16", "binary"] = "",
+    activations: Literal["", "uint8", "int8", "uint16", "int16", "float8e4m3fn", "binary"] = "",
     metric: str | None = None,
     metric_output: str | None = None,
     max_drop: str | float | Drop = "1%",
@@ -204,6 +204,7 @@ def quantize(
         weights: the fewest bits that weights may be stored in: ``int8``, ``int4``, ``int2``, ``binary``, with
             ``binary:2`` for at most two signs a weight.
         activations: the type of static activations, of those that the target lists; default its first.
+            ``float8e4m3fn`` makes 8-bit floats of weights too.
             ``binary``, with binary weights: products read ``scale * sign(x - threshold) + offset`` where
             held-out data accept it, and floats elsewhere; the notes of the report say which.
         distill: let the result learn from the original for so long, see :func:`onnxslim.distill`; what

@@ -39,6 +39,7 @@ from onnxslim.recipes.least_noise import least_noise
 from onnxslim.recipes.storage import CODES_OPSET, REST, Storage
 from onnxslim.recipes.unit_times import unit_times
 from onnxslim.reconstruct.binary import MAX_BASES
+from onnxslim.reconstruct.float8 import FLOAT8
 from onnxslim.runtime.targets.load import load_target
 from onnxslim.runtime.targets.target import DEFAULT_TARGET
 
@@ -191,7 +192,8 @@ def packed_candidate(model: ir.Model, feeds: Sequence[Mapping[str, Any]]) -> Can
 def static_candidate(quantize: QuantizeStatic, packing: Sequence[Step] = REST) -> Candidate:
     """Static quantization, and what stays in float packed."""
     chosen = ", some ends of their own" if quantize.ranges else ""
-    name = f"static int8, {quantize.method} ranges{chosen}"
+    kind = "float8" if quantize.activation == FLOAT8 else "int8"
+    name = f"static {kind}, {quantize.method} ranges{chosen}"
     if quantize.factors:
         name += ", equalized channels"
     if quantize.correct_bias:

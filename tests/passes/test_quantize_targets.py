@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from onnxslim._ir import ir
@@ -14,7 +16,9 @@ from onnxslim.errors import OptionError
 from onnxslim.model import edit
 from onnxslim.ops.registry import is_dequantize, is_quantize
 from onnxslim.passes.quantize_static import QuantizeStatic
+from onnxslim.reconstruct.rounding import sqnr_db
 from onnxslim.runtime.targets.load import load_target
+from tests.models import run
 from tests.passes.test_quantize_static import NET, WEIGHTS, built, feeds, quality
 
 DEPTHWISE = """g (float[1,32,28,28] x) => (float[1,16,28,28] y) {
@@ -158,3 +162,52 @@ def test_scales_are_powers_of_two(by: str, tmp_path: Path) -> None:
     for scale in scales:
         assert (np.frexp(scale)[0] == 0.5).all()
     assert quality(model, result) > 25
+
+
+@pytest.mark.parametrize("shifts", [False, True])
+def test_eight_bit_floats_against_numpy(shifts: bool) -> None:
+    """Both sides of a product, rounded to the nearest of all numbers that the type has."""
+    model = built("g (float[64,64] x) => (float[64,64] y) { y = MatMul(x, w) }", opset=21, w=(64, 64))
+    result = quantized(model, "tensorrt", activations="float8e4m3fn", power_of_two_scales=shifts)
+    onnx.checker.check_model(ir.to_proto(result), full_check=True)
+    every = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float64)
+    numbers = np.sort(every[np.isfinite(every)])
+    largest = max(float(np.abs(feed["x"]).max()) for feed in feeds(model))
+    weight = edit.constant_value(model.graph.initializers["w"])
+    assert weight is not None
+
+    def rounded(values: np.ndarray, peak: float) -> np.ndarray:
+        scale = np.float32(peak / 448)
+        scale = np.float32(2.0 ** np.ceil(np.log2(scale))) if shifts else scale
+        steps = np.clip(values / scale, -448, 448).astype(np.float64)
+        return numbers[np.abs(steps[..., None] - numbers).argmin(-1)] * float(scale)
+
+    feed = feeds(model)[0]
+    expected = rounded(feed["x"], largest) @ rounded(weight, float(np.abs(weight).max()))
+    [found] = run(result, feed)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("correct", [False, True])
+def test_eight_bit_floats_of_a_network(correct: bool) -> None:
+    model = built(NET, opset=21, **WEIGHTS)
+    result = quantized(model, "tensorrt", activations="float8e4m3fn", correct_bias=correct)
+    onnx.checker.check_model(ir.to_proto(result), full_check=True)
+    assert 24 < quality(model, result) < 40  # 3 bits of mantissa
+    for node in weighted(result):
+        stored = [value.producer() for value in node.inputs[:2] if value is not None]
+        assert all(each is not None and is_dequantize(each) for each in stored)
+        assert len(node.inputs) < 3 or node.inputs[2] is None or node.inputs[2].is_initializer()
+    old = built(NET, opset=19, **WEIGHTS)
+    form = QuantizeStatic(calibrate(old, feeds(old)), target="tensorrt", activations="float8e4m3fn")
+    assert not form(old).modified
+
+
+def test_a_relu_in_front_of_eight_bit_floats_stays() -> None:
+    """With a zero point of this type, onnxruntime would take it for part of the conversion."""
+    model = built(DEPTHWISE, opset=21, **DEPTHWISE_WEIGHTS)
+    result = ir.to_proto(quantized(model, "tensorrt", activations="float8e4m3fn")).SerializeToString()
+    [feed] = feeds(model, 1)
+    session = onnxruntime.InferenceSession(result, providers=["CPUExecutionProvider"])
+    [found], [expected] = session.run(None, feed), run(result, feed)
+    assert sqnr_db(expected, found) > 40  # a sum near the middle of two numbers may go to either

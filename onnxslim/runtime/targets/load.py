@@ -109,7 +109,7 @@ def parse_target(text: str, name: str) -> Target:
         fusions=fusions,
         activation=top.take("activation", _one_of("uint8", "int8")),
         weight=top.take("weight", _one_of("int8")),
-        activation_types=tuple(top.take("activation_types", _are_integers, default=())),
+        activation_types=tuple(top.take("activation_types", _are_types, default=())),
         power_of_two_scales=top.take("power_of_two_scales", _is_flag, default=False),
         integer_bias=top.take("integer_bias", _is_flag, default=True),
         block=top.take("block", _is_size, default=1),
@@ -197,9 +197,9 @@ def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(map(_is_text, value))
 
 
-def _are_integers(value: Any) -> bool:
-    """a list of int8, uint8, int16 or uint16"""
-    return _is_texts(value) and {"int8", "uint8", "int16", "uint16"}.issuperset(value)
+def _are_types(value: Any) -> bool:
+    """a list of int8, uint8, int16, uint16 or float8e4m3fn"""
+    return _is_texts(value) and {"int8", "uint8", "int16", "uint16", "float8e4m3fn"}.issuperset(value)
 
 
 def _is_flag(value: Any) -> bool:
