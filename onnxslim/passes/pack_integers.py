@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from onnxslim._ir import ir
 from onnxslim.errors import OptionError
@@ -17,6 +19,8 @@ from onnxslim.reconstruct.blocks import Coded, View, round_blocks
 from onnxslim.reconstruct.rounding import sqnr_db
 
 __all__ = ["PackIntegers"]
+
+_SAME_DB = 6.0  # codes of another weight are noise, those of this one leave at least so much
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,10 @@ class PackIntegers(Pass):
         default=16.0, metadata={"help": "leave a weight alone when fewer bits would be noisier than this"}
     )
     only: tuple[str, ...] = field(default=(), metadata={"help": "names of the weights; none: all"})
+    known: Mapping[str, tuple[Coded, float]] = field(
+        default_factory=dict,
+        metadata={"help": "codes that were found elsewhere, with their signal to noise ratio in dB"},
+    )
 
     def __post_init__(self) -> None:
         if self.bits not in (4, 2):
@@ -65,8 +73,9 @@ class PackIntegers(Pass):
             if not isinstance(scope, ir.Graph):
                 continue
             decoder = Decoder(scope)
+            form = self if scope is model.graph else replace(self, known={})  # functions have names of their own
             for value in list(scope.initializers.values()):
-                coded = self._code(value)
+                coded = form._code(value)
                 if coded is not None and value.name is not None:
                     edit.replace_uses(value, decoder.whole(coded, value.name))
                     del scope.initializers[value.name]
@@ -84,11 +93,23 @@ class PackIntegers(Pass):
             return None
         weight, product = found
         view = View(product.outer, product.length, product.inner).blocked(self.block)
-        coded = round_blocks(weight, view, self.bits)
+        coded, quality = self._known(name, weight) or (round_blocks(weight, view, self.bits), None)
         if coded.nbytes + CODED_BYTES + 4 * len(name) > weight.nbytes:
             return None
-        quality = sqnr_db(weight.astype(np.float64), coded.decode().astype(np.float64))
+        if quality is None:
+            quality = _sqnr_db(weight, coded)
         if quality < self.narrow_sqnr_db:
             self.decline(name, f"{self.bits} bits would leave {quality:.0f} dB, below {self.narrow_sqnr_db:g}")
             return None
         return coded
+
+    def _known(self, name: str, weight: npt.NDArray[np.int8]) -> tuple[Coded, float] | None:
+        """What was found elsewhere for this very weight: integers depend on what was done before."""
+        found = self.known.get(name)
+        if found is None or found[0].bits != self.bits or found[0].shape != weight.shape:
+            return None
+        return found if _sqnr_db(weight, found[0]) >= _SAME_DB else None
+
+
+def _sqnr_db(weight: npt.NDArray[np.int8], coded: Coded) -> float:
+    return sqnr_db(weight.astype(np.float64), coded.decode().astype(np.float64))

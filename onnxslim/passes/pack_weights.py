@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -88,6 +88,10 @@ class PackWeights(Pass):
     held_out: Calibration | None = field(
         default=None, metadata={"help": "the same of data that nothing was fitted to"}
     )
+    known: Mapping[str, tuple[Coded, float]] = field(
+        default_factory=dict,
+        metadata={"help": "codes that were found elsewhere, with their signal to noise ratio in dB"},
+    )
 
     def __post_init__(self) -> None:
         for name in ("min_sqnr_db", "narrow_sqnr_db", "block"):
@@ -108,8 +112,9 @@ class PackWeights(Pass):
             coding = False
         for scope in edit.scopes(model):
             decoder = Decoder(scope) if coding else None
+            known = self.known if scope is model.graph else {}  # functions have names of their own
             for value in list(constants(scope)):
-                modified |= self._pack(scope, value, decoder)
+                modified |= self._pack(scope, value, decoder, known)
         return ir.passes.PassResult(model, modified)
 
     def stored(self, model: ir.Model) -> dict[str, Coded | Rounded]:
@@ -118,12 +123,19 @@ class PackWeights(Pass):
         for name, value in model.graph.initializers.items():
             weight = float_weight(value, self.only)
             if weight is not None and not is_excluded(value, self.exclude):
-                form = self._form(value, weight, coding=model.opset_imports.get("", 0) >= MIN_OPSET)
+                coding = model.opset_imports.get("", 0) >= MIN_OPSET
+                form = self._form(value, weight, self.known, coding=coding)
                 if form is not None:
                     found[name] = form
         return found
 
-    def _pack(self, scope: edit.Scope, value: ir.Value, decoder: Decoder | None) -> bool:
+    def _pack(
+        self,
+        scope: edit.Scope,
+        value: ir.Value,
+        decoder: Decoder | None,
+        known: Mapping[str, tuple[Coded, float]],
+    ) -> bool:
         weight = float_weight(value, self.only)
         if weight is None:
             return False
@@ -131,7 +143,7 @@ class PackWeights(Pass):
         if is_excluded(value, self.exclude):
             self.decline(name, "excluded by the user")
             return False
-        form = self._form(value, weight, coding=decoder is not None)
+        form = self._form(value, weight, known, coding=decoder is not None)
         if form is None:
             return False
         if isinstance(form, Coded):
@@ -147,14 +159,20 @@ class PackWeights(Pass):
         remove(scope, value)
         return True
 
-    def _form(self, value: ir.Value, weight: Array, *, coding: bool) -> Coded | Rounded | None:
-        """The weight as it is stored; None where it stays as it is."""
+    def _form(
+        self, value: ir.Value, weight: Array, known: Mapping[str, tuple[Coded, float]], *, coding: bool
+    ) -> Coded | Rounded | None:
+        """The weight as it is stored; None where it stays as it is.
+
+        Args:
+            known: codes of weights of the same scope.
+        """
         name, lookup = value.name or "", is_table(value, weight.shape)
         if not np.isfinite(weight).all():
             self.decline(name, "the weight is not finite")
             return None
         coding &= self.bits < 8 or self.block > 0
-        codes = self._code(value, weight, lookup) if coding else None
+        codes = self._code(value, weight, lookup, known.get(name)) if coding else None
         if codes is not None:
             return codes
         rounded = _round_rows(weight) if lookup else round_best(weight)
@@ -165,7 +183,9 @@ class PackWeights(Pass):
             return None
         return rounded
 
-    def _code(self, value: ir.Value, weight: Array, lookup: bool) -> Coded | None:
+    def _code(
+        self, value: ir.Value, weight: Array, lookup: bool, known: tuple[Coded, float] | None
+    ) -> Coded | None:
         """The weight in blocks, or of few bits; None where it is better off with a scale a channel and 8 bits."""
         bits, name = self.bits, value.name or ""
         if lookup and weight.ndim != 2:
@@ -174,7 +194,8 @@ class PackWeights(Pass):
             return None
         product = reduction_of(value, weight.shape)
         view = View(product.outer, product.length, product.inner).blocked(self.block)
-        codes, quality = coded(
+        fits = known is not None and known[0].shape == weight.shape and known[0].bits == bits
+        codes, quality = known if known is not None and fits else coded(
             weight,
             product,
             view,

@@ -12,14 +12,18 @@ import numpy as np
 from onnxslim._ir import ir
 from onnxslim.calibration.data import DataLike, open_feeds
 from onnxslim.calibration.store import Calibration
+from onnxslim.model import edit
+from onnxslim.passes._scaling import scale_channels
 from onnxslim.passes.binarize_weights import BinarizeWeights
 from onnxslim.passes.pack_integers import PackIntegers
 from onnxslim.passes.pack_weights import PackWeights
 from onnxslim.passes.quantize_blocks import QuantizeBlocks
+from onnxslim.passes.quantize_static import QuantizeStatic
 from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.recipes.binary import Signs
 from onnxslim.recipes.candidate import Candidate
 from onnxslim.recipes.engine import Step, run_steps
+from onnxslim.recipes.fitted_codes import fitted_codes, fitted_integers
 from onnxslim.recipes.pruning.samples import held
 from onnxslim.recipes.storage import CODES_OPSET, EIGHT_BITS, Storage, Storing, inputs_of_weights
 from onnxslim.reconstruct.blocks import Coded
@@ -55,10 +59,16 @@ def moments_of(model: ir.Model, data: DataLike | None, feeds: Feeds) -> Moments:
     return Moments(inputs, inputs_of_weights(model, list(feeds)) if feeds else None)
 
 
-def packed_in_few_bits(model: ir.Model, moments: Moments, feeds: Feeds) -> Iterator[Candidate]:
+def packed_in_few_bits(
+    model: ir.Model, moments: Moments, feeds: Feeds, data: DataLike | None = None
+) -> Iterator[Candidate]:
     """Weights of 4 bits, computed in floats."""
     pack = PackWeights(bits=4, block=_BLOCK, inputs=moments.inputs, held_out=moments.held_out)
     head = (RaiseOpset(opset=CODES_OPSET),)
+    if data is not None:
+        base = run_steps(model, head).model
+        samples = held(open_feeds(data, base).spread(_SAMPLES))
+        pack = replace(pack, known=fitted_codes(base, samples, pack.bits, pack.block))
     candidate = Candidate(f"packed weights, 4 bits{moments.label}", head, essential=pack.name)
     yield from _stored(model, candidate, feeds, (PackIntegers(block=_BLOCK), pack, *EIGHT_BITS))
 
@@ -96,10 +106,29 @@ def in_blocks(model: ir.Model, bits: int, moments: Moments, feeds: Feeds) -> Ite
         yield from _stored(model, Candidate(name, head, essential=eight.name), feeds, (*few, eight))
 
 
-def in_few_bits(model: ir.Model, candidate: Candidate, feeds: Feeds) -> Iterator[Candidate]:
+def in_few_bits(
+    model: ir.Model, candidate: Candidate, feeds: Feeds, data: DataLike | None = None
+) -> Iterator[Candidate]:
     """A candidate that computes with integers, its weights stored in 4 bits."""
-    forms = (PackIntegers(block=_BLOCK), PackWeights(bits=4, block=_BLOCK), *EIGHT_BITS)
+    integers = PackIntegers(block=_BLOCK)
+    if data is not None:
+        base = _in_float(model, candidate)
+        samples = held(open_feeds(data, base).spread(_SAMPLES))
+        quantized = run_steps(model, candidate.head).model
+        known = fitted_integers(base, quantized, samples, integers.bits, integers.block)
+        integers = replace(integers, known=known)
+    forms = (integers, PackWeights(bits=4, block=_BLOCK), *EIGHT_BITS)
     yield from _stored(model, replace(candidate, name=f"{candidate.name}, in 4 bits"), feeds, forms)
+
+
+def _in_float(model: ir.Model, candidate: Candidate) -> ir.Model:
+    """What the weights of a candidate were before they became integers."""
+    head = [step for step in candidate.head if not isinstance(step, QuantizeStatic)]
+    base = edit.copy_of(run_steps(model, head).model)
+    for step in candidate.head:
+        if isinstance(step, QuantizeStatic):
+            scale_channels(base, step.factors)
+    return base
 
 
 def _stored(

@@ -122,15 +122,16 @@ def round_blocks(
     *,
     symmetric: bool = True,
     importance: Array | None = None,
+    whole: bool = False,
 ) -> Coded:
     """Round to nearest, with the scales that leave the least error.
 
     Args:
-        weight: finite floats, of as many elements as the view; or int8, whose scales are whole numbers, so
-            that what is decoded is int8 again.
+        weight: finite floats, of as many elements as the view; or int8.
         bits: 2 to 8.
         symmetric: no zero points.
         importance: non-negative weight of the squared error, ``[length]``; default the same for all.
+        whole: scales are whole numbers, so that what is decoded is int8; as they are of an int8 weight.
 
     Example:
         >>> coded = round_blocks(np.linspace(-7, 7, 15, dtype="f"), View(1, 15, 1), 4)
@@ -138,6 +139,7 @@ def round_blocks(
         (array([-7., -6., -5.], dtype=float32), dtype('float16'))
     """
     outer, blocks, block, inner = view.shape
+    whole = whole or weight.dtype == np.int8
     rows = np.moveaxis(weight.reshape(view.shape), 2, 3).reshape(-1, block)
     factors = None
     if importance is not None:
@@ -145,10 +147,11 @@ def round_blocks(
         factors = np.broadcast_to(spread, (outer, blocks, inner, block)).reshape(-1, block)
     spans = [slice(start, start + _ROWS) for start in range(0, len(rows), _ROWS)]
     parts = [
-        round_rows(rows[span], bits, symmetric, None if factors is None else factors[span]) for span in spans
+        round_rows(rows[span], bits, symmetric, None if factors is None else factors[span], whole)
+        for span in spans
     ]
     codes, scale, zero = (np.concatenate(part) for part in zip(*parts, strict=True))
-    if weight.dtype == np.int8:
+    if whole:
         stored = scale.astype(np.uint8)
     else:  # half of the bytes, where float16 has the range
         stored = scale if np.any(_beyond_half(scale)) else scale.astype(np.float16)
@@ -163,10 +166,13 @@ def round_blocks(
 
 
 def round_rows(
-    rows: Array, bits: int, symmetric: bool, importance: Array | None = None
+    rows: Array, bits: int, symmetric: bool, importance: Array | None = None, whole: bool = False
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
-    """Codes, scale and zero point of each row of ``[n, block]``, of those that were tried the best."""
-    whole = rows.dtype == np.int8
+    """Codes, scale and zero point of each row of ``[n, block]``, of those that were tried the best.
+
+    Args:
+        whole: scales are whole numbers, and what is decoded is int8.
+    """
     rows = rows.astype(np.float64)
     best = np.full(len(rows), np.inf)
     codes = np.zeros(rows.shape, np.uint8)

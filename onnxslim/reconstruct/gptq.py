@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ def gptq(
     symmetric: bool = True,
     damping: float = 0.01,
     by_activation: bool = False,
+    whole: bool = False,
 ) -> Coded:
     """Round ``weight`` so that the product's output changes little.
 
@@ -46,6 +48,7 @@ def gptq(
         damping: added to the diagonal, as a share of its mean.
         by_activation: round the rows with the largest inputs first; then the scales are those of
             ``round_blocks``, since a block is not rounded in one go.
+        whole: scales are whole numbers, so that what is decoded is int8.
 
     Returns:
         Codes; the scales of a block were chosen when its turn came.
@@ -70,20 +73,24 @@ def gptq(
     zeros = np.full((blocks, matrix.shape[1]), 1 << (bits - 1), np.uint8)
     known = None
     if by_activation:
-        known = round_blocks(weight, view, bits, symmetric=symmetric, importance=diagonal)
+        known = round_blocks(weight, view, bits, symmetric=symmetric, importance=diagonal, whole=whole)
         scales, zeros = _table(known.scale, view), _table(known.zero, view)
     work, codes = matrix[order], np.zeros(matrix.shape, np.uint8)
 
     def begin(start: int) -> None:
         if not by_activation and start % block == 0:
             importance = np.broadcast_to(diagonal[start : start + block], (matrix.shape[1], block))
-            _, scale, zero = round_rows(work[start : start + block].T, bits, symmetric, importance)
+            _, scale, zero = round_rows(work[start : start + block].T, bits, symmetric, importance, whole)
             scales[start // block], zeros[start // block] = scale, zero
 
     def rounded(row: int) -> Array:
         at = order[row]
         scale, zero = scales[at // block].astype(np.float64), zeros[at // block].astype(np.float64)
-        codes[at] = np.clip(np.rint(work[row] / scale) + zero, 0, (1 << bits) - 1)
+        low, high = np.float64(0), np.float64((1 << bits) - 1)
+        if whole:  # what is decoded has to be int8
+            low = np.maximum(low, np.ceil(-128 / scale) + zero)
+            high = np.minimum(high, np.floor(127 / scale) + zero)
+        codes[at] = np.clip(np.rint(work[row] / scale) + zero, low, high)
         return np.asarray((codes[at] - zero) * scale)
 
     hand_on(work, factor, block, begin, rounded)
@@ -94,6 +101,8 @@ def gptq(
         bits,
         weight.shape,
     )
+    if whole:
+        return dataclasses.replace(coded, scale=coded.scale.astype(np.uint8))
     halves = coded.scale.astype(np.float16)
     if np.array_equal(halves.astype(np.float32), coded.scale):
         return dataclasses.replace(coded, scale=halves)
@@ -133,6 +142,7 @@ def round_by_outputs(
     *,
     symmetric: bool = True,
     held_out: Array | None = None,
+    whole: bool = False,
 ) -> Coded:
     """The better of GPTQ, differently damped, and rounding to nearest, by the error on held-out inputs.
 
@@ -145,20 +155,25 @@ def round_by_outputs(
     The other arguments are those of :func:`gptq`.
     """
     judge = moments if held_out is None else held_out
-    best = round_blocks(weight, view, bits, symmetric=symmetric)
+    nearest = partial(round_blocks, weight, view, bits, symmetric=symmetric, whole=whole)
+    best = nearest()
     least = output_error(weight, best.decode(), view, judge)
-    clipped = round_blocks(weight, view, bits, symmetric=symmetric, importance=np.diag(moments))
-    for coded in (clipped, *_damped(weight, view, moments, bits, symmetric)):
+    for coded in (
+        nearest(importance=np.diag(moments)),
+        *_damped(weight, view, moments, bits, symmetric, whole),
+    ):
         error = output_error(weight, coded.decode(), view, judge)
         if error < least:
             best, least = coded, error
     return best
 
 
-def _damped(weight: Array, view: View, moments: Array, bits: int, symmetric: bool) -> Iterator[Coded]:
+def _damped(
+    weight: Array, view: View, moments: Array, bits: int, symmetric: bool, whole: bool
+) -> Iterator[Coded]:
     for damping in DAMPINGS:
         with contextlib.suppress(np.linalg.LinAlgError):
-            yield gptq(weight, view, moments, bits, symmetric=symmetric, damping=damping)
+            yield gptq(weight, view, moments, bits, symmetric=symmetric, damping=damping, whole=whole)
 
 
 def output_error(weight: Array, other: Array, view: View, moments: Array) -> float:

@@ -93,10 +93,14 @@ def reconstruct(
 
 
 def observed(
-    worker: Worker, model: ir.Model, feeds: Samples, seed: int = 0
+    worker: Worker,
+    model: ir.Model,
+    feeds: Samples,
+    seed: int = 0,
+    only: Callable[[Product], bool] = lambda product: True,
 ) -> Iterator[tuple[Product, Sums, Sums]]:
     """Each product of a model with sums over its own inputs and outputs: to fit on, and held-out."""
-    products = products_of(model)
+    products = [product for product in products_of(model) if only(product)]
     for block in _blocks(products, len(feeds)):
         targets = _targets(worker, model, feeds, block, seed)
         for part in _affordable(block, []):

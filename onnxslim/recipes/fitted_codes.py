@@ -1,0 +1,135 @@
+"""Weights of few bits, rounded by GPTQ to what each product gave on the data, one product after another.
+
+What a filter is multiplied with are patches of its input, whose second moments are as large as the filter is
+long, squared: they are summed up for a few products at a time, and only the codes are kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxslim._ir import ir
+from onnxslim.analysis.linears import Product, products_of
+from onnxslim.model import edit
+from onnxslim.ops.registry import is_dequantize
+from onnxslim.recipes.pruning.reconstruct import observed
+from onnxslim.recipes.pruning.samples import Samples
+from onnxslim.reconstruct.blocks import Coded, View
+from onnxslim.reconstruct.gptq import output_error, round_by_outputs
+from onnxslim.reconstruct.ridge import Sums
+from onnxslim.runtime.client import open_worker
+
+__all__ = ["Fitted", "fitted_codes", "fitted_integers"]
+
+Array = npt.NDArray[Any]
+Fitted = Mapping[str, tuple[Coded, float]]  # name: codes, and signal to noise of the output in dB
+
+_FEW_OUTPUTS = 8  # of a group; below there is nothing to gain from the inputs of so few
+_ROUNDED = 0.51  # steps from a float to the integer that stands for it, at most
+
+
+def fitted_codes(model: ir.Model, samples: Samples, bits: int, block: int) -> Fitted:
+    """Codes of the float filters of convolutions with more than one element.
+
+    (Products along one axis need no patches: ``pack-weights`` rounds them itself.)
+
+    Args:
+        model: stays as it is.
+        samples: inputs; a part of them decides how much the second moments are damped, and gives the ratio.
+        bits: of a code.
+        block: values that share a scale, about.
+    """
+    found = {}
+    with open_worker() as worker:
+        for product, sums, held_out in observed(worker, model, samples, only=_has_patches):
+            found[product.weight.name or ""] = _coded(product, sums, held_out, bits, block)
+    return found
+
+
+def fitted_integers(model: ir.Model, quantized: ir.Model, samples: Samples, bits: int, block: int) -> Fitted:
+    """Codes of int8 weights, decoded to int8: fitted to the floats that the integers stand for.
+
+    Args:
+        model: in float.
+        quantized: the same with int8 weights behind DequantizeLinear.
+
+    The other arguments are those of :func:`fitted_codes`.
+    """
+    integers = dict(_integers(model, quantized))
+    found = {}
+    with open_worker() as worker:
+        only = observed(worker, model, samples, only=lambda product: product.weight.name in integers)
+        for product, sums, held_out in only:
+            name, scale = integers[product.weight.name]
+            found[name] = _coded(product, sums, held_out, bits, block, scale)
+    return found
+
+
+def _is_fitted(product: Product) -> bool:
+    return not product.linear.spread and product.dims[2] >= _FEW_OUTPUTS
+
+
+def _has_patches(product: Product) -> bool:
+    return _is_fitted(product) and math.prod(product.linear.kernel or ()) > 1
+
+
+def _integers(model: ir.Model, quantized: ir.Model) -> Iterator[tuple[str | None, tuple[str, Array]]]:
+    """Names of float weights -> the name of the int8 weight that is each one rounded, and its scales."""
+    stored: list[tuple[str, Array, Array]] = []
+    for node in filter(is_dequantize, quantized.graph):
+        source = node.inputs[0]
+        q, scale = edit.constant_value(source), edit.constant_value(node.inputs[1])
+        if source is None or q is None or scale is None or q.dtype != np.int8 or q.ndim < 2:
+            continue
+        axis = node.attributes.get_int("axis", 1) % q.ndim
+        across = [-1 if at == axis else 1 for at in range(q.ndim)]
+        if scale.ndim <= 1:  # without blocks
+            stored.append((source.name or "", q, scale.reshape(across)))
+    for product in filter(_is_fitted, products_of(model)):
+        weight = _content(product)
+        for name, q, scale in stored:
+            if q.shape == weight.shape and np.abs(weight / scale - q).max(initial=0) <= _ROUNDED:
+                yield product.weight.name, (name, np.broadcast_to(scale, q.shape))
+                break
+
+
+def _content(product: Product) -> Array:
+    weight = edit.constant_value(product.weight)
+    assert weight is not None
+    return weight
+
+
+def _coded(
+    product: Product, sums: Sums, held_out: Sums, bits: int, block: int, scale: Array | None = None
+) -> tuple[Coded, float]:
+    """Of one weight; with ``scale``, which lies along the outputs, as whole numbers of it."""
+    groups, length, outputs = product.dims
+    weight, whole = _content(product), scale is not None
+    factors = np.broadcast_to(np.float32(1) if scale is None else scale, weight.shape)
+    shape, view = (groups, length, outputs), View(1, length, outputs)
+    if product.linear.outputs_first:
+        shape, view = (groups, outputs, length), View(outputs, length, 1)
+    parts, signal, noise = [], 0.0, 0.0
+    for group, (real, factor) in enumerate(zip(weight.reshape(shape), factors.reshape(shape), strict=True)):
+        moments, judge = (
+            each.inputs[group, :length, :length] for each in (sums, held_out)
+        )  # but for the bias
+        part = round_by_outputs(
+            real / factor, view.blocked(block), moments, bits, held_out=judge, whole=whole
+        )
+        signal += output_error(real, np.zeros_like(real), view, judge)
+        noise += output_error(real, part.decode().reshape(real.shape) * factor, view, judge)
+        parts.append(part)
+    ratio = 10 * math.log10(signal / noise) if signal > 0 and noise > 0 else math.inf
+    return _joined(parts, product.shape), ratio
+
+
+def _joined(parts: list[Coded], shape: tuple[int, ...]) -> Coded:
+    """The codes of all groups, which have no zero points of their own."""
+    codes = np.concatenate([part.codes for part in parts])
+    return Coded(codes, np.concatenate([part.scale for part in parts]), parts[0].zero, parts[0].bits, shape)

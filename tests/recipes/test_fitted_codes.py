@@ -1,0 +1,122 @@
+"""Codes by GPTQ over patches: nearer to the original's outputs, in floats and in front of integer kernels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onnxslim._ir import ir
+from onnxslim.calibration.runner import calibrate
+from onnxslim.passes.base import Pass
+from onnxslim.passes.pack_integers import PackIntegers
+from onnxslim.passes.pack_weights import PackWeights
+from onnxslim.passes.quantize_static import QuantizeStatic
+from onnxslim.recipes.engine import run_steps
+from onnxslim.recipes.fitted_codes import fitted_codes, fitted_integers
+from onnxslim.reconstruct.blocks import Coded
+from onnxslim.reconstruct.rounding import sqnr_db
+from onnxslim.runtime.kernels import executed
+from tests.models import run
+from tests.passes.test_quantize_static import built
+
+NET = """g (float[1,8,16,16] x) => (float[1,10] y) {
+    a = Conv <pads=[1,1,1,1]> (x, w1, b1)
+    r = Relu(a)
+    c = Conv <group=2, pads=[2,0,1,1], strides=[2,1], dilations=[1,2]> (r, w2)
+    s = Relu(c)
+    t = Conv (s, w3)
+    p = GlobalAveragePool(t)
+    f = Flatten(p)
+    y = Gemm <transB=1> (f, w4, b4) }"""
+WEIGHTS = {
+    "w1": (32, 8, 3, 3),
+    "b1": (32,),
+    "w2": (32, 16, 3, 3),
+    "w3": (64, 32, 1, 1),
+    "w4": (10, 64),
+    "b4": (10,),
+}
+
+
+def inputs(count: int, seed: int) -> list[dict[str, Any]]:
+    """Pictures, in which neighbours are alike."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.normal(size=(count, 8, 6, 6)).astype(np.float32)
+    fine = np.kron(coarse, np.ones((1, 1, 3, 3), np.float32))[:, :, :16, :16]
+    return [{"x": image[None]} for image in fine + 0.1 * rng.normal(size=fine.shape).astype(np.float32)]
+
+
+def quality(model: ir.Model, *steps: Pass) -> float:
+    """Signal to noise on inputs that nothing was fitted to."""
+    result = run_steps(model, steps).model
+    pairs = [(run(model, feed)[0], run(result, feed)[0]) for feed in inputs(16, 99)]
+    one, other = (np.concatenate(side).astype(np.float64) for side in zip(*pairs, strict=True))
+    return sqnr_db(one, other)
+
+
+@pytest.fixture(scope="module")
+def model() -> ir.Model:
+    return built(NET, opset=13, **WEIGHTS)
+
+
+def test_filters_are_rounded_by_the_patches_that_they_meet(model: ir.Model) -> None:
+    known = fitted_codes(model, inputs(48, 0), 4, 32)
+    assert set(known) == {"w1", "w2"}, "products along one axis need no patches"
+    assert all(coded.shape == WEIGHTS[name] for name, (coded, _) in known.items())
+    pack = PackWeights(bits=4, block=32, only=("w1", "w2"), narrow_sqnr_db=0)
+    assert quality(model, replace(pack, known=known)) > quality(model, pack) + 4
+    stored = replace(pack, known=known).stored(model)
+    assert stored["w1"] is known["w1"][0] and stored["w2"] is known["w2"][0]
+
+
+def test_the_ratio_is_that_of_the_output(model: ir.Model) -> None:
+    """Of the first product alone, on all that it gives for other inputs."""
+    coded, ratio = fitted_codes(model, inputs(48, 0), 4, 32)["w1"]
+    weight = model.graph.initializers["w1"].const_value
+    assert weight is not None
+    signal = noise = 0.0
+    for feed in inputs(8, 5):
+        image = np.pad(feed["x"][0], ((0, 0), (1, 1), (1, 1)))
+        patches = np.lib.stride_tricks.sliding_window_view(image, (3, 3), (1, 2)).astype(np.float64)
+        for content, add in ((weight.numpy(), True), (coded.decode() - weight.numpy(), False)):
+            energy = float(np.square(np.einsum("cyxij,ocij->oyx", patches, content)).sum())
+            signal, noise = (signal + energy, noise) if add else (signal, noise + energy)
+    assert ratio == pytest.approx(10 * np.log10(signal / noise), abs=1.0)
+
+
+def test_integers_are_fitted_to_the_floats_that_they_stand_for(model: ir.Model) -> None:
+    quantize = QuantizeStatic(calibrate(model, inputs(48, 0)), placement="all")
+    quantized = run_steps(model, (quantize,)).model
+    known = fitted_integers(model, quantized, inputs(48, 0), 4, 32)
+    assert set(known) == {f"{name}_quantized" for name in ("w1", "w3", "w4")}, "groups stay in float"
+    for coded, _ in known.values():
+        assert coded.is_integer and coded.decode().dtype == np.int8
+        assert coded.codes.max() < 16 and coded.scale.min() >= 1
+    pack = PackIntegers(narrow_sqnr_db=0)
+    fitted = replace(pack, known=known)
+    assert quality(model, quantize, fitted) > quality(model, quantize, pack) + 3
+    before, after = (
+        executed(run_steps(model, steps).model).histogram for steps in ((quantize,), (quantize, fitted))
+    )
+    assert before == after and after["QLinearConv"] >= 2, "the kernels stay"
+
+
+def test_codes_of_another_weight_are_not_taken(model: ir.Model) -> None:
+    quantized = run_steps(model, (QuantizeStatic(calibrate(model, inputs(8, 0)), placement="all"),)).model
+    name = "w1_quantized"
+    plain = PackIntegers(narrow_sqnr_db=0).stored(quantized)[name]
+    other = replace(plain, codes=np.ascontiguousarray(plain.codes[::-1]))
+    for wrong in (other, replace(plain, bits=2), replace(plain, shape=(32, 72))):
+        found = PackIntegers(narrow_sqnr_db=0, known={name: (wrong, 99.0)}).stored(quantized)[name]
+        np.testing.assert_array_equal(found.decode(), plain.decode())
+    floats = PackWeights(bits=4, block=32, narrow_sqnr_db=0)
+    [(name, form)] = replace(floats, only=("w1",)).stored(model).items()
+    assert isinstance(form, Coded)
+    for wrong in (replace(form, bits=2), replace(form, shape=(32, 72))):
+        found = replace(floats, only=("w1",), known={name: (wrong, 99.0)}).stored(model)[name]
+        np.testing.assert_array_equal(found.decode(), form.decode())
+    noisy = replace(floats, only=("w1",), narrow_sqnr_db=16.0, known={name: (form, 15.0)})
+    assert not isinstance(noisy.stored(model)[name], Coded), "eight bits, where four were found to be noisy"
