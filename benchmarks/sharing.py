@@ -32,6 +32,7 @@ from benchmarks.compress import onnxslim, sqnr_db
 from benchmarks.environments import ONNXSLIM, environment
 from benchmarks.writing import RESULTS, markdown, write
 from benchmarks.zoo.layout import TASKS, model_path, task, use
+from onnxslim.calibration.data import open_feeds
 from onnxslim.measure.latency import measure_latency
 from onnxslim.model.io import load, save
 from onnxslim.passes.codebook_weights import CodebookWeights
@@ -40,7 +41,9 @@ from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.recipes.api import compare
 from onnxslim.recipes.engine import run_steps
 from onnxslim.recipes.few_bits import moments_of
+from onnxslim.recipes.fitted_weights import fitted_books, fitted_codes
 from onnxslim.recipes.named import simplify_steps
+from onnxslim.recipes.pruning.samples import held
 from onnxslim.recipes.storage import CODES_OPSET
 
 SAMPLES = 512
@@ -189,6 +192,12 @@ def _stored(setting: Setting, name: str, forms: Mapping[str, Any]) -> Rows:
             continue
         noisy = {"narrow_sqnr_db": 0.0} if isinstance(form, PackWeights) else {}
         loose = replace(form, min_sqnr_db=0.0, inputs=fitted.inputs, held_out=fitted.held_out, **noisy)
+        samples = held(open_feeds(inputs, base))
+        if isinstance(form, CodebookWeights):
+            [loose] = fitted_books(base, samples, [loose])
+        else:
+            [known] = fitted_codes(base, samples, (form.bits,), form.block)
+            loose = replace(loose, known=known)
         save(run_steps(base, (loose,)).model, target, force=True)
         yield name, label, *_judged(original, target, module)
 

@@ -316,8 +316,8 @@ def weights(function: F) -> F:
         metavar="int8|int4|int2|binary[:N]",
         default="int8",
         show_default=True,
-        help="The fewest bits that weights may be stored in; those that need more keep 8. int2 only for "
-        "products of so few rows that they wait for memory; binary: sums of 1 to N signs times scales.",
+        help="The fewest bits that weights may be stored in; those that need more have more. "
+        "binary: sums of 1 to N signs times scales.",
     )(function)
 
 

@@ -21,13 +21,30 @@ from onnxslim.reconstruct.rounding import sqnr_db
 from onnxslim.reconstruct.scaled_codebook import share_by_outputs, share_scaled
 from onnxslim.reconstruct.vectors import VectorCodebook, share_vectors
 
-__all__ = ["coded", "in_vectors", "shared", "summed"]
+__all__ = ["coded", "in_vectors", "second_moments", "shared", "summed"]
 
 Array = npt.NDArray[Any]
 Stored = TypeVar("Stored", Binary, Codebook, VectorCodebook)
 
 _FEW = 64  # values of a table with scales, beyond which what inputs show decides next to nothing
 _DAMPING = 0.01  # of the mean importance: what inputs did not show is not for free
+
+
+def second_moments(
+    product: Reduction, inputs: Calibration | None, held_out: Calibration | None
+) -> dict[str, Array | None]:
+    """``moments`` and ``held_out`` of what a weight is multiplied with, where they were kept and belong to it."""
+    return {"moments": _moments(product, inputs), "held_out": _moments(product, held_out)}
+
+
+def _moments(product: Reduction, calibration: Calibration | None) -> Array | None:
+    total: Array | None = None
+    for name in product.inputs if calibration is not None else ():
+        products = calibration.states[name].products if calibration and name in calibration else None
+        if products is None or len(products.matrix) != product.length:
+            return None
+        total = products.matrix if total is None else total + products.matrix
+    return total if total is not None and total.any() else None
 
 
 def coded(
@@ -37,26 +54,26 @@ def coded(
     bits: int,
     *,
     symmetric: bool = True,
-    inputs: Calibration | None = None,
-    held_out: Calibration | None = None,
+    moments: Array | None = None,
+    held_out: Array | None = None,
 ) -> tuple[Coded, float]:
     """Codes by GPTQ or rounding to nearest, and the signal to noise ratio that they leave, in dB.
 
     Args:
         weight: finite floats.
         product: what it is multiplied with.
-        inputs: second moments of that; without them, the ratio is that of the weight, else of the output.
+        moments: ``X^T X`` of that, ``[length, length]``; without it, the ratio is that of the weight, else of
+            the output.
         held_out: the same of data that nothing was fitted to.
 
     Returns:
         A ratio of minus infinity where the decoded weight is not finite.
     """
-    moments, others = _moments(inputs, product), _moments(held_out, product)
     if moments is None:
         codes = round_blocks(weight, view, bits, symmetric=symmetric)
     else:
-        codes = round_by_outputs(weight, view, moments, bits, symmetric=symmetric, held_out=others)
-    judge = moments if others is None else others
+        codes = round_by_outputs(weight, view, moments, bits, symmetric=symmetric, held_out=held_out)
+    judge = moments if held_out is None else held_out
     decoded = codes.decode()
     if not np.isfinite(decoded).all():
         return codes, -math.inf
@@ -70,8 +87,8 @@ def shared(
     entries: int,
     *,
     scaled: bool = False,
-    inputs: Calibration | None = None,
-    held_out: Calibration | None = None,
+    moments: Array | None = None,
+    held_out: Array | None = None,
 ) -> tuple[Codebook, float]:
     """The weight as tables of ``entries`` values, and the signal to noise ratio that is left, in dB.
 
@@ -80,12 +97,11 @@ def shared(
         product: what it is multiplied with.
         view: the weight in blocks that have a table each, or a scale each.
         scaled: there is one table, and a scale for each block.
-        inputs: second moments of that; of tables with and without them, and of few values with scales found
+        moments: ``X^T X`` of that; of tables with and without them, and of few values with scales found
             by GPTQ too, the one is kept that leaves least error of the output, and the ratio is the output's.
         held_out: the same of data that nothing was fitted to, to choose by; without them no GPTQ.
     """
-    moments, others = _moments(inputs, product), _moments(held_out, product)
-    judge = moments if others is None else others
+    judge = moments if held_out is None else held_out
     search = share_scaled if scaled else share
     found = [search(weight, view, entries)]
     if moments is not None and not (scaled and entries > _FEW):
@@ -93,7 +109,7 @@ def shared(
         diagonal = np.diag(moments)
         importance = np.broadcast_to((diagonal + _DAMPING * diagonal.mean())[:, None], sizes)
         found.append(search(weight, view, entries, importance=importance))
-        for damping in DAMPINGS if scaled and others is not None else ():  # it fits too well, without
+        for damping in DAMPINGS if scaled and held_out is not None else ():  # it fits too well, without
             with contextlib.suppress(np.linalg.LinAlgError):
                 found.append(share_by_outputs(weight, view, moments, entries, damping=damping))
     return _best(weight, found, product, judge)
@@ -106,8 +122,8 @@ def in_vectors(
     vector: int,
     *,
     spaces: bool = False,
-    inputs: Calibration | None = None,
-    held_out: Calibration | None = None,
+    moments: Array | None = None,
+    held_out: Array | None = None,
 ) -> tuple[VectorCodebook, float]:
     """The weight as few vectors of so many values, and the signal to noise ratio that is left, in dB.
 
@@ -117,12 +133,11 @@ def in_vectors(
 
     The other arguments are those of :func:`shared`.
     """
-    moments, others = _moments(inputs, product), _moments(held_out, product)
-    judge = moments if others is None else others
+    judge = moments if held_out is None else held_out
     view = View(product.outer, product.length, product.inner)
     found = [share_vectors(weight, view, entries, vector, spaces=spaces)]
     if moments is not None:
-        for damping in DAMPINGS if others is not None else ():  # it fits too well, without
+        for damping in DAMPINGS if held_out is not None else ():  # it fits too well, without
             with contextlib.suppress(np.linalg.LinAlgError):
                 found.append(vectors.share_by_outputs(weight, view, moments, found[0], damping=damping))
     return _best(weight, found, product, judge)
@@ -134,15 +149,14 @@ def summed(
     view: View,
     bases: int,
     *,
-    inputs: Calibration | None = None,
-    held_out: Calibration | None = None,
+    moments: Array | None = None,
+    held_out: Array | None = None,
 ) -> tuple[Binary, float]:
     """The weight as sums of signs, and the signal to noise ratio that is left, in dB.
 
     The arguments are those of :func:`coded`.
     """
-    moments, others = _moments(inputs, product), _moments(held_out, product)
-    judge = moments if others is None else others
+    judge = moments if held_out is None else held_out
     forms = [binarize(weight, view, bases)]
     if moments is not None:
         forms += [binarize(weight, view, bases, each) for each in damped(moments)]
@@ -156,17 +170,6 @@ def _best(
     qualities = [_quality_db(weight, form.decode(), product, judge) for form in forms]
     best = int(np.argmax(qualities))
     return forms[best], qualities[best]
-
-
-def _moments(calibration: Calibration | None, product: Reduction) -> Array | None:
-    """``X^T X`` of all that the weight is multiplied with, where it was kept and belongs to the weight."""
-    total: Array | None = None
-    for name in product.inputs if calibration is not None else ():
-        products = calibration.states[name].products if calibration and name in calibration else None
-        if products is None or len(products.matrix) != product.length:
-            return None
-        total = products.matrix if total is None else total + products.matrix
-    return total if total is not None and total.any() else None
 
 
 def _quality_db(weight: Array, decoded: Array, product: Reduction, moments: Array | None) -> float:

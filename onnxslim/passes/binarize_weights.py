@@ -16,7 +16,7 @@ from onnxslim.calibration.store import Calibration
 from onnxslim.errors import OptionError
 from onnxslim.model import edit
 from onnxslim.passes._decoding import CODED_BYTES, MIN_OPSET, Decoder
-from onnxslim.passes._rounding import summed
+from onnxslim.passes._rounding import second_moments, summed
 from onnxslim.passes._tables import SummedTable
 from onnxslim.passes._weights import (
     constants,
@@ -205,7 +205,7 @@ class BinarizeWeights(Pass):
             quality = sqnr_db(weight.astype(np.float64), form.decode().astype(np.float64))
         else:
             form, quality = summed(
-                weight, product, view, self.bases, inputs=self.inputs, held_out=self.held_out
+                weight, product, view, self.bases, **second_moments(product, self.inputs, self.held_out)
             )
         if quality < self.min_sqnr_db or math.isnan(quality):
             self.decline(name, f"{self.bases} signs would leave {quality:.0f} dB, below {self.min_sqnr_db:g}")

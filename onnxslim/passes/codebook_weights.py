@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -14,7 +15,7 @@ from onnxslim.calibration.store import Calibration
 from onnxslim.errors import OptionError
 from onnxslim.model import edit
 from onnxslim.passes._decoding import CODED_BYTES, MIN_OPSET, Decoder
-from onnxslim.passes._rounding import shared
+from onnxslim.passes._rounding import second_moments, shared
 from onnxslim.passes._tables import SharedTable
 from onnxslim.passes._weights import constants, float_weight, is_excluded, is_table, look_up, remove
 from onnxslim.passes.base import Pass, Promise
@@ -79,6 +80,10 @@ class CodebookWeights(Pass):
     held_out: Calibration | None = field(
         default=None, metadata={"help": "the same of data that nothing was fitted to"}
     )
+    known: Mapping[str, Codebook] = field(
+        default_factory=dict,
+        metadata={"help": "what was found elsewhere, by the weight's name in the main graph"},
+    )
 
     def __post_init__(self) -> None:
         if not 2 <= self.entries <= 256:
@@ -98,19 +103,34 @@ class CodebookWeights(Pass):
         modified = False
         for scope in edit.scopes(model):
             decoder = Decoder(scope)
+            known = self.known if scope is model.graph else {}  # functions have names of their own
             for value in list(constants(scope)):
-                modified |= self._share(scope, value, decoder)
+                modified |= self._share(scope, value, decoder, known)
         return ir.passes.PassResult(model, modified)
 
     def stored(self, model: ir.Model) -> dict[str, Codebook]:
         """The initializers of the main graph as they would be stored; the model stays as it is."""
         if model.opset_imports.get("", 0) < MIN_OPSET:
             return {}
-        found = {name: self._book(value) for name, value in model.graph.initializers.items()}
+        found = {name: self._book(value, self.known) for name, value in model.graph.initializers.items()}
         return {name: book for name, book in found.items() if book is not None}
 
-    def _share(self, scope: edit.Scope, value: ir.Value, decoder: Decoder) -> bool:
-        book, name = self._book(value), value.name or ""
+    def search(
+        self, value: ir.Value, moments: Array, held_out: Array
+    ) -> Codebook | None:
+        """Tables for the weight ``value``, by ``X^T X`` of what it is multiplied with; None where none is smaller."""
+        weight = float_weight(value, self.only)
+        if weight is None or not np.isfinite(weight).all() or not self._gains(value, weight):
+            return None
+        product = reduction_of(value, weight.shape)
+        scaled = self.per == "block"
+        fitted = {"moments": moments, "held_out": held_out}
+        return shared(weight, product, self._view(product), self.entries, scaled=scaled, **fitted)[0]
+
+    def _share(
+        self, scope: edit.Scope, value: ir.Value, decoder: Decoder, known: Mapping[str, Codebook]
+    ) -> bool:
+        book, name = self._book(value, known), value.name or ""
         if book is None:
             return False
         if is_table(value, book.shape):
@@ -120,8 +140,18 @@ class CodebookWeights(Pass):
         remove(scope, value)
         return True
 
-    def _book(self, value: ir.Value) -> Codebook | None:
-        """The weight as it is stored; None where it stays as it is."""
+    def _gains(self, value: ir.Value, weight: Array) -> bool:
+        """Whether indices and tables can be smaller than the weight, told without a search."""
+        outer, blocks, _, inner = self._view(reduction_of(value, weight.shape)).shape
+        tables = 2 * outer * blocks * inner * (1 if self.per == "block" else self.entries)
+        return weight.size * code_bits(self.entries) // 8 + tables < _room(value, weight)
+
+    def _book(self, value: ir.Value, known: Mapping[str, Codebook]) -> Codebook | None:
+        """The weight as it is stored; None where it stays as it is.
+
+        Args:
+            known: forms of weights of the same scope.
+        """
         weight, name = float_weight(value, self.only), value.name or ""
         if weight is None:
             return None
@@ -132,19 +162,18 @@ class CodebookWeights(Pass):
             self.decline(name, "the weight is not finite")
             return None
         product = reduction_of(value, weight.shape)
-        view = self._view(product)
         bits, scaled = code_bits(self.entries), self.per == "block"
         if is_table(value, weight.shape) and (weight.ndim != 2 or weight.shape[1] * bits % 8):
             self.decline(name, f"a lookup of rows that are not whole bytes of {bits}-bit indices")
             return None
-        outer, blocks, _, inner = view.shape
-        tables = 2 * outer * blocks * inner * (1 if scaled else self.entries)
-        least = weight.size * bits // 8 + tables  # told without a search
-        room = weight.nbytes - CODED_BYTES - 4 * len(name)
-        if least < room:
-            moments = {"inputs": self.inputs, "held_out": self.held_out}
+        gains = self._gains(value, weight)
+        if gains and name in known:
+            return known[name]
+        if gains:
+            moments = second_moments(product, self.inputs, self.held_out)
+            view = self._view(product)
             book, quality = shared(weight, product, view, self.entries, scaled=scaled, **moments)
-        if least >= room or book.nbytes >= room:
+        if not gains or book.nbytes >= _room(value, weight):
             self.decline(name, f"tables of {self.entries} values would take what indices save")
             return None
         if quality < self.min_sqnr_db:
@@ -161,3 +190,8 @@ class CodebookWeights(Pass):
         return View(product.outer, product.length, product.inner).blocked(
             self.block if self.per == "block" else 0
         )
+
+
+def _room(value: ir.Value, weight: Array) -> int:
+    """Bytes that indices and tables may take."""
+    return int(weight.nbytes) - CODED_BYTES - 4 * len(value.name or "")

@@ -16,7 +16,7 @@ from onnxslim.errors import OptionError
 from onnxslim.model import edit
 from onnxslim.ops.registry import spec_of
 from onnxslim.passes._decoding import CODED_BYTES, MIN_OPSET, Decoder
-from onnxslim.passes._rounding import coded
+from onnxslim.passes._rounding import coded, second_moments
 from onnxslim.passes._tables import Table
 from onnxslim.passes._weights import constants, float_weight, is_excluded, is_table, look_up, remove
 from onnxslim.passes.base import Pass, Promise
@@ -201,8 +201,7 @@ class PackWeights(Pass):
             view,
             bits,
             symmetric=self.symmetric,
-            inputs=self.inputs,
-            held_out=self.held_out,
+            **second_moments(product, self.inputs, self.held_out),
         )
         if bits < 8 and codes.nbytes + CODED_BYTES + 4 * len(name) > weight.size + 4 * min(weight.shape):
             return None

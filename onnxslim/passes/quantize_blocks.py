@@ -18,7 +18,7 @@ from onnxslim.calibration.store import Calibration
 from onnxslim.errors import OptionError
 from onnxslim.model import edit
 from onnxslim.passes._checked import refusals
-from onnxslim.passes._rounding import coded, summed
+from onnxslim.passes._rounding import coded, second_moments, summed
 from onnxslim.passes.base import Pass, Promise
 from onnxslim.reconstruct.binary import as_codes
 from onnxslim.reconstruct.blocks import Coded, View
@@ -233,7 +233,7 @@ class QuantizeBlocks(Pass):
         outer, inner = (1, weight.shape[1]) if axis == 1 else (weight.shape[0], 1)
         view = View(outer, length, inner, _block(length, self.block))
         name = source.name or ""
-        fitted: dict[str, Any] = {"inputs": self.inputs, "held_out": self.held_out}
+        fitted = second_moments(product, self.inputs, self.held_out)
         for bits in (self.bits, 8):
             if bits == 1:
                 signs, quality = summed(weight, product, view, 1, **fitted)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from onnxslim._ir import ir
 from onnxslim.analysis.reductions import reduction_of
@@ -14,7 +15,7 @@ from onnxslim.calibration.store import Calibration
 from onnxslim.errors import OptionError
 from onnxslim.model import edit
 from onnxslim.passes._decoding import CODED_BYTES, MIN_OPSET, Decoder
-from onnxslim.passes._rounding import in_vectors
+from onnxslim.passes._rounding import in_vectors, second_moments
 from onnxslim.passes._tables import VectorTable
 from onnxslim.passes._weights import constants, float_weight, is_excluded, is_table, look_up, remove
 from onnxslim.passes.base import Pass, Promise
@@ -22,6 +23,8 @@ from onnxslim.reconstruct.codebook import code_bits
 from onnxslim.reconstruct.vectors import VectorCodebook
 
 __all__ = ["QuantizeVectors"]
+
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class QuantizeVectors(Pass):
     )
     known: Mapping[str, VectorCodebook] = field(
         default_factory=dict,
-        metadata={"help": "what :meth:`stored` found, by the weight's name in the main graph"},
+        metadata={"help": "what was found elsewhere, by the weight's name in the main graph"},
     )
 
     def __post_init__(self) -> None:
@@ -119,6 +122,17 @@ class QuantizeVectors(Pass):
         found = {name: self._book(value, self.known) for name, value in model.graph.initializers.items()}
         return {name: book for name, book in found.items() if book is not None}
 
+    def search(self, value: ir.Value, moments: Array, held_out: Array) -> VectorCodebook | None:
+        """Vectors for the weight ``value``, by ``X^T X`` of what it is multiplied with; None where there are none."""
+        weight = float_weight(value, self.only)
+        if weight is None or not np.isfinite(weight).all():
+            return None
+        product = reduction_of(value, weight.shape)
+        if product.length % self.vector:
+            return None
+        spaces, fitted = self.per == "space", {"moments": moments, "held_out": held_out}
+        return in_vectors(weight, product, self.entries, self.vector, spaces=spaces, **fitted)[0]
+
     def _book(self, value: ir.Value, known: Mapping[str, VectorCodebook]) -> VectorCodebook | None:
         """The weight as it is stored; None where it stays as it is.
 
@@ -147,7 +161,7 @@ class QuantizeVectors(Pass):
         elif name in known:
             return known[name]
         else:
-            moments: dict[str, Any] = {"inputs": self.inputs, "held_out": self.held_out}
+            moments = second_moments(product, self.inputs, self.held_out)
             book, quality = in_vectors(
                 weight, product, self.entries, self.vector, spaces=spaces, **moments
             )

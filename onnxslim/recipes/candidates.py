@@ -118,7 +118,7 @@ def candidates(
             plain = first if best.factors else replace(best, correct_bias=False)
             found.append(integer_signs(binary[0], plain))
         elif kind != "int8" and feeds:
-            found += in_few_bits(model, static, feeds, data)
+            found += in_few_bits(model, static, WEIGHTS[kind], feeds, data)
         found.append(static)
         careful = replace(best, min_sqnr_db=_OUTLIERS_DB)
         if _node_count(model, careful) != _node_count(model, best):
@@ -134,7 +134,7 @@ def candidates(
         if placed_for.is_cpu:
             found += in_blocks(model, WEIGHTS[kind], fitted, feeds)
         if kind != "int8":
-            found += packed_in_few_bits(model, fitted, feeds, data)
+            found += packed_in_few_bits(model, WEIGHTS[kind], fitted, feeds, data)
         found.append(replace(packed, essential="") if integer_io else packed)
     if integer_io:
         found = [replace(each, ports=(RaiseOpset(), QuantizePorts(calibration))) for each in found]

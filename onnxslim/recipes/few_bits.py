@@ -23,14 +23,15 @@ from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.recipes.binary import Signs
 from onnxslim.recipes.candidate import Candidate
 from onnxslim.recipes.engine import Step, run_steps
-from onnxslim.recipes.fitted_codes import fitted_codes, fitted_integers
+from onnxslim.recipes.fitted_weights import Fitted, fitted_codes, fitted_integers
 from onnxslim.recipes.pruning.samples import held
 from onnxslim.recipes.storage import CODES_OPSET, EIGHT_BITS, Storage, Storing, inputs_of_weights
 from onnxslim.reconstruct.blocks import Coded
 
 __all__ = ["Moments", "binary_weights", "in_blocks", "in_few_bits", "moments_of", "packed_in_few_bits"]
 
-_LEVELS_DB = (20.0, 30.0)  # what few bits may leave of the outputs: at least, and where it is cheap
+_LEAST_DB = {4: 20.0, 2: 9.0}  # what few bits may leave of the outputs, by their number
+_HIGH_DB = 30.0  # and where that is cheap
 _BINARY_DB = tuple(float(level) for level in range(-18, 46, 3))  # before products are fitted in order
 _SAMPLES = 512  # that products are fitted to
 _BLOCK = 32  # weights that share a scale
@@ -60,17 +61,31 @@ def moments_of(model: ir.Model, data: DataLike | None, feeds: Feeds) -> Moments:
 
 
 def packed_in_few_bits(
-    model: ir.Model, moments: Moments, feeds: Feeds, data: DataLike | None = None
+    model: ir.Model, bits: int, moments: Moments, feeds: Feeds, data: DataLike | None = None
 ) -> Iterator[Candidate]:
-    """Weights of 4 bits, computed in floats."""
-    pack = PackWeights(bits=4, block=_BLOCK, inputs=moments.inputs, held_out=moments.held_out)
+    """Weights of 4 bits, or of 2 where they bear it, computed in floats."""
     head = (RaiseOpset(opset=CODES_OPSET),)
+    base, rungs = run_steps(model, head).model, _rungs(bits)
+    known: Sequence[Fitted] = [{} for _ in rungs]
     if data is not None:
-        base = run_steps(model, head).model
-        samples = held(open_feeds(data, base).spread(_SAMPLES))
-        pack = replace(pack, known=fitted_codes(base, samples, pack.bits, pack.block))
-    candidate = Candidate(f"packed weights, 4 bits{moments.label}", head, essential=pack.name)
-    yield from _stored(model, candidate, feeds, (PackIntegers(block=_BLOCK), pack, *EIGHT_BITS))
+        known = fitted_codes(base, held(open_feeds(data, base).spread(_SAMPLES)), rungs, _BLOCK)
+    pack = PackWeights(block=_BLOCK, inputs=moments.inputs, held_out=moments.held_out)
+    packs = [
+        replace(pack, bits=few, narrow_sqnr_db=_gate(few), known=codes)
+        for few, codes in zip(rungs, known, strict=True)
+    ]
+    candidate = Candidate(f"packed weights, {rungs[0]} bits{moments.label}", head, essential=PackWeights.name)
+    yield from _stored(model, candidate, feeds, (PackIntegers(block=_BLOCK), *packs, *EIGHT_BITS), rungs[0])
+
+
+def _rungs(bits: int) -> tuple[Literal[4, 2], ...]:
+    """The numbers of bits to choose from, where so few were asked for."""
+    return (2, 4) if bits == 2 else (4,)
+
+
+def _gate(bits: int) -> float:
+    """The least ratio of signal to noise of a weight: for 2 bits it is measured at the outputs."""
+    return 0.0 if bits == 2 else PackWeights.narrow_sqnr_db
 
 
 def binary_weights(
@@ -107,18 +122,22 @@ def in_blocks(model: ir.Model, bits: int, moments: Moments, feeds: Feeds) -> Ite
 
 
 def in_few_bits(
-    model: ir.Model, candidate: Candidate, feeds: Feeds, data: DataLike | None = None
+    model: ir.Model, candidate: Candidate, bits: int, feeds: Feeds, data: DataLike | None = None
 ) -> Iterator[Candidate]:
-    """A candidate that computes with integers, its weights stored in 4 bits."""
-    integers = PackIntegers(block=_BLOCK)
+    """A candidate that computes with integers, its weights stored in 4 bits, or in 2 where they bear it."""
+    rungs = _rungs(bits)
+    known: Sequence[Fitted] = [{} for _ in rungs]
     if data is not None:
         base = _in_float(model, candidate)
         samples = held(open_feeds(data, base).spread(_SAMPLES))
-        quantized = run_steps(model, candidate.head).model
-        known = fitted_integers(base, quantized, samples, integers.bits, integers.block)
-        integers = replace(integers, known=known)
-    forms = (integers, PackWeights(bits=4, block=_BLOCK), *EIGHT_BITS)
-    yield from _stored(model, replace(candidate, name=f"{candidate.name}, in 4 bits"), feeds, forms)
+        known = fitted_integers(base, run_steps(model, candidate.head).model, samples, rungs, _BLOCK)
+    packs = [
+        PackIntegers(bits=few, block=_BLOCK, narrow_sqnr_db=_gate(few), known=codes)
+        for few, codes in zip(rungs, known, strict=True)
+    ]
+    forms: tuple[Storing, ...] = (*packs, PackWeights(bits=4, block=_BLOCK), *EIGHT_BITS)
+    named = replace(candidate, name=f"{candidate.name}, in {rungs[0]} bits")
+    yield from _stored(model, named, feeds, forms, rungs[0])
 
 
 def _in_float(model: ir.Model, candidate: Candidate) -> ir.Model:
@@ -132,11 +151,15 @@ def _in_float(model: ir.Model, candidate: Candidate) -> ir.Model:
 
 
 def _stored(
-    model: ir.Model, candidate: Candidate, feeds: Feeds, forms: Sequence[Storing]
+    model: ir.Model, candidate: Candidate, feeds: Feeds, forms: Sequence[Storing], bits: int = 4
 ) -> Iterator[Candidate]:
-    outcome = run_steps(model, candidate.head).model
+    outcome, low, high = run_steps(model, candidate.head).model, _LEAST_DB[bits], _HIGH_DB
     storage = Storage(outcome, feeds, forms)
-    steps = storage.steps(storage.knee(*_LEVELS_DB))
+    if bits == 2:
+        storage.levels = (*np.arange(low, storage.levels[0], 3.0).tolist(), *storage.levels)
+        if not storage.is_measured:  # then 4 bits at least
+            storage.forms = [form for form in forms if getattr(form, "bits", 8) != 2]
+    steps = storage.steps(storage.knee(low, high))
     if candidate.essential == QuantizeBlocks.name or _narrows(outcome, steps):
         yield replace(candidate, packing=steps, storage=storage)
 

@@ -141,7 +141,7 @@ class Storage:
 
     def steps(self, sqnr_db: float) -> tuple[Step, ...]:
         """The passes that leave ``sqnr_db`` at the noisiest output, or as much as the forms allow."""
-        if self._unmeasured:
+        if not self.is_measured:
             return (*cast("Sequence[Pass]", self.forms), *self.rest)
         steps = self._plan(sqnr_db).steps
         return (*(self.refit(steps) if self.refit is not None else steps), *self.rest)
@@ -151,7 +151,7 @@ class Storage:
 
         Where few weights make most of the noise, much less of it is to be had for next to nothing.
         """
-        if self._unmeasured:
+        if not self.is_measured:
             return low_db
         limit = _HARDLY * self._plan(low_db).nbytes
         levels = [float(level) for level in np.arange(high_db, low_db, -1)]
@@ -162,9 +162,11 @@ class Storage:
         return [level for level in _LADDER_DB if level >= min(*self.levels, _LEAST_DB)]
 
     @property
-    def _unmeasured(self) -> bool:
+    def is_measured(self) -> bool:
+        """Whether forms are chosen by noise: there are feeds, and the weights are not too many."""
         tensors = (value.const_value for value in self.model.graph.initializers.values())
-        return not self.feeds or sum(each.nbytes for each in tensors if each is not None) > _WEIGHTS_BYTES
+        whole = sum(each.nbytes for each in tensors if each is not None)
+        return bool(self.feeds) and whole <= _WEIGHTS_BYTES
 
     def _plan(self, sqnr_db: float) -> _Plan:
         return next((plan for plan in self._plans if plan.sqnr_db >= sqnr_db), self._plans[-1])

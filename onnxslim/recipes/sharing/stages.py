@@ -20,6 +20,7 @@ from onnxslim.passes.quantize_vectors import QuantizeVectors
 from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.recipes.engine import Step, run_steps
 from onnxslim.recipes.few_bits import moments_of
+from onnxslim.recipes.fitted_weights import fitted_books
 from onnxslim.recipes.noise import noise_to_signal
 from onnxslim.recipes.parts import Parts
 from onnxslim.recipes.pruning.apply import pruned
@@ -36,6 +37,7 @@ __all__ = ["Work", "stages"]
 
 _LEVELS_DB = tuple(float(level) for level in range(11, 64, 4))  # of noise that milder codebooks leave
 _CHOICE_FEEDS = 16
+_SAMPLES = 512  # that filters are fitted to
 _PARTS = (1.0, 0.75, 0.5, 0.25, 0.1)  # of what was asked for
 _TOLERANCES = (1.0, 0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4)
 _MULTIPLE = 8  # of channels is kept, as kernels like it
@@ -165,6 +167,8 @@ def _codebook(work: Work, model: ir.Model) -> Stage:
         work.with_options(replace(each, min_sqnr_db=0.0, inputs=fitted.inputs, held_out=fitted.held_out))
         for each in asked
     ]
+    if data is not None:
+        few = fitted_books(base, held(data.spread(_SAMPLES)), few)
     many = CodebookWeights(_MOST, exclude=few[0].exclude)
     if vectors > 1:
         few = [_nearer(work, base, each) for each in (few if request.drop is not None else few[:1])]
@@ -194,7 +198,7 @@ def _nearer(work: Work, model: ir.Model, vectors: QuantizeVectors) -> QuantizeVe
     """
     forms = [vectors]
     if vectors.inputs is not None:
-        forms.append(replace(vectors, inputs=None, held_out=None))
+        forms.append(replace(vectors, inputs=None, held_out=None, known={}))
     found = [replace(form, known=form.stored(model)) for form in forms]
     if len(found) == 1:
         return found[0]

@@ -11,11 +11,15 @@ import pytest
 from onnxslim._ir import ir
 from onnxslim.calibration.runner import calibrate
 from onnxslim.passes.base import Pass
+from onnxslim.passes.codebook_weights import CodebookWeights
 from onnxslim.passes.pack_integers import PackIntegers
 from onnxslim.passes.pack_weights import PackWeights
 from onnxslim.passes.quantize_static import QuantizeStatic
+from onnxslim.passes.quantize_vectors import QuantizeVectors
+from onnxslim.recipes.candidates import static_candidate
 from onnxslim.recipes.engine import run_steps
-from onnxslim.recipes.fitted_codes import fitted_codes, fitted_integers
+from onnxslim.recipes.few_bits import Moments, in_few_bits, packed_in_few_bits
+from onnxslim.recipes.fitted_weights import fitted_books, fitted_codes, fitted_integers
 from onnxslim.reconstruct.blocks import Coded
 from onnxslim.reconstruct.rounding import sqnr_db
 from onnxslim.runtime.kernels import executed
@@ -63,7 +67,7 @@ def model() -> ir.Model:
 
 
 def test_filters_are_rounded_by_the_patches_that_they_meet(model: ir.Model) -> None:
-    known = fitted_codes(model, inputs(48, 0), 4, 32)
+    [known] = fitted_codes(model, inputs(48, 0), (4,), 32)
     assert set(known) == {"w1", "w2"}, "products along one axis need no patches"
     assert all(coded.shape == WEIGHTS[name] for name, (coded, _) in known.items())
     pack = PackWeights(bits=4, block=32, only=("w1", "w2"), narrow_sqnr_db=0)
@@ -74,7 +78,7 @@ def test_filters_are_rounded_by_the_patches_that_they_meet(model: ir.Model) -> N
 
 def test_the_ratio_is_that_of_the_output(model: ir.Model) -> None:
     """Of the first product alone, on all that it gives for other inputs."""
-    coded, ratio = fitted_codes(model, inputs(48, 0), 4, 32)["w1"]
+    coded, ratio = fitted_codes(model, inputs(48, 0), (2, 4), 32)[1]["w1"]
     weight = model.graph.initializers["w1"].const_value
     assert weight is not None
     signal = noise = 0.0
@@ -90,7 +94,7 @@ def test_the_ratio_is_that_of_the_output(model: ir.Model) -> None:
 def test_integers_are_fitted_to_the_floats_that_they_stand_for(model: ir.Model) -> None:
     quantize = QuantizeStatic(calibrate(model, inputs(48, 0)), placement="all")
     quantized = run_steps(model, (quantize,)).model
-    known = fitted_integers(model, quantized, inputs(48, 0), 4, 32)
+    [known] = fitted_integers(model, quantized, inputs(48, 0), (4,), 32)
     assert set(known) == {f"{name}_quantized" for name in ("w1", "w3", "w4")}, "groups stay in float"
     for coded, _ in known.values():
         assert coded.is_integer and coded.decode().dtype == np.int8
@@ -120,3 +124,32 @@ def test_codes_of_another_weight_are_not_taken(model: ir.Model) -> None:
         np.testing.assert_array_equal(found.decode(), form.decode())
     noisy = replace(floats, only=("w1",), narrow_sqnr_db=16.0, known={name: (form, 15.0)})
     assert not isinstance(noisy.stored(model)[name], Coded), "eight bits, where four were found to be noisy"
+
+
+@pytest.mark.parametrize("form", [CodebookWeights(8), QuantizeVectors(64, 4)])
+def test_tables_are_fitted_to_patches_too(form: CodebookWeights | QuantizeVectors, model: ir.Model) -> None:
+    plain = replace(form, only=("w1",), min_sqnr_db=0.0)
+    [fitted] = fitted_books(model, inputs(48, 0), [plain])
+    assert set(fitted.known) == {"w1"}, "of what the pass may take"
+    [every] = fitted_books(model, inputs(48, 0), [replace(plain, only=())])
+    assert set(every.known) == {"w1"}, "w3 needs no patches, the groups of w2 would need tables of their own"
+    assert quality(model, fitted) > quality(model, plain) + 2
+    assert fitted.stored(model)["w1"] is fitted.known["w1"]
+
+
+@pytest.mark.parametrize(("bits", "widths"), [(4, {4}), (2, {2, 4})])
+def test_few_bits_are_two_only_where_they_were_asked_for(
+    bits: int, widths: set[int], model: ir.Model
+) -> None:
+    data, held_out = inputs(48, 0), inputs(8, 1)
+    static = static_candidate(QuantizeStatic(calibrate(model, data), placement="all"))
+    for candidate in (
+        *packed_in_few_bits(model, bits, Moments(), held_out, data),
+        *in_few_bits(model, static, bits, held_out, data),
+    ):
+        assert f"{bits} bits" in candidate.name and candidate.storage is not None
+        steps = candidate.storage.steps(candidate.storage.levels[0])
+        few = [step for step in steps if isinstance(step, PackIntegers | PackWeights) and step.bits < 8]
+        assert {step.bits for step in few} <= widths and bits in {step.bits for step in few}
+        cleaner = candidate.storage.steps(40.0)
+        assert quality(model, *candidate.head, *cleaner) > quality(model, *candidate.head, *steps)

@@ -7,7 +7,8 @@ long, squared: they are summed up for a few products at a time, and only the cod
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from onnxslim._ir import ir
 from onnxslim.analysis.linears import Product, products_of
 from onnxslim.model import edit
 from onnxslim.ops.registry import is_dequantize
+from onnxslim.passes.codebook_weights import CodebookWeights
+from onnxslim.passes.quantize_vectors import QuantizeVectors
 from onnxslim.recipes.pruning.reconstruct import observed
 from onnxslim.recipes.pruning.samples import Samples
 from onnxslim.reconstruct.blocks import Coded, View
@@ -24,16 +27,17 @@ from onnxslim.reconstruct.gptq import output_error, round_by_outputs
 from onnxslim.reconstruct.ridge import Sums
 from onnxslim.runtime.client import open_worker
 
-__all__ = ["Fitted", "fitted_codes", "fitted_integers"]
+__all__ = ["Fitted", "fitted_books", "fitted_codes", "fitted_integers"]
 
 Array = npt.NDArray[Any]
+Tables = CodebookWeights | QuantizeVectors
 Fitted = Mapping[str, tuple[Coded, float]]  # name: codes, and signal to noise of the output in dB
 
 _FEW_OUTPUTS = 8  # of a group; below there is nothing to gain from the inputs of so few
 _ROUNDED = 0.51  # steps from a float to the integer that stands for it, at most
 
 
-def fitted_codes(model: ir.Model, samples: Samples, bits: int, block: int) -> Fitted:
+def fitted_codes(model: ir.Model, samples: Samples, bits: Sequence[int], block: int) -> list[Fitted]:
     """Codes of the float filters of convolutions with more than one element.
 
     (Products along one axis need no patches: ``pack-weights`` rounds them itself.)
@@ -41,17 +45,23 @@ def fitted_codes(model: ir.Model, samples: Samples, bits: int, block: int) -> Fi
     Args:
         model: stays as it is.
         samples: inputs; a part of them decides how much the second moments are damped, and gives the ratio.
-        bits: of a code.
+        bits: of a code, several numbers.
         block: values that share a scale, about.
+
+    Returns:
+        The codes for each number of bits.
     """
-    found = {}
+    found: list[dict[str, tuple[Coded, float]]] = [{} for _ in bits]
     with open_worker() as worker:
         for product, sums, held_out in observed(worker, model, samples, only=_has_patches):
-            found[product.weight.name or ""] = _coded(product, sums, held_out, bits, block)
-    return found
+            for codes, few in zip(found, bits, strict=True):
+                codes[product.weight.name or ""] = _coded(product, sums, held_out, few, block)
+    return list(found)
 
 
-def fitted_integers(model: ir.Model, quantized: ir.Model, samples: Samples, bits: int, block: int) -> Fitted:
+def fitted_integers(
+    model: ir.Model, quantized: ir.Model, samples: Samples, bits: Sequence[int], block: int
+) -> list[Fitted]:
     """Codes of int8 weights, decoded to int8: fitted to the floats that the integers stand for.
 
     Args:
@@ -61,13 +71,33 @@ def fitted_integers(model: ir.Model, quantized: ir.Model, samples: Samples, bits
     The other arguments are those of :func:`fitted_codes`.
     """
     integers = dict(_integers(model, quantized))
-    found = {}
+    found: list[dict[str, tuple[Coded, float]]] = [{} for _ in bits]
     with open_worker() as worker:
         only = observed(worker, model, samples, only=lambda product: product.weight.name in integers)
         for product, sums, held_out in only:
             name, scale = integers[product.weight.name]
-            found[name] = _coded(product, sums, held_out, bits, block, scale)
-    return found
+            for codes, few in zip(found, bits, strict=True):
+                codes[name] = _coded(product, sums, held_out, few, block, scale)
+    return list(found)
+
+
+def fitted_books(model: ir.Model, samples: Samples, forms: Sequence[Tables]) -> list[Tables]:
+    """The same passes with tables for the filters of convolutions that are not in groups.
+
+    The other arguments are those of :func:`fitted_codes`.
+    """
+    known: list[dict[str, Any]] = [{} for _ in forms]
+    with open_worker() as worker:
+        only = observed(worker, model, samples, only=lambda each: _has_patches(each) and each.dims[0] == 1)
+        for product, sums, held_out in only:
+            length = product.dims[1]
+            moments, judge = (each.inputs[0, :length, :length] for each in (sums, held_out))
+            for found, form in zip(known, forms, strict=True):
+                book = form.search(product.weight, moments, judge)
+                if book is not None:
+                    found[product.weight.name or ""] = book
+    merged: list[Any] = [{**form.known, **found} for form, found in zip(forms, known, strict=True)]
+    return [replace(form, known=each) for form, each in zip(forms, merged, strict=True)]
 
 
 def _is_fitted(product: Product) -> bool:
