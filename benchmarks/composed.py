@@ -1,10 +1,12 @@
 """Compressed alone, pruned first, and trained in between: what do they give together?
 
     python -m benchmarks.composed [NAMES...] --zoo ROOT [--distill 2min]
+    python -m benchmarks.composed [NAMES...] --zoo ROOT --macs 0.75x
 
 ``onnxslim compress``, the same with ``--prune``, and with ``--prune --distill``, on the same inputs (512 at
 most, without labels), by the command line with the task as metric; each result is scored again in plain
-onnxruntime, and timed against the original by ``onnxslim bench``.
+onnxruntime, and timed against the original by ``onnxslim bench``.  With ``--macs``
+instead: pruned to that share of the products, whether it pays or not, then compressed.
 """
 
 from __future__ import annotations
@@ -60,9 +62,15 @@ def results(name: str, given: argparse.Namespace, folder: Path) -> Iterator[tupl
     """
     ways: tuple[tuple[str, ...], ...] = ((), ("--prune",), ("--prune", "--distill", given.distill))
     data = feeds_of(name, folder)
+    original = str(model_path(name).resolve())
+    if given.macs:
+        pruned, result = str(folder / f"{name}_pruned.onnx"), folder / f"{name}_both.onnx"
+        onnxslim("prune", original, "-o", pruned, "--force", "--data", data, "--target-macs", given.macs)
+        search(pruned, str(result), data, task(name), given.max_drop, given.time)
+        yield f"prune to {given.macs}, compress", result
+        return
     for number, options in enumerate(ways):
         result = folder / f"{name}_{number}.onnx"
-        original = str(model_path(name).resolve())
         search(original, str(result), data, task(name), given.max_drop, given.time, *options)
         yield " ".join(("compress", *options)), result
 
@@ -92,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAMES", help=f"default: {', '.join(MODELS)}")
     parser.add_argument("--zoo", type=Path, required=True, help="the folder that was fetched")
     parser.add_argument("--distill", default="2min", help="how long each training takes")
+    parser.add_argument("--macs", help="instead: a share of the products to prune to, as 0.75x")
     parser.add_argument("--max-drop", type=float, default=0.01, help="of each metric")
     parser.add_argument("--time", default="10min", help="of each search")
     parser.add_argument("--bench-time", type=float, default=20, help="seconds of timing for each result")

@@ -4,8 +4,9 @@
 
 Everything goes through the command line, as for a user.  At most 512 inputs without labels are pruned and
 trained on; the data that score are others, and are looked at once, in plain onnxruntime.  A row is the name
-of a model, a colon and how its student is made: a share of the multiply-accumulates, bits of its weights, or
-``int8``, where activations are integers as well.
+of a model, a colon and how its student is made: a share of the multiply-accumulates, ``binary`` (one sign for
+each weight, fitted to the data), bits of its weights, rounded to nearest, or ``int8``, where activations are
+integers as well.
 The controls of a pruned row: the same shape from random weights in the same time, and 64 inputs.
 """
 
@@ -46,12 +47,8 @@ ROWS = (
     "mnist_mobilenetv2:int8",
 )
 FORMS = {
-    "binary": '[[pass]]\nname = "binarize-weights"\nbases = 1\nmin_sqnr_db = 0.0\n',
-    **{
-        f"int{bits}": f'[[pass]]\nname = "pack-weights"\nbits = {bits}\n'
-        "narrow_sqnr_db = 0.0\nmin_sqnr_db = 0.0\n"
-        for bits in (2, 4)
-    },
+    f"int{bits}": f'[[pass]]\nname = "pack-weights"\nbits = {bits}\nnarrow_sqnr_db = 0.0\nmin_sqnr_db = 0.0\n'
+    for bits in (2, 4)
 }
 FEW = 64
 LINES = 800  # that score the classifier of lines
@@ -137,6 +134,10 @@ def student_of(name: str, form: str, seed: int, folder: Path) -> Path:
     where = ("-o", str(result), "--force")
     if form.endswith("x"):
         onnxslim("prune", original, *where, *data.data, *data.score, *seeds, "--target-macs", form)
+        return result
+    if form == "binary":  # one sign for every weight, however much that loses
+        one = ("--weights", "binary:1", "--mode", "weight-only", "--max-drop", "1.0")
+        onnxslim("quantize", original, *where, *data.data, *seeds, *one)
         return result
     if form == "int8":
         onnxslim("quantize", original, *where, *data.data, *seeds, "--mode", "static")

@@ -26,7 +26,7 @@ __all__ = ["Checkpoint"]
 Array = npt.NDArray[Any]
 
 _SCHEMA = "onnxslim.distillation.partial/2"
-_NUMBERS = ("steps", "rate", "step", "length", "rollbacks", "since_best", "losses", "rates", "blocks")
+_NUMBERS = ("steps", "rate", "step", "length", "rollbacks", "losses", "rates", "blocks")
 
 
 class Checkpoint:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxslim.distillation.engine import Engine
+from onnxslim.distillation.forms import Coded
 from onnxslim.distillation.judge import Judge, Look
 from onnxslim.distillation.losses import LABELS, shares, target_name, target_of
 from onnxslim.distillation.optimizer import Optimizer, OptimizerName, clip, global_norm, schedule
@@ -29,6 +30,7 @@ _USUAL = 1e-3  # rate: where there is no time to try others
 _FURTHER = (1e-5, 3e-5, 1e-4, 3e-4, _USUAL, 3e-3, 1e-2, 3e-2)  # from the usual one on as they get better
 _TRIALS = 4  # of them, most often
 _TRIAL = 0.06  # of all steps go into the trial of one rate
+_MEAN_RATE = 0.5  # of a training, as a share of the largest
 _FEWEST, _MOST = 12, 100  # steps of a trial
 _LARGER = 3.0  # at most, is the rate than the best of a trial: few steps like smaller ones than many do
 _WARM_UP = 0.03
@@ -78,7 +80,6 @@ class State:
     step: int = 0
     length: float = 0.0
     rollbacks: int = 0
-    since_best: int = 0
     best: dict[str, Array] = field(default_factory=dict)
     best_look: Look | None = None
     optimizer: Optimizer = field(default_factory=Optimizer)
@@ -86,6 +87,15 @@ class State:
     looks: list[Look] = field(default_factory=list)
     rates: dict[str, float] = field(default_factory=dict)
     blocks: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def waited(self) -> int:
+        """Looks since the least loss of all that training has come to.
+
+        The start does not count: from one that was fitted in closed form, learning first leads upwards.
+        """
+        losses = [look.loss for look in self.looks[1:]]
+        return len(losses) - 1 - losses.index(min(losses)) if losses else 0
 
 
 @dataclass(frozen=True)
@@ -137,7 +147,7 @@ class Trainer:
         rates: dict[float, float] = {}
         trial = min(max(int(_TRIAL * steps), _FEWEST), _MOST)
         if settings.rate is None and steps >= 2 * _FEWEST * _TRIALS:
-            rates = self._rates(trial)
+            rates = self._rates(trial, self._least_rate(steps))
         chosen = settings.rate or _USUAL
         if rates:
             chosen = min(rates, key=lambda rate: rates[rate]) * min(math.sqrt(steps / trial), _LARGER)
@@ -150,7 +160,7 @@ class Trainer:
         """Train to the end; the student then holds the best weights."""
         every = max(state.steps // _LOOKS, 1)
         begun = time.monotonic()
-        while state.step < state.steps and state.since_best < _PATIENCE:
+        while state.step < state.steps and state.waited < _PATIENCE:
             loss = self._advance(state, state.steps)
             if not math.isfinite(loss):
                 state.rollbacks += 1
@@ -175,9 +185,8 @@ class Trainer:
         look = self.weighed(self.judge.look(self.engine, state.step))
         state.looks.append(look)
         assert state.best_look is not None
-        state.since_best += 1
         if look.agreement >= state.looks[0].agreement and look.loss < state.best_look.loss:
-            state.best, state.best_look, state.since_best = self.copy(), look, 0
+            state.best, state.best_look = self.copy(), look
         words = f"step {state.step} of {state.steps}: loss {look.loss:.4g}, agreement {look.agreement:.4f}"
         self.progress(f"distilling, {words}")
 
@@ -229,21 +238,33 @@ class Trainer:
         own = self.engine.own_loss
         return targets if own is None else targets | {target_of(name): found[name] for name in own.teacher}
 
-    def _rates(self, steps: int) -> dict[float, float]:
+    def _least_rate(self, steps: int) -> float:
+        """The rate with which half of the codes of few bits could move by a level in so many steps.
+
+        A trial is short: the less it moves such codes, the better it looks.
+        """
+        units = [
+            form.codes.step * np.abs(form.unit).ravel()
+            for form in self.engine.student.forms.values()
+            if isinstance(form, Coded)
+        ]
+        return float(np.median(np.concatenate(units))) / (_MEAN_RATE * steps) if units else 0.0
+
+    def _rates(self, steps: int, least: float) -> dict[float, float]:
         """Rates and the loss after a short trial of each: the usual one, then further as long as it helps."""
         found: dict[float, float] = {}
+        rates = [rate for rate in _FURTHER if rate >= least] or [_FURTHER[-1]]
 
         def loss(place: int) -> float:
-            rate = _FURTHER[place]
+            rate = rates[place]
             if rate not in found:
                 self.progress(f"trying the rate {rate:g}")
                 found[rate] = self._trial(rate, steps)
             return found[rate]
 
-        usual = _FURTHER.index(_USUAL)
-        way = 1 if loss(usual + 1) < loss(usual) else -1
-        place = usual if way < 0 else usual + 1
-        while 0 <= place + way < len(_FURTHER) and loss(place + way) < loss(place):
+        place = rates.index(_USUAL) if _USUAL in rates else 0
+        way = 1 if place + 1 < len(rates) and loss(place + 1) < loss(place) else -1
+        while 0 <= place + way < len(rates) and loss(place + way) < loss(place):
             place += way
         return found
 

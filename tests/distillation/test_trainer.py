@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxslim.distillation.forms import Plain
+from onnxslim.distillation.forms import Coded, Codes, Plain, Scale
 from onnxslim.distillation.judge import Look
 from onnxslim.distillation.losses import Term
 from onnxslim.distillation.trainer import Settings, State, Trainer
@@ -45,3 +45,36 @@ def test_the_least_loss_among_those_that_agree_as_often_as_at_first(
     done = trainer.run(state)
     assert done.best_look == seen[best]
     assert form.latent.tolist() == done.best["w/weight"].tolist() == [best] * 3
+
+
+def test_patience_counts_from_the_best_that_training_came_to() -> None:
+    """A start that was fitted in closed form is better than all that follows for a while."""
+    state = State(99, 0.1, looks=[Look(0, {}, 1.0, 0.1)])
+    assert state.waited == 0
+    for step, (loss, waited) in enumerate(((5.0, 0), (4.0, 0), (4.5, 1), (4.0, 2), (3.0, 0), (3.0, 1)), 1):
+        state.looks.append(Look(step, {}, 0.5, loss))
+        assert state.waited == waited
+
+
+def test_no_rate_is_tried_with_which_codes_stay_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However good the loss of such a trial."""
+    forms = {"w": Plain("w", np.zeros(3, np.float32))}
+    engine: Any = SimpleNamespace(student=SimpleNamespace(forms=forms))
+    trainer = Trainer(engine, pool=None, judge=None, settings=Settings(steps=1000))  # type: ignore[arg-type]
+    monkeypatch.setattr(Trainer, "_trial", lambda self, rate, steps: rate)  # the smaller, the better
+    assert trainer._least_rate(1000) == 0.0
+    assert min(trainer._rates(48, 0.0)) == 1e-5
+    places = np.zeros(4, np.int64), np.arange(4, dtype=np.uint8)
+    codes = Codes("c", np.array([0b0110], np.uint8), *places, width=1, low=0, high=1)
+    signs = Coded(
+        codes,
+        Scale("s", np.ones(1, np.float32), np.zeros(4, np.int64)),
+        np.array([0.1, 0.2, 0.3, 0.1], np.float32),
+        np.full(4, 0.5, np.float32),
+        (4,),
+    )
+    forms["v"] = signs  # type: ignore[assignment]
+    least = trainer._least_rate(1000)
+    assert least == pytest.approx(0.15 / 500)
+    assert min(trainer._rates(48, least)) == 3e-4
+    assert min(trainer._rates(48, 1.0)) == 3e-2
