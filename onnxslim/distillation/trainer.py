@@ -263,7 +263,8 @@ class Trainer:
             return found[rate]
 
         place = rates.index(_USUAL) if _USUAL in rates else 0
-        way = 1 if place + 1 < len(rates) and loss(place + 1) < loss(place) else -1
+        usual = loss(place)
+        way = 1 if place + 1 < len(rates) and loss(place + 1) < usual else -1
         while 0 <= place + way < len(rates) and loss(place + way) < loss(place):
             place += way
         return found
