@@ -7,7 +7,7 @@ long, squared: they are summed up for a few products at a time, and only the cod
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -52,10 +52,9 @@ def fitted_codes(model: ir.Model, samples: Samples, bits: Sequence[int], block: 
         The codes for each number of bits.
     """
     found: list[dict[str, tuple[Coded, float]]] = [{} for _ in bits]
-    with open_worker() as worker:
-        for product, sums, held_out in observed(worker, model, samples, only=_has_patches):
-            for codes, few in zip(found, bits, strict=True):
-                codes[product.weight.name or ""] = _coded(product, sums, held_out, few, block)
+    for product, sums, held_out in _observed(model, samples, _has_patches):
+        for codes, few in zip(found, bits, strict=True):
+            codes[product.weight.name or ""] = _coded(product, sums, held_out, few, block)
     return list(found)
 
 
@@ -72,12 +71,10 @@ def fitted_integers(
     """
     integers = dict(_integers(model, quantized))
     found: list[dict[str, tuple[Coded, float]]] = [{} for _ in bits]
-    with open_worker() as worker:
-        only = observed(worker, model, samples, only=lambda product: product.weight.name in integers)
-        for product, sums, held_out in only:
-            name, scale = integers[product.weight.name]
-            for codes, few in zip(found, bits, strict=True):
-                codes[name] = _coded(product, sums, held_out, few, block, scale)
+    for product, sums, held_out in _observed(model, samples, lambda each: each.weight.name in integers):
+        name, scale = integers[product.weight.name]
+        for codes, few in zip(found, bits, strict=True):
+            codes[name] = _coded(product, sums, held_out, few, block, scale)
     return list(found)
 
 
@@ -87,17 +84,28 @@ def fitted_books(model: ir.Model, samples: Samples, forms: Sequence[Tables]) -> 
     The other arguments are those of :func:`fitted_codes`.
     """
     known: list[dict[str, Any]] = [{} for _ in forms]
-    with open_worker() as worker:
-        only = observed(worker, model, samples, only=lambda each: _has_patches(each) and each.dims[0] == 1)
-        for product, sums, held_out in only:
-            length = product.dims[1]
-            moments, judge = (each.inputs[0, :length, :length] for each in (sums, held_out))
-            for found, form in zip(known, forms, strict=True):
-                book = form.search(product.weight, moments, judge)
-                if book is not None:
-                    found[product.weight.name or ""] = book
+    for product, sums, held_out in _observed(
+        model, samples, lambda each: _has_patches(each) and each.dims[0] == 1
+    ):
+        length = product.dims[1]
+        moments, judge = (each.inputs[0, :length, :length] for each in (sums, held_out))
+        for found, form in zip(known, forms, strict=True):
+            book = form.search(product.weight, moments, judge)
+            if book is not None:
+                found[product.weight.name or ""] = book
     merged: list[Any] = [{**form.known, **found} for form, found in zip(forms, known, strict=True)]
     return [replace(form, known=each) for form, each in zip(forms, merged, strict=True)]
+
+
+def _observed(
+    model: ir.Model, samples: Samples, only: Callable[[Product], bool]
+) -> Iterator[tuple[Product, Sums, Sums]]:
+    """Products with sums over their inputs, to fit on and held-out, where both say something."""
+    with open_worker() as worker:
+        for product, sums, held_out in observed(worker, model, samples, only=only):
+            moments = (sums.inputs, held_out.inputs)
+            if all(each.any() and np.isfinite(each).all() for each in (*moments, _content(product))):
+                yield product, sums, held_out
 
 
 def _is_fitted(product: Product) -> bool:
@@ -146,9 +154,7 @@ def _coded(
         shape, view = (groups, outputs, length), View(outputs, length, 1)
     parts, signal, noise = [], 0.0, 0.0
     for group, (real, factor) in enumerate(zip(weight.reshape(shape), factors.reshape(shape), strict=True)):
-        moments, judge = (
-            each.inputs[group, :length, :length] for each in (sums, held_out)
-        )  # but for the bias
+        moments, judge = (each.inputs[group, :length, :length] for each in (sums, held_out))
         part = round_by_outputs(
             real / factor, view.blocked(block), moments, bits, held_out=judge, whole=whole
         )

@@ -10,6 +10,7 @@ import pytest
 
 from onnxslim._ir import ir
 from onnxslim.calibration.runner import calibrate
+from onnxslim.model import edit
 from onnxslim.passes.base import Pass
 from onnxslim.passes.codebook_weights import CodebookWeights
 from onnxslim.passes.pack_integers import PackIntegers
@@ -153,3 +154,12 @@ def test_few_bits_are_two_only_where_they_were_asked_for(
         assert {step.bits for step in few} <= widths and bits in {step.bits for step in few}
         cleaner = candidate.storage.steps(40.0)
         assert quality(model, *candidate.head, *cleaner) > quality(model, *candidate.head, *steps)
+
+
+def test_without_held_out_inputs_or_numbers_nothing_is_fitted(model: ir.Model) -> None:
+    assert fitted_codes(model, inputs(1, 0), (4,), 32) == [{}]
+    broken = edit.copy_of(model)
+    content = np.ones(WEIGHTS["w1"], np.float32)
+    content[0, 0, 0, 0] = np.nan
+    edit.replace_initializer(broken.graph.initializers["w1"], content)
+    assert "w1" not in fitted_codes(broken, inputs(48, 0), (4,), 32)[0]
