@@ -30,6 +30,7 @@ from onnxslim.calibration.plan import make_plan
 from onnxslim.calibration.runner import calibrate
 from onnxslim.calibration.store import Calibration
 from onnxslim.errors import OnnxSlimError
+from onnxslim.model import edit
 from onnxslim.passes.base import Pass
 from onnxslim.passes.halve_weights import HalveWeights
 from onnxslim.passes.pack_weights import PackWeights
@@ -296,7 +297,7 @@ def _gain(one: Offer, other: Offer) -> float:
 
 def inputs_of_weights(model: ir.Model, data: DataLike) -> Calibration | None:
     """Second moments of the tensors that constant weights are multiplied with; None where there are none."""
-    plan = make_plan(model)
+    plan = make_plan(edit.copy_of(model))  # which takes tensors out of bodies
     observed = {tap.name for tap in (*plan.inputs, *plan.fetches)}
     names, left = [], _MOMENTS_BYTES
     for name, channels in product_inputs(model).items():

@@ -19,7 +19,7 @@ from onnxslim.passes.quantize_static import QuantizeStatic
 from onnxslim.passes.quantize_vectors import QuantizeVectors
 from onnxslim.recipes.candidates import static_candidate
 from onnxslim.recipes.engine import run_steps
-from onnxslim.recipes.few_bits import Moments, in_few_bits, packed_in_few_bits
+from onnxslim.recipes.few_bits import Moments, in_few_bits, moments_of, packed_in_few_bits
 from onnxslim.recipes.fitted_weights import fitted_books, fitted_codes, fitted_integers
 from onnxslim.reconstruct.blocks import Coded
 from onnxslim.reconstruct.rounding import sqnr_db
@@ -163,3 +163,20 @@ def test_without_held_out_inputs_or_numbers_nothing_is_fitted(model: ir.Model) -
     content[0, 0, 0, 0] = np.nan
     edit.replace_initializer(broken.graph.initializers["w1"], content)
     assert "w1" not in fitted_codes(broken, inputs(48, 0), (4,), 32)[0]
+
+
+def test_a_model_with_branches_stays_as_it_is() -> None:
+    """Tensors inside of bodies are observed on a copy."""
+    model = built(
+        """g (float[1,64] x, bool c) => (float[1,64] y) {
+            a = MatMul(x, w)
+            y = If (c) <then_branch = t () => (float[1,64] p) { r = Relu(a) p = MatMul(r, v) },
+                        else_branch = e () => (float[1,64] q) { q = Neg(a) }> }""",
+        w=(64, 64),
+        v=(64, 64),
+    )
+    before = ir.to_proto(model).SerializeToString()
+    rng = np.random.default_rng(0)
+    rows = [{"x": rng.normal(size=(1, 64)).astype("f"), "c": np.array(i % 2 == 0)} for i in range(16)]
+    assert moments_of(model, rows[:8], rows[8:]).inputs is not None
+    assert ir.to_proto(model).SerializeToString() == before
