@@ -57,7 +57,8 @@ __all__ = ["command"]
     "--max-memory",
     metavar="SIZE",
     callback=options.parse_size,
-    help="Of the tensors of a step at once: batches are computed in parts, whose gradients add up.",
+    help="Of the tensors of a step at once: batches are computed in parts, whose gradients add up. "
+    "Default 2 GB.",
 )
 @click.option(
     "--labels",

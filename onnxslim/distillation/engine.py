@@ -76,6 +76,7 @@ class Engine:
         entry: where the student is a part of a model: what computes its inputs.
         lean: give memory back after each run; slower.
         limit: bytes that the tensors of a step may need; past them, a batch is taken apart.
+        strict: a single sample that needs more is refused.
         rows: of each input, for a sample; 0 where they differ, and no batch can be taken apart.
         own_loss: the user's, where there is one.
         unsized: tensors of a step that are not counted where memory is limited: their size is not known.
@@ -92,6 +93,7 @@ class Engine:
     entry: Observed | None = None
     lean: bool = False
     limit: int | None = None
+    strict: bool = True
     rows: int = 0
     own_loss: OwnLoss | None = None
     compared: Term | None = None
@@ -188,13 +190,13 @@ class Engine:
             return told.at_least
 
         size = fitting(samples, limit, peak)
-        if not size:
+        if not size and self.strict:
             raise ResourceError(
                 f"a training step needs {peak(1) / 1e6:.3g} MB of tensors for one sample, more than the "
                 f"{limit / 1e6:.3g} MB that it may",
                 hint="allow more with --max-memory, or train --block-wise",
             )
-        self._sizes[key] = size
+        self._sizes[key] = size = max(size, 1)
         for observed in (self.own, self.other):
             observed.size = min(size, (observed.size or (size,))[0]), self.rows
         return size

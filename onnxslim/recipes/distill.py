@@ -112,7 +112,8 @@ def distill(
             ``labels``, int64), and whose only output is one float.
         block_wise: train one block after the other, on the teacher's value behind it, in the memory of one.
         max_memory: bytes that the tensors of a step may need at once, weights and gradients among them; a
-            batch is taken apart to stay below, and the gradients of its parts are added up.
+            batch is taken apart to stay below, and the gradients of its parts are added up.  Default half of
+            what a process may take.
         held_out: inputs that decide which weights are kept; default a part of ``data``.
         threads: of onnxruntime; default the cores that there are.
         checkpoint: a file that keeps what was done so far.

@@ -32,7 +32,7 @@ from onnxslim.passes.base import Decline
 from onnxslim.recipes.parts import Parts
 from onnxslim.recipes.search import Progress
 from onnxslim.report.text import counted
-from onnxslim.runtime.client import Worker
+from onnxslim.runtime.client import DEFAULT_BUDGET, Worker
 from onnxslim.runtime.environment import environment
 
 __all__ = ["HELD_OUT_SHARE", "TRAINING_WALL_S", "Asked", "Learned", "cores", "learn"]
@@ -45,6 +45,7 @@ TRAINING_WALL_S = 3600.0
 """Of one request to the worker: a large step on few cores."""
 _LOOKED_AT = 320  # samples that are looked at, with their variations, at most
 _VARIATIONS = 3  # of each
+_MEMORY = DEFAULT_BUDGET // 2  # of the tensors of a step, where nothing was asked for; the arena wants more
 
 
 def cores() -> int:
@@ -198,13 +199,15 @@ class Learning:
 
     def _fit(self, feed: Mapping[str, Array], *, whole: bool) -> None:
         """Let steps stay below the memory that they may take."""
-        self.engine.limit = self.request.max_memory
+        asked = self.request.max_memory
+        self.engine.limit = asked if asked is not None or self.request.loss is not None else _MEMORY
+        self.engine.strict = asked is not None  # else the worker's own limit has the last word
         if whole and self.engine.limit is not None:
             size, samples = self.engine.plan(feed), samples_of(feed, self.engine.rows)
             if self.engine.unsized:
                 tensors = counted(self.engine.unsized, "tensor")
                 self.notes.append(
-                    f"the size of {tensors} of a step is not known: --max-memory leaves them out"
+                    f"the size of {tensors} of a step is not known: the limit of memory leaves them out"
                 )
             if size < samples:
                 self.notes.append(

@@ -137,3 +137,16 @@ def test_with_little_memory_the_same_is_learned(block_wise: bool) -> None:
     x = rows(50)
     [one], [other] = (run(each.model, {"x": x}) for each in found)
     np.testing.assert_allclose(one, other, atol=1e-3)
+
+
+@pytest.mark.parametrize("block_wise", [False, True])
+@pytest.mark.parametrize("limit", [25_000, 10])
+def test_without_a_limit_there_is_one_that_may_be_passed(
+    limit: int, block_wise: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches are taken apart, but a sample that needs more is tried."""
+    monkeypatch.setattr("onnxslim.recipes.learning._MEMORY", limit)
+    how = {**SHORT, "steps": 4, "block_wise": block_wise}
+    report = onnxslim.distill(deep(0.15), deep(), feeds(60), **how).report
+    assert any("computed at once" in note for note in report.notes) != block_wise
+    assert report.distillation is not None and len(report.distillation["losses"]) >= 4
