@@ -132,6 +132,7 @@ class BlockTrainer:
             entry,
             lean=True,
             limit=whole.limit,
+            strict=whole.strict,
             rows=whole.rows,
             own_loss=whole.own_loss if behind is None else None,
             compared=whole.compared if behind is None else None,
