@@ -129,6 +129,7 @@ class Learning:
         terms, compared = self._terms(own)
         cuts = self._cuts() if request.block_wise else []
         labelled = bool(request.labels) or (own is not None and own.labelled)
+        feeds, labels = _read(self.parts.fit, labelled)
         self.engine = Engine(
             self.worker,
             self.student,
@@ -136,11 +137,10 @@ class Learning:
             terms,
             request.threads,
             request.providers,
-            lean=request.block_wise,
+            lean=request.block_wise or _several_shapes(feeds),  # each session would keep its most
             own_loss=own,
             compared=compared,
         )
-        feeds, labels = _read(self.parts.fit, labelled)
         held, held_labels = _read(self.parts.held_out.spread(_LOOKED_AT), labelled)
         together = stackable(self.engine.other.run, feeds) and stackable(self._own, feeds)
         if not together:
@@ -323,3 +323,7 @@ def _read(feeds: Feeds, labelled: bool) -> tuple[list[dict[str, Array]], list[Ar
             hint="put them under the key __labels__, or learn without: no --labels, no loss that reads them",
         )
     return [sample.feed for sample in samples], [np.asarray(label) for label in labels]
+
+
+def _several_shapes(feeds: Sequence[Mapping[str, Array]]) -> bool:
+    return len({tuple(np.shape(value) for value in feed.values()) for feed in feeds}) > 1

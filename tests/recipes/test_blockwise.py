@@ -13,6 +13,7 @@ import pytest
 import onnxslim
 from onnxslim._ir import ir
 from onnxslim.cli import main
+from onnxslim.distillation.engine import Engine
 from onnxslim.errors import ModelError, OptionError
 from onnxslim.measure.metrics import agreeing
 from tests.distillation.nets import deep, feeds, rows, wide
@@ -150,3 +151,20 @@ def test_without_a_limit_there_is_one_that_may_be_passed(
     report = onnxslim.distill(deep(0.15), deep(), feeds(60), **how).report
     assert any("computed at once" in note for note in report.notes) != block_wise
     assert report.distillation is not None and len(report.distillation["losses"]) >= 4
+
+
+def test_inputs_of_several_shapes_are_not_kept_memory_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each shape has a session, and each would keep the most that it ever needed."""
+    seen: list[bool] = []
+
+    class Seen(Engine):
+        def __post_init__(self) -> None:
+            seen.append(self.lean)
+            super().__post_init__()
+
+    monkeypatch.setattr("onnxslim.recipes.learning.Engine", Seen)
+    how = {**SHORT, "steps": 2, "block_wise": False}
+    ragged = [{"x": rows(1 + i % 2, seed=i)} for i in range(40)]
+    for given in (feeds(40), ragged):
+        onnxslim.distill(deep(0.15), deep(), given, **how)
+    assert seen == [False, True]
