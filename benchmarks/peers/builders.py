@@ -53,7 +53,7 @@ def static(
         prepared = str(Path(temporary) / "prepared.onnx")
         try:
             quantization.quant_pre_process(source, prepared)
-        except Exception:
+        except Exception:  # its symbolic shapes fail on some models, with errors of any kind
             quantization.quant_pre_process(source, prepared, skip_symbolic_shape=True)
         opsets = {opset.domain: opset.version for opset in onnx.load(prepared).opset_import}
         quantization.quantize_static(

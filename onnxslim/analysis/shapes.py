@@ -91,7 +91,7 @@ def _infer(
 def _run(serialized: bytes, *, data_prop: bool) -> onnx.ModelProto:
     try:
         return onnx.shape_inference.infer_shapes(serialized, data_prop=data_prop)
-    except Exception:
+    except Exception:  # data propagation fails on some valid models, with errors of any kind
         return onnx.shape_inference.infer_shapes(serialized)
 
 

@@ -94,7 +94,7 @@ class State:
 
         The start does not count: from one that was fitted in closed form, learning first leads upwards.
         """
-        losses = [look.loss for look in self.looks[1:]]
+        losses = [look.loss if math.isfinite(look.loss) else math.inf for look in self.looks[1:]]
         return len(losses) - 1 - losses.index(min(losses)) if losses else 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,13 +22,32 @@ from onnxslim.reconstruct.rounding import sqnr_db
 from onnxslim.reconstruct.scaled_codebook import share_by_outputs, share_scaled
 from onnxslim.reconstruct.vectors import VectorCodebook, share_vectors
 
-__all__ = ["coded", "in_vectors", "second_moments", "shared", "summed"]
+__all__ = ["Known", "coded", "in_vectors", "second_moments", "shared", "summed"]
 
 Array = npt.NDArray[Any]
 Stored = TypeVar("Stored", Binary, Codebook, VectorCodebook)
 
 _FEW = 64  # values of a table with scales, beyond which what inputs show decides next to nothing
 _DAMPING = 0.01  # of the mean importance: what inputs did not show is not for free
+
+
+@dataclass(frozen=True)
+class Known:
+    """Codes that were found elsewhere for one weight.
+
+    Attributes:
+        codes: its form.
+        sqnr_db: of the product's output.
+        weight: what they were fitted to: another pass may give a weight of this name other values.
+    """
+
+    codes: Coded
+    sqnr_db: float
+    weight: Array
+
+    def serves(self, weight: Array, bits: int) -> bool:
+        """Whether these are codes of so many bits for this very weight."""
+        return self.codes.bits == bits and np.array_equal(self.weight, weight)
 
 
 def second_moments(

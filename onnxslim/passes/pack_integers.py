@@ -13,6 +13,7 @@ from onnxslim._ir import ir
 from onnxslim.errors import OptionError
 from onnxslim.model import edit
 from onnxslim.passes._decoding import CODED_BYTES, MIN_OPSET, Decoder
+from onnxslim.passes._rounding import Known
 from onnxslim.passes._weights import integer_weight
 from onnxslim.passes.base import Pass, Promise
 from onnxslim.reconstruct.blocks import Coded, View, round_blocks
@@ -20,7 +21,6 @@ from onnxslim.reconstruct.rounding import sqnr_db
 
 __all__ = ["PackIntegers"]
 
-_SAME_DB = 6.0  # codes of another weight are noise, those of this one leave at least so much
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class PackIntegers(Pass):
         default=16.0, metadata={"help": "leave a weight alone when fewer bits would be noisier than this"}
     )
     only: tuple[str, ...] = field(default=(), metadata={"help": "names of the weights; none: all"})
-    known: Mapping[str, tuple[Coded, float]] = field(
+    known: Mapping[str, Known] = field(
         default_factory=dict,
         metadata={"help": "codes that were found elsewhere, with their signal to noise ratio in dB"},
     )
@@ -93,22 +93,16 @@ class PackIntegers(Pass):
             return None
         weight, product = found
         view = View(product.outer, product.length, product.inner).blocked(self.block)
-        coded, quality = self._known(name, weight) or (round_blocks(weight, view, self.bits), None)
+        known = self.known.get(name)
+        fitted = known is not None and known.serves(weight, self.bits)
+        coded = known.codes if known is not None and fitted else round_blocks(weight, view, self.bits)
         if coded.nbytes + CODED_BYTES + 4 * len(name) > weight.nbytes:
             return None
-        if quality is None:
-            quality = _sqnr_db(weight, coded)
+        quality = known.sqnr_db if known is not None and fitted else _sqnr_db(weight, coded)
         if quality < self.narrow_sqnr_db:
             self.decline(name, f"{self.bits} bits would leave {quality:.0f} dB, below {self.narrow_sqnr_db:g}")
             return None
         return coded
-
-    def _known(self, name: str, weight: npt.NDArray[np.int8]) -> tuple[Coded, float] | None:
-        """What was found elsewhere for this very weight: integers depend on what was done before."""
-        found = self.known.get(name)
-        if found is None or found[0].bits != self.bits or found[0].shape != weight.shape:
-            return None
-        return found if _sqnr_db(weight, found[0]) >= _SAME_DB else None
 
 
 def _sqnr_db(weight: npt.NDArray[np.int8], coded: Coded) -> float:

@@ -16,7 +16,7 @@ from onnxslim.errors import OptionError
 from onnxslim.model import edit
 from onnxslim.ops.registry import spec_of
 from onnxslim.passes._decoding import CODED_BYTES, MIN_OPSET, Decoder
-from onnxslim.passes._rounding import coded, second_moments
+from onnxslim.passes._rounding import Known, coded, second_moments
 from onnxslim.passes._tables import Table
 from onnxslim.passes._weights import constants, float_weight, is_excluded, is_table, look_up, remove
 from onnxslim.passes.base import Pass, Promise
@@ -88,7 +88,7 @@ class PackWeights(Pass):
     held_out: Calibration | None = field(
         default=None, metadata={"help": "the same of data that nothing was fitted to"}
     )
-    known: Mapping[str, tuple[Coded, float]] = field(
+    known: Mapping[str, Known] = field(
         default_factory=dict,
         metadata={"help": "codes that were found elsewhere, with their signal to noise ratio in dB"},
     )
@@ -134,7 +134,7 @@ class PackWeights(Pass):
         scope: edit.Scope,
         value: ir.Value,
         decoder: Decoder | None,
-        known: Mapping[str, tuple[Coded, float]],
+        known: Mapping[str, Known],
     ) -> bool:
         weight = float_weight(value, self.only)
         if weight is None:
@@ -160,7 +160,7 @@ class PackWeights(Pass):
         return True
 
     def _form(
-        self, value: ir.Value, weight: Array, known: Mapping[str, tuple[Coded, float]], *, coding: bool
+        self, value: ir.Value, weight: Array, known: Mapping[str, Known], *, coding: bool
     ) -> Coded | Rounded | None:
         """The weight as it is stored; None where it stays as it is.
 
@@ -184,7 +184,7 @@ class PackWeights(Pass):
         return rounded
 
     def _code(
-        self, value: ir.Value, weight: Array, lookup: bool, known: tuple[Coded, float] | None
+        self, value: ir.Value, weight: Array, lookup: bool, known: Known | None
     ) -> Coded | None:
         """The weight in blocks, or of few bits; None where it is better off with a scale a channel and 8 bits."""
         bits, name = self.bits, value.name or ""
@@ -194,15 +194,11 @@ class PackWeights(Pass):
             return None
         product = reduction_of(value, weight.shape)
         view = View(product.outer, product.length, product.inner).blocked(self.block)
-        fits = known is not None and known[0].shape == weight.shape and known[0].bits == bits
-        codes, quality = known if known is not None and fits else coded(
-            weight,
-            product,
-            view,
-            bits,
-            symmetric=self.symmetric,
-            **second_moments(product, self.inputs, self.held_out),
-        )
+        if known is not None and known.serves(weight, bits):
+            codes, quality = known.codes, known.sqnr_db
+        else:
+            moments = second_moments(product, self.inputs, self.held_out)
+            codes, quality = coded(weight, product, view, bits, symmetric=self.symmetric, **moments)
         if bits < 8 and codes.nbytes + CODED_BYTES + 4 * len(name) > weight.size + 4 * min(weight.shape):
             return None
         least = self.narrow_sqnr_db if bits < 8 else self.min_sqnr_db

@@ -24,7 +24,7 @@ from onnxslim.recipes.binary import Signs
 from onnxslim.recipes.candidate import Candidate
 from onnxslim.recipes.engine import Step, run_steps
 from onnxslim.recipes.fitted_weights import Fitted, fitted_codes, fitted_integers
-from onnxslim.recipes.pruning.samples import held
+from onnxslim.recipes.pruning.samples import Samples, held
 from onnxslim.recipes.storage import CODES_OPSET, EIGHT_BITS, Storage, Storing, inputs_of_weights
 from onnxslim.reconstruct.blocks import Coded
 
@@ -68,7 +68,7 @@ def packed_in_few_bits(
     base, rungs = run_steps(model, head).model, _rungs(bits)
     known: Sequence[Fitted] = [{} for _ in rungs]
     if data is not None:
-        known = fitted_codes(base, held(open_feeds(data, base).spread(_SAMPLES)), rungs, _BLOCK)
+        known = fitted_codes(base, _samples(data, base), rungs, _BLOCK)
     pack = PackWeights(block=_BLOCK, inputs=moments.inputs, held_out=moments.held_out)
     packs = [
         replace(pack, bits=few, narrow_sqnr_db=_gate(few), known=codes)
@@ -76,6 +76,10 @@ def packed_in_few_bits(
     ]
     candidate = Candidate(f"packed weights, {rungs[0]} bits{moments.label}", head, essential=PackWeights.name)
     yield from _stored(model, candidate, feeds, (PackIntegers(block=_BLOCK), *packs, *EIGHT_BITS), rungs[0])
+
+
+def _samples(data: DataLike, model: ir.Model) -> Samples:
+    return held(open_feeds(data, model).spread(_SAMPLES))
 
 
 def _rungs(bits: int) -> tuple[Literal[4, 2], ...]:
@@ -96,7 +100,7 @@ def binary_weights(
         return
     head = (RaiseOpset(opset=CODES_OPSET),)
     base = run_steps(model, head).model
-    signs = Signs(base, held(open_feeds(data, base).spread(_SAMPLES)), bases)
+    signs = Signs(base, _samples(data, base), bases)
     pack = PackWeights(bits=4, block=_BLOCK, inputs=moments.inputs, held_out=moments.held_out)
     forms: tuple[Storing, ...] = (*signs.forms(), pack, *EIGHT_BITS)
     storage = Storage(base, feeds, forms, levels=_BINARY_DB, refit=signs.refit)
@@ -129,8 +133,8 @@ def in_few_bits(
     known: Sequence[Fitted] = [{} for _ in rungs]
     if data is not None:
         base = _in_float(model, candidate)
-        samples = held(open_feeds(data, base).spread(_SAMPLES))
-        known = fitted_integers(base, run_steps(model, candidate.head).model, samples, rungs, _BLOCK)
+        quantized = run_steps(model, candidate.head).model
+        known = fitted_integers(base, quantized, _samples(data, base), rungs, _BLOCK)
     packs = [
         PackIntegers(bits=few, block=_BLOCK, narrow_sqnr_db=_gate(few), known=codes)
         for few, codes in zip(rungs, known, strict=True)

@@ -18,6 +18,7 @@ from onnxslim._ir import ir
 from onnxslim.analysis.linears import Product, products_of
 from onnxslim.model import edit
 from onnxslim.ops.registry import is_dequantize
+from onnxslim.passes._rounding import Known
 from onnxslim.passes.codebook_weights import CodebookWeights
 from onnxslim.passes.quantize_vectors import QuantizeVectors
 from onnxslim.recipes.pruning.reconstruct import observed
@@ -31,7 +32,7 @@ __all__ = ["Fitted", "fitted_books", "fitted_codes", "fitted_integers"]
 
 Array = npt.NDArray[Any]
 Tables = CodebookWeights | QuantizeVectors
-Fitted = Mapping[str, tuple[Coded, float]]  # name: codes, and signal to noise of the output in dB
+Fitted = Mapping[str, Known]  # by the name of the weight
 
 _FEW_OUTPUTS = 8  # of a group; below there is nothing to gain from the inputs of so few
 _ROUNDED = 0.51  # steps from a float to the integer that stands for it, at most
@@ -51,10 +52,12 @@ def fitted_codes(model: ir.Model, samples: Samples, bits: Sequence[int], block: 
     Returns:
         The codes for each number of bits.
     """
-    found: list[dict[str, tuple[Coded, float]]] = [{} for _ in bits]
+    found: list[dict[str, Known]] = [{} for _ in bits]
     for product, sums, held_out in _observed(model, samples, _has_patches):
         for codes, few in zip(found, bits, strict=True):
-            codes[product.weight.name or ""] = _coded(product, sums, held_out, few, block)
+            codes[product.weight.name or ""] = Known(
+                *_coded(product, sums, held_out, few, block), _content(product)
+            )
     return list(found)
 
 
@@ -70,11 +73,11 @@ def fitted_integers(
     The other arguments are those of :func:`fitted_codes`.
     """
     integers = dict(_integers(model, quantized))
-    found: list[dict[str, tuple[Coded, float]]] = [{} for _ in bits]
+    found: list[dict[str, Known]] = [{} for _ in bits]
     for product, sums, held_out in _observed(model, samples, lambda each: each.weight.name in integers):
-        name, scale = integers[product.weight.name]
+        name, q, scale = integers[product.weight.name]
         for codes, few in zip(found, bits, strict=True):
-            codes[name] = _coded(product, sums, held_out, few, block, scale)
+            codes[name] = Known(*_coded(product, sums, held_out, few, block, scale), q)
     return list(found)
 
 
@@ -116,8 +119,8 @@ def _has_patches(product: Product) -> bool:
     return _is_fitted(product) and math.prod(product.linear.kernel or ()) > 1
 
 
-def _integers(model: ir.Model, quantized: ir.Model) -> Iterator[tuple[str | None, tuple[str, Array]]]:
-    """Names of float weights -> the name of the int8 weight that is each one rounded, and its scales."""
+def _integers(model: ir.Model, quantized: ir.Model) -> Iterator[tuple[str | None, tuple[str, Array, Array]]]:
+    """Names of float weights -> the int8 weight that is each one rounded: its name, it, and its scales."""
     stored: list[tuple[str, Array, Array]] = []
     for node in filter(is_dequantize, quantized.graph):
         source = node.inputs[0]
@@ -132,7 +135,7 @@ def _integers(model: ir.Model, quantized: ir.Model) -> Iterator[tuple[str | None
         weight = _content(product)
         for name, q, scale in stored:
             if q.shape == weight.shape and np.abs(weight / scale - q).max(initial=0) <= _ROUNDED:
-                yield product.weight.name, (name, np.broadcast_to(scale, q.shape))
+                yield product.weight.name, (name, q, np.broadcast_to(scale, q.shape))
                 break
 
 

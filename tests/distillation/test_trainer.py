@@ -54,6 +54,8 @@ def test_patience_counts_from_the_best_that_training_came_to() -> None:
     for step, (loss, waited) in enumerate(((5.0, 0), (4.0, 0), (4.5, 1), (4.0, 2), (3.0, 0), (3.0, 1)), 1):
         state.looks.append(Look(step, {}, 0.5, loss))
         assert state.waited == waited
+    state.looks.insert(1, Look(1, {}, 0.5, float("nan")))
+    assert state.waited == 1
 
 
 def test_no_rate_is_tried_with_which_codes_stay_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import pytest
 from onnxslim._ir import ir
 from onnxslim.calibration.runner import calibrate
 from onnxslim.model import edit
+from onnxslim.passes._rounding import Known
 from onnxslim.passes.base import Pass
 from onnxslim.passes.codebook_weights import CodebookWeights
 from onnxslim.passes.pack_integers import PackIntegers
@@ -70,16 +71,17 @@ def model() -> ir.Model:
 def test_filters_are_rounded_by_the_patches_that_they_meet(model: ir.Model) -> None:
     [known] = fitted_codes(model, inputs(48, 0), (4,), 32)
     assert set(known) == {"w1", "w2"}, "products along one axis need no patches"
-    assert all(coded.shape == WEIGHTS[name] for name, (coded, _) in known.items())
+    assert all(coded.shape == WEIGHTS[name] for name, found in known.items() for coded in [found.codes])
     pack = PackWeights(bits=4, block=32, only=("w1", "w2"), narrow_sqnr_db=0)
     assert quality(model, replace(pack, known=known)) > quality(model, pack) + 4
     stored = replace(pack, known=known).stored(model)
-    assert stored["w1"] is known["w1"][0] and stored["w2"] is known["w2"][0]
+    assert stored["w1"] is known["w1"].codes and stored["w2"] is known["w2"].codes
 
 
 def test_the_ratio_is_that_of_the_output(model: ir.Model) -> None:
     """Of the first product alone, on all that it gives for other inputs."""
-    coded, ratio = fitted_codes(model, inputs(48, 0), (2, 4), 32)[1]["w1"]
+    found = fitted_codes(model, inputs(48, 0), (2, 4), 32)[1]["w1"]
+    coded, ratio = found.codes, found.sqnr_db
     weight = model.graph.initializers["w1"].const_value
     assert weight is not None
     signal = noise = 0.0
@@ -97,7 +99,7 @@ def test_integers_are_fitted_to_the_floats_that_they_stand_for(model: ir.Model) 
     quantized = run_steps(model, (quantize,)).model
     [known] = fitted_integers(model, quantized, inputs(48, 0), (4,), 32)
     assert set(known) == {f"{name}_quantized" for name in ("w1", "w3", "w4")}, "groups stay in float"
-    for coded, _ in known.values():
+    for coded in (found.codes for found in known.values()):
         assert coded.is_integer and coded.decode().dtype == np.int8
         assert coded.codes.max() < 16 and coded.scale.min() >= 1
     pack = PackIntegers(narrow_sqnr_db=0)
@@ -110,21 +112,25 @@ def test_integers_are_fitted_to_the_floats_that_they_stand_for(model: ir.Model) 
 
 
 def test_codes_of_another_weight_are_not_taken(model: ir.Model) -> None:
+    """A pass before may have scaled its channels, or asked for other bits."""
     quantized = run_steps(model, (QuantizeStatic(calibrate(model, inputs(8, 0)), placement="all"),)).model
-    name = "w1_quantized"
-    plain = PackIntegers(narrow_sqnr_db=0).stored(quantized)[name]
-    other = replace(plain, codes=np.ascontiguousarray(plain.codes[::-1]))
-    for wrong in (other, replace(plain, bits=2), replace(plain, shape=(32, 72))):
-        found = PackIntegers(narrow_sqnr_db=0, known={name: (wrong, 99.0)}).stored(quantized)[name]
-        np.testing.assert_array_equal(found.decode(), plain.decode())
-    floats = PackWeights(bits=4, block=32, narrow_sqnr_db=0)
-    [(name, form)] = replace(floats, only=("w1",)).stored(model).items()
-    assert isinstance(form, Coded)
-    for wrong in (replace(form, bits=2), replace(form, shape=(32, 72))):
-        found = replace(floats, only=("w1",), known={name: (wrong, 99.0)}).stored(model)[name]
-        np.testing.assert_array_equal(found.decode(), form.decode())
-    noisy = replace(floats, only=("w1",), narrow_sqnr_db=16.0, known={name: (form, 15.0)})
-    assert not isinstance(noisy.stored(model)[name], Coded), "eight bits, where four were found to be noisy"
+    for source, name, form in (
+        (quantized, "w1_quantized", PackIntegers(narrow_sqnr_db=0)),
+        (model, "w1", PackWeights(bits=4, block=32, narrow_sqnr_db=0, only=("w1",))),
+    ):
+        plain = form.stored(source)[name]
+        weight = edit.constant_value(source.graph.initializers[name])
+        assert isinstance(plain, Coded) and weight is not None
+        other = replace(plain, codes=np.ascontiguousarray(plain.codes[::-1]))
+        scaled = weight.copy()
+        scaled[0] = scaled[0] / 2
+        for codes, fitted_to in ((replace(other, bits=2), weight), (other, scaled)):
+            found = replace(form, known={name: Known(codes, 99.0, fitted_to)}).stored(source)[name]
+            np.testing.assert_array_equal(found.decode(), plain.decode())
+        found = replace(form, known={name: Known(other, 99.0, weight)}).stored(source)[name]
+        assert found is other
+        noisy = replace(form, narrow_sqnr_db=16.0, known={name: Known(plain, 15.0, weight)}).stored(source)
+        assert name not in noisy or not isinstance(noisy[name], Coded), "not where four bits were found noisy"
 
 
 @pytest.mark.parametrize("form", [CodebookWeights(8), QuantizeVectors(64, 4)])
