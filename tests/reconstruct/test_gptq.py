@@ -106,3 +106,19 @@ def test_moments_of_low_rank_are_damped_and_zeros_are_refused() -> None:
         gptq(weight, View(1, 16, 3), np.zeros((16, 16)), 4)
     coded: Coded = round_by_outputs(weight, View(1, 16, 3), np.zeros((16, 16)), 4)
     np.testing.assert_array_equal(coded.codes, round_blocks(weight, View(1, 16, 3), 4).codes)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_whole_numbered_scales_decode_to_int8(bits: int) -> None:
+    """The largest scales reach beyond -128 with their lowest code, and what is handed on asks for it."""
+    weight = np.random.default_rng(3).choice([-127.4, -120.0, -3.0, 90.0, 127.4], size=(48, 20))
+    x = inputs(200, 48) + 8.0  # which hands on much
+    view = View(1, 48, 20, 8)
+    coded = gptq(weight, view, x.T @ x, bits, whole=True)
+    levels = (coded.codes.astype(int) - coded.zero.astype(int)) * coded.scale.astype(int)
+    assert levels.min() >= -128 and levels.max() <= 127 and coded.scale.max() > 16
+    np.testing.assert_array_equal(coded.decode(), levels.reshape(48, 20))
+    nearest = round_blocks(weight, view, bits, whole=True)
+    assert output_error(weight, coded.decode(), view, x.T @ x) < output_error(
+        weight, nearest.decode(), view, x.T @ x
+    )
