@@ -91,7 +91,7 @@ def parse_counts(ctx: click.Context | None, parameter: click.Parameter | None, v
         >>> parse_counts(None, None, "1, 2")
         (1, 2)
     """
-    texts = [text.strip() for text in value.split(",") if text.strip()]
+    texts = [text.strip() for text in value.split(",")]
     if not all(text.isascii() and text.isdigit() and int(text) > 0 for text in texts):
         raise click.BadParameter(f"{value!r} is not of the form 1,2,4", ctx, parameter)
     return tuple(int(text) for text in texts)
@@ -271,6 +271,13 @@ def budget(function: F) -> F:
             show_default=True,
             metavar="D",
             help="What may be lost of the metric: 0.01 absolute, 1% relative.",
+        ),
+        click.option(
+            "--min-sqnr",
+            type=click.FloatRange(min=0),
+            default=0.0,
+            metavar="DB",
+            help="Signal over noise that every output must keep, in decibels; 10 in any case.",
         ),
         scoring,
         click.option(

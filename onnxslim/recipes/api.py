@@ -99,6 +99,7 @@ def compress(
     metric: str | None = None,
     metric_output: str | None = None,
     max_drop: str | float | Drop = "1%",
+    min_sqnr: float = 0.0,
     target_latency: str | Target | None = None,
     target_bytes: str | Target | None = None,
     objective: Objective = "both",
@@ -123,6 +124,7 @@ def compress(
         metric: ``top1``, ``agreement`` (default), ``module:function`` or ``path.py:function``.
         metric_output: the output that the metric reads; default the first.
         max_drop: what may be lost of the metric: ``0.01`` absolute, ``"1%"`` relative.
+        min_sqnr: decibels of signal over noise of every output on held-out inputs; 10 in any case.
         target_latency: ``"0.7x"`` or ``"5ms"``.
         target_bytes: ``"0.3x"`` or ``"2MB"``.
         objective: what is minimised among the candidates that pay: time x bytes, time, or bytes.
@@ -151,6 +153,7 @@ def compress(
 
     request = Request(
         drop=parse_drop(max_drop),
+        min_sqnr=min_sqnr,
         metric=metric,
         output=metric_output,
         latency=None if target_latency is None else parse_latency_target(target_latency),
@@ -179,6 +182,7 @@ def quantize(
     metric: str | None = None,
     metric_output: str | None = None,
     max_drop: str | float | Drop = "1%",
+    min_sqnr: float = 0.0,
     time: str | float = "10min",
     samples: int | None = None,
     batch: int | None = None,
@@ -238,6 +242,7 @@ def quantize(
 
     request = Request(
         drop=parse_drop(max_drop),
+        min_sqnr=min_sqnr,
         mode="weight-only" if signs else mode,
         weights=weights,
         activations="" if activations == "binary" else activations,
@@ -270,11 +275,12 @@ def quantize(
     from onnxslim.recipes.distilled import distilled
 
     return distilled(
-        lambda pool, test: make(pool, replace(request, drop=Drop(1.0, relative=True)), {}),
+        lambda pool, test: make(pool, replace(request, drop=Drop(1.0, relative=True), min_sqnr=0.0), {}),
         source,
         data,
         time=distill,
         drop=request.drop,
+        min_sqnr=min_sqnr,
         metric=metric,
         metric_output=metric_output,
         data_options=data_options,

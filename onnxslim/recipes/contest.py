@@ -104,7 +104,7 @@ class Contest:
     def _judge(self, most: int) -> Judge:
         run, request = self.run, self.request
         held_out = run.parts.held_out.spread(most)
-        return Judge(
+        judge = Judge(
             run.worker,
             run.original,
             list(held_out),
@@ -113,6 +113,7 @@ class Contest:
             request.output,
             unseen=run.own_metric,
         )
+        return judge.stricter(request.min_sqnr)
 
     def _start(self, name: str, outcome: Outcome, known: Calibration | None = None, **more: Any) -> Start:
         request, fit = self.request, self.run.parts.fit

@@ -12,7 +12,7 @@ from onnxslim.measure.metrics import is_function
 from onnxslim.model.io import ModelLike, load
 from onnxslim.recipes.budget import Drop
 from onnxslim.recipes.distill import distill
-from onnxslim.recipes.evidence import check_drop
+from onnxslim.recipes.evidence import check_drop, check_sqnr
 from onnxslim.recipes.learning import HELD_OUT_SHARE
 from onnxslim.recipes.parts import open_data
 from onnxslim.recipes.pipeline import Result
@@ -31,6 +31,7 @@ def distilled(
     *,
     time: str | float,
     drop: Drop | None,
+    min_sqnr: float = 0.0,
     test: DataLike | None = None,
     metric: str | None = None,
     metric_output: str | None = None,
@@ -43,11 +44,12 @@ def distilled(
     Args:
         make: a function of data and of what scores, that makes the student of ``source``.
         time: of the training.
-        drop: what may be lost of the metric at most, once it is trained.
+        drop, min_sqnr: what may be lost of the metric at most, and must be left of the signal, once it is
+            trained.
 
     Raises:
         OptionError: there are no data to learn on.
-        BudgetError: more is lost.
+        BudgetError: more is lost, or less is left.
     """
     if data is None:
         raise OptionError("there is nothing to learn on", hint="--distill needs --data")
@@ -77,6 +79,7 @@ def distilled(
     assert score is not None
     whole = {**score, "before": score["teacher"], "student": score["before"]}
     check_drop(whole, drop, 1 / score["n"] if score["n"] else 0.0, "more time or --data")
+    check_sqnr(found.report.verification, min_sqnr, "more time or --data")
     report = replace(
         student.report,
         after=found.report.after,

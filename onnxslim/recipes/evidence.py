@@ -17,6 +17,7 @@ from onnxslim.measure.metrics import MetricResult
 from onnxslim.measure.profile import join, profile
 from onnxslim.measure.setting import Inputs, Setting, draw_inputs
 from onnxslim.model.encoding import Side, encodings
+from onnxslim.model.tensors import shown
 from onnxslim.ops.registry import is_conversion, spec_of
 from onnxslim.recipes.budget import Drop
 from onnxslim.report.report import Report
@@ -26,6 +27,7 @@ from onnxslim.runtime.targets.target import DEFAULT_TARGET
 
 __all__ = [
     "check_drop",
+    "check_sqnr",
     "encoding_notes",
     "latency_fields",
     "metric_fields",
@@ -68,6 +70,21 @@ def check_drop(found: Mapping[str, Any], drop: Drop | None, resolution: float, h
         raise BudgetError(
             f"{found['name']} falls from {before:.4f} to {after:.4f}, more than {drop}",
             hint=f"ask for less, allow a larger --max-drop, or give {hint}",
+        )
+
+
+def check_sqnr(verification: Mapping[str, Any] | None, least_db: float, hint: str) -> None:
+    """Compare the noisiest output that a report keeps with the least that was asked for.
+
+    Raises:
+        BudgetError: it is noisier.
+    """
+    outputs = (verification or {}).get("outputs") or ()
+    noisiest = min(outputs, key=lambda output: float(output["sqnr_db"]), default=None)
+    if noisiest is not None and float(noisiest["sqnr_db"]) < least_db:
+        raise BudgetError(
+            f"output {shown(noisiest['name'])} has {float(noisiest['sqnr_db']):.1f} dB, not {least_db:g}",
+            hint=f"ask for less, lower --min-sqnr, or give {hint}",
         )
 
 

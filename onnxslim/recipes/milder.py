@@ -72,7 +72,8 @@ class Milder:
         while low < high:
             middle = (low + high) // 2
             level = storage.levels[middle]
-            form = replace(candidate, name=f"{candidate.name}, {level:g} dB", packing=storage.steps(level))
+            name, steps = f"{candidate.name}, {level:g} dB", storage.steps(level)
+            form = replace(candidate, name=name, packing=steps, essential="")  # halves may be what is left
             if accepts(run_steps(self.model, form.passes).model):
                 found, high = form, middle
             else:

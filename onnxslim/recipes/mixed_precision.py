@@ -32,7 +32,7 @@ _Form = TypeVar("_Form", bound=QuantizeStatic | QuantizeDynamic)
 _log = logging.getLogger(__name__)
 
 _GROUPS = 40  # so many forms of the model are run; units beyond share a form with their neighbours
-_LEVELS = tuple(2.0**-i for i in range(1, 9))  # of the noise of everything, from most to least
+_LEVELS = tuple(2.0 ** (-i / 2) for i in range(1, 17))  # of the noise of everything, from most to least
 _PRICES = 40  # steps of bisection, each a minimum cut
 
 

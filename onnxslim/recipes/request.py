@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,7 @@ class Request:
     """What the user asked for, read and checked; see :func:`onnxslim.compress` for the meaning."""
 
     drop: Drop
+    min_sqnr: float = 0.0
     mode: str = "compress"
     weights: str = "int8"
     activations: Activations = ""
@@ -41,6 +43,10 @@ class Request:
 
     def __post_init__(self) -> None:
         parse_weights(self.weights)
+        if not 0 <= self.min_sqnr < math.inf:
+            raise OptionError(
+                f"--min-sqnr must be a number of decibels, not {self.min_sqnr}", hint="such as 40"
+            )
         if self.distill is not None and not self.prune:
             raise OptionError(
                 "there is nothing to distill: what is trained is what --prune leaves",

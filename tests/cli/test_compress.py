@@ -52,6 +52,10 @@ def test_a_target_out_of_reach_writes_nothing(folder: Path, capsys: pytest.Captu
         ["--weights", "binary:9"],
         ["--threads", "1,none"],
         ["--threads", ""],
+        ["--threads", "1,,2"],
+        ["--min-sqnr", "-3"],
+        ["--min-sqnr", "nan"],
+        ["--min-sqnr", "inf"],
     ],
 )
 def test_bad_budgets_are_usage_errors(

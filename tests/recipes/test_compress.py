@@ -13,6 +13,7 @@ import onnx.numpy_helper
 import pytest
 
 import onnxslim
+from onnxslim.errors import OptionError
 from onnxslim.recipes import search as search_module
 from onnxslim.recipes.pipeline import Result
 from tests.models import proto, run
@@ -92,6 +93,28 @@ def test_a_cleaner_one_is_taken_where_the_first_loses_too_much(
     [missed] = [row for row in result.report.tried if "scored" in row["reason"]]
     assert kept["sqnr_db"] >= missed["sqnr_db"] + 10 and "second look" in kept["name"]
     assert any("scored in its place" in note for note in result.report.notes)
+
+
+def test_what_is_asked_of_the_noise_holds(
+    model: onnx.ModelProto, compress: Callable[..., tuple[Result, int]]
+) -> None:
+    """Where the smallest form is too noisy a milder one is looked for; out of reach, nothing changes."""
+    [kept] = [row for row in compress(1.0)[0].report.tried if row["kept"]]
+    wanted = kept["sqnr_db"] + 6
+    result, _ = compress(1.0, min_sqnr=wanted)
+    assert result.unchanged is None
+    [milder] = [row for row in result.report.tried if row["kept"]]
+    assert milder["sqnr_db"] >= wanted and milder["bytes_ratio"] > kept["bytes_ratio"]
+    assert all(row["sqnr_db"] >= wanted or row["reason"] for row in result.report.tried if row["sqnr_db"])
+    assert any(f"below {wanted:g} dB" in row["reason"] for row in result.report.tried)
+    [nothing] = [row for row in compress(1.0, min_sqnr=400)[0].report.tried if row["kept"]]
+    assert nothing["name"] == "simplified only"
+
+
+@pytest.mark.parametrize("bad", [-1.0, float("nan"), float("inf")])
+def test_noise_that_cannot_be_asked_for(bad: float, compress: Callable[..., tuple[Result, int]]) -> None:
+    with pytest.raises(OptionError, match="min-sqnr"):
+        compress(0.1, min_sqnr=bad)
 
 
 def test_a_third_is_not_tried(model: onnx.ModelProto, compress: Callable[..., tuple[Result, int]]) -> None:

@@ -53,6 +53,13 @@ def test_what_is_lost_in_the_end_is_held_against_the_original(metric: Callable[[
     assert distilled(make, wide(), feeds(40), metric=metric(0.5), **given).report.metric is not None
 
 
+def test_what_is_asked_of_the_noise_is_asked_of_what_has_learned(metric: Callable[[float], str]) -> None:
+    given: dict[str, Any] = {"time": "200ms", "drop": None, "metric": metric(0.9)}
+    assert distilled(make, wide(), feeds(40), min_sqnr=-100, **given).report.verification is not None
+    with pytest.raises(BudgetError, match=r"output 'y' has -?\d+\.\d dB, not 90"):
+        distilled(make, wide(), feeds(40), min_sqnr=90, **given)
+
+
 def test_there_must_be_something_to_learn_on() -> None:
     with pytest.raises(OptionError, match="nothing to learn on"):
         distilled(make, wide(), None, time="1s", drop=None)
