@@ -2,12 +2,14 @@
 
 Whatever the nodes are, a weight ``unit * (code - zero)`` is told by what it becomes when single bits of the
 stored tensor are set: which element holds the code of which weight, at which bit, how many bits it has, and
-which stored scale multiplies it.  What was found is tried on other codes and scales before it is believed.
+which stored scale multiplies it.  Where it is a sum of several such parts, each is looked at with the scales
+of the others at zero.  What was found is tried on other codes and scales before it is believed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -20,11 +22,12 @@ from onnxslim._ir import ir
 from onnxslim.analysis.constants import constant_sources
 from onnxslim.analysis.extract import extract
 from onnxslim.distillation.forms import Coded, Codes, Form, Grown, Plain, Scale
+from onnxslim.distillation.sums import Summed
 from onnxslim.errors import OnnxSlimError
 from onnxslim.model import edit
 from onnxslim.runtime.client import RemoteSession, Worker
 
-__all__ = ["decoded"]
+__all__ = ["decoded", "is_float"]
 
 Array = npt.NDArray[Any]
 
@@ -33,6 +36,9 @@ _DIGITS = 1024  # told apart by one probe of a scale, in 16 bits too
 _NARROW = {"int4": 4, "uint4": 4, "int2": 2, "uint2": 2}
 _CLOSE = 1e-3
 _WHOLE = 128  # codes from which on scales stay: kernels of integers have others that depend on them
+_ALL = np.ones(1, bool)
+_SIGNS = 2  # levels of a part of a sum
+_PARTS = range(2, 5)  # of which a weight may be the sum
 _FEW = 3  # values that are all that a weight of 8 bits has: signs, with zero or without
 
 
@@ -50,12 +56,15 @@ def decoded(
     if len(known) < len(sources):
         return _UNKNOWN
     try:
-        with _Decoder(worker, model, value.name or "", known) as decoder:
+        with _opened(worker, model, value.name or "", known) as (session, stored):
+            decoder = _Decoder(session, stored)
             form = decoder.form()
+            if isinstance(form, str):
+                form = _summed(session, stored)
             moving = [name for name in known if name in grown]
             if not moving or isinstance(form, str):
                 return form
-            if len(moving) > 1 or not isinstance(form, Coded) or not decoder.grows_with(moving[0]):
+            if len(moving) > 1 or not isinstance(form, Coded | Summed) or not decoder.grows_with(moving[0]):
                 return "it depends on scales of activations in a way that is not known"
             form.follows = grown[moving[0]]
             return form
@@ -63,55 +72,116 @@ def decoded(
         return f"it cannot be decoded: {error.what}"
 
 
-class _Decoder:
-    """Runs the part of a model that decodes one weight."""
+@contextmanager
+def _opened(
+    worker: Worker, model: ir.Model, name: str, stored: Mapping[str, Array]
+) -> Iterator[tuple[RemoteSession, dict[str, Array]]]:
+    """The part of a model that decodes one weight, and the stored tensors that it reads, now its inputs."""
+    part, _ = extract(model, [name])
+    for source in list(stored):  # constants of nodes become inputs as well
+        value = next((v for node in part.graph for v in node.outputs if v.name == source), None)
+        if value is not None:
+            edit.store_constant(part.graph, value, stored[source])
+    read = [source for source in stored if source in part.graph.initializers]
+    for source in read:
+        part.graph.inputs.append(part.graph.initializers.pop(source))
+    with worker.load(part) as session:
+        yield session, {source: stored[source] for source in read}
 
-    def __init__(self, worker: Worker, model: ir.Model, name: str, stored: Mapping[str, Array]) -> None:
-        part, _ = extract(model, [name])
-        for source in list(stored):  # constants of nodes become inputs as well
-            value = next((v for node in part.graph for v in node.outputs if v.name == source), None)
-            if value is not None:
-                edit.store_constant(part.graph, value, stored[source])
-        read = [source for source in stored if source in part.graph.initializers]
-        for source in read:
-            part.graph.inputs.append(part.graph.initializers.pop(source))
-        self.name, self.stored = name, {source: stored[source] for source in read}
-        self._session: RemoteSession = worker.load(part)
+
+def _summed(session: RemoteSession, stored: Mapping[str, Array]) -> Summed | str:
+    """The form of a weight that is a sum of signs times scales."""
+    for masks in _separations(stored):
+        bases: list[Coded] = []
+        for mask in masks:
+            base = _Decoder(session, stored, mask).form()
+            if not isinstance(base, Coded) or base.codes.levels != _SIGNS:
+                break
+            bases.append(base)
+        else:
+            found = Summed(tuple(bases))
+            whole = _Decoder(session, stored)
+            if _near(found.value(), whole.weight) and whole.adds_up(found):
+                return found
+    return _UNKNOWN
+
+
+def _separations(stored: Mapping[str, Array]) -> Iterator[list[dict[str, Array]]]:
+    """Ways to leave one part of a sum after the other: by rows of a tensor of scales, or tensor by tensor."""
+    for name, array in stored.items():
+        if array.ndim > 1 and len(array) in _PARTS:
+            rows = np.arange(len(array)).reshape(-1, *[1] * (array.ndim - 1))
+            yield [{name: rows == row} for row in range(len(array))]
+    scales = [name for name, array in stored.items() if is_float(array) and array.size > 1]
+    if len(scales) in _PARTS:
+        yield [{name: np.zeros(1, bool) for name in scales if name != kept} for kept in scales]
+
+
+class _Decoder:
+    """Runs the part of a model that decodes one weight.
+
+    Args:
+        masks: what of the stored tensors is taken for zero, by name: False where it is.
+    """
+
+    def __init__(
+        self,
+        session: RemoteSession,
+        stored: Mapping[str, Array],
+        masks: Mapping[str, Array] = MappingProxyType({}),
+    ) -> None:
+        self._session, self.stored, self._masks = session, stored, masks
         self.weight = self._run({})
 
-    def __enter__(self) -> _Decoder:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._session.close()
-
     def _run(self, given: Mapping[str, Array]) -> npt.NDArray[np.float32]:
-        return np.asarray(self._session.run({**self.stored, **given})[0], np.float32)
+        values = {**self.stored, **given}
+        for name, mask in self._masks.items():
+            values[name] = values[name] * mask.astype(values[name].dtype)
+        return np.asarray(self._session.run(values)[0], np.float32)
 
     def grows_with(self, source: str) -> bool:
         """Whether the weight is proportional to one of the tensors that it is computed from."""
         content = self.stored[source]
         return _near(self._run({source: np.asarray(2 * content, content.dtype)}), 2 * self.weight)
 
+    def adds_up(self, form: Summed) -> bool:
+        """Whether any sum of the parts is what the weight becomes: integers might overflow."""
+        before, rng = form.latent.copy(), np.random.default_rng(0)
+        form.latent[:] = rng.permutation(before) * rng.choice([-1, 1], before.size)
+        agrees = _near(form.value(), self._run(form.contents()))
+        form.latent[:] = before
+        return agrees
+
     def form(self) -> Form | str:
         count = self.weight.size
         for name, array in self.stored.items():
-            if _is_float(array) and array.size == count:
+            if is_float(array) and array.size == count:
                 floats = array.astype(np.float32)
                 if np.array_equal(floats.reshape(-1), self.weight.reshape(-1)):
                     return Plain(name, floats.reshape(self.weight.shape), array.dtype)
         holders = [
             name
             for name, array in self.stored.items()
-            if (bits := _bits(array)) and bits * array.size >= count
+            if (bits := _bits(array)) and bits * array.size >= count and name not in self._masks
         ]
+        if len(holders) > 1:
+            holders = [name for name in holders if self._matters(name)]
         if len(holders) != 1 or count < 2:
             return _UNKNOWN
         return self._coded(holders[0])
 
+    def _matters(self, name: str) -> bool:
+        """Whether the weight depends on a stored tensor of integers."""
+        one, other = (self._run({name: _filled(self.stored[name], bits)}) for bits in (0, 1))
+        return not np.array_equal(one, other)
+
     def _coded(self, name: str) -> Form | str:
         stored = self.stored[name]
-        scales = [source for source, array in self.stored.items() if _is_float(array)]
+        scales = [
+            source
+            for source, array in self.stored.items()
+            if is_float(array) and self._masks.get(source, _ALL).any()
+        ]
         ones = {source: np.ones_like(self.stored[source]) for source in scales}
 
         def run(content: Array, given: Mapping[str, Array] = ones) -> Array:
@@ -135,6 +205,8 @@ class _Decoder:
             chosen = (np.arange(stored.size) >> bit) & 1
             index |= (run(np.where(chosen, full, empty)) != bottom).astype(np.int64) << bit
         size = int(width[0])
+        if index.max() >= stored.size or shift.max() + size > bits:
+            return _UNKNOWN  # several elements hold the code of one weight
         low = -(1 << size - 1) if signed else 0
         codes = Codes(name, stored, index, shift.astype(np.uint8), size, low, low + (1 << size) - 1)
         return self._scaled(_narrowed(codes), scales, unit)
@@ -194,7 +266,7 @@ class _Decoder:
         trial.latent[:] = trial._unit() * (code - form.zero)
         given = {form.codes.name: form.codes.packed(code)}
         if form.scale.name:
-            given[form.scale.name] = trial._scales()
+            given[form.scale.name] = trial.scales()
         return _near(trial.value(), self._run(given))
 
 
@@ -213,7 +285,8 @@ def _near(one: Array, other: Array) -> bool:
     return bool(np.abs(one - other).max() <= _CLOSE * np.abs(other).max() + 1e-12)
 
 
-def _is_float(array: Array) -> bool:
+def is_float(array: Array) -> bool:
+    """Whether its elements are floats, of whichever width."""
     return array.dtype.kind == "f" or array.dtype == ml_dtypes.bfloat16
 
 

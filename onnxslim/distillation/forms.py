@@ -263,9 +263,19 @@ class Coded:
     def store(self, model: ir.Model) -> None:
         replace_stored(model, self.codes.name, self.codes.packed(self._codes(self._unit())))
         if self.scale.name:
-            replace_stored(model, self.scale.name, self._scales())
+            replace_stored(model, self.scale.name, self.scales())
 
-    def _scales(self) -> Array:
+    def gap(self) -> Array:
+        """From one code to the next, of each element."""
+        return self.codes.step * np.abs(self.unit)
+
+    def ends(self) -> tuple[Array, Array]:
+        """The weight with all codes at their lowest, and at their highest."""
+        unit = self._unit()
+        return unit * (self.codes.low - self.zero), unit * (self.codes.high - self.zero)
+
+    def scales(self) -> Array:
+        """The scales as they are now, in the type and shape in which they are stored."""
         grown = self.scale.stored.astype(np.float32).reshape(-1) * np.exp(self.growth)
         return grown.astype(self.scale.stored.dtype).reshape(self.scale.stored.shape)
 
@@ -275,7 +285,7 @@ class Coded:
         if not self.scale.name:
             return self.unit
         before = self.scale.stored.astype(np.float32).reshape(-1)
-        after = self._scales().astype(np.float32).reshape(-1)
+        after = self.scales().astype(np.float32).reshape(-1)
         ratio = np.divide(after, before, out=np.ones_like(after), where=before != 0)
         return np.asarray(self.unit * ratio[self.scale.group], np.float32)
 

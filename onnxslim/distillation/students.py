@@ -1,7 +1,8 @@
 """The weights of a student: where the floats that are trained stand in its graph, and how each is stored.
 
 A weight is the first value in floats that is computed from stored tensors alone and, moved at most, read by
-something that depends on the inputs: the stored tensor itself, or what decodes it.
+something that depends on the inputs: the stored tensor itself, or what decodes it.  Where it is not known how
+it is decoded, the floats that it is decoded from are the weights: the tables of a codebook.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ from onnxslim._ir import ir
 from onnxslim.analysis.constants import constant_sources
 from onnxslim.analysis.extract import named_values
 from onnxslim.analysis.shapes import Shapes, infer
-from onnxslim.distillation.decoding import decoded
+from onnxslim.distillation.decoding import decoded, is_float
 from onnxslim.distillation.forms import Coded, Form, Plain
 from onnxslim.distillation.quantizers import StepSize, find_step_sizes, scales_of
+from onnxslim.distillation.sums import Summed
 from onnxslim.measure.metrics import cosine
 from onnxslim.model import edit
 from onnxslim.model.tensors import shown
 from onnxslim.ops.attributes import int_of
-from onnxslim.ops.registry import spec_of
+from onnxslim.ops.registry import is_dequantize, spec_of
 from onnxslim.passes.remove_dead_code import RemoveDeadCode
 from onnxslim.runtime.client import Worker
 
@@ -75,7 +77,7 @@ def find_student(worker: Worker, model: ir.Model, teacher: ir.Model | None = Non
     steps, refused = find_step_sizes(graph)
     student.frozen.update(refused)
     moving = {name: step for step in steps.values() for name in (step.name, *step.products)}
-    scales = scales_of(graph)
+    scales, constant = scales_of(graph), constant_sources(graph)
     for value in list(_weights(graph)):
         name = value.name or ""
         content = edit.constant_value(value)
@@ -86,12 +88,17 @@ def find_student(worker: Worker, model: ir.Model, teacher: ir.Model | None = Non
                 _add(student, value, Plain(name, np.array(content, np.float32)))
             continue
         form = decoded(worker, graph, value, moving)
-        if isinstance(form, Coded) and teacher is not None:
+        if isinstance(form, Coded | Summed) and teacher is not None:
             original = _original(value, teacher)
             if original is not None and _alike(original, form.value()):
                 form.remember(original)
         if isinstance(form, str):
-            student.frozen[name] = form
+            behind = {} if moving.keys() & {each.name for each in constant[value]} else _floats(value)
+            for part, own in behind.items():
+                if (part.name or "") not in student.forms:
+                    _add(student, part, own)
+            if not behind:
+                student.frozen[name] = form
         else:
             _add(student, value, form)
     _add_steps(student, steps.values(), moving)
@@ -108,7 +115,7 @@ def _add_steps(student: Student, steps: Iterable[StepSize], moving: Mapping[str,
                 student.frozen[step.name] = f"{shown(name)}, which is not trained, depends on it"
     trained = {step.name: step for step in steps if step.name not in student.frozen}
     for form in student.forms.values():
-        if isinstance(form, Coded) and all(form.follows is not step for step in trained.values()):
+        if isinstance(form, Coded | Summed) and all(form.follows is not step for step in trained.values()):
             form.follows = None
     student.forms.update(trained)
 
@@ -173,6 +180,40 @@ def _integers(model: ir.Model) -> Iterator[ir.Value]:
             for value in node.inputs:
                 if value is not None and value in constant and value.dtype in _NARROW and not _small(value):
                     yield value
+
+
+def _floats(value: ir.Value) -> dict[ir.Value, Plain]:
+    """The stored floats that a weight is computed from, as tables of values behind codes; none where a
+    quantizer is among what computes it."""
+    found: dict[ir.Value, Plain] = {}
+    waiting, seen = [value], set[ir.Value]()
+    while waiting:
+        current = waiting.pop()
+        node = current.producer()
+        if current in seen:
+            continue
+        seen.add(current)
+        if edit.constant_value(current) is not None:
+            if (plain := _plain(current)) is not None:
+                found[current] = plain
+        elif node is None or is_dequantize(node):
+            return {}
+        elif node.op_type == "Cast" and (plain := _plain(current, node.inputs[0])) is not None:
+            found[current] = plain
+        else:
+            waiting += [each for each in node.inputs if each is not None]
+    return found
+
+
+def _plain(value: ir.Value, stored: ir.Value | None = None) -> Plain | None:
+    """A value in float32 as a weight, if it is more than a number; ``stored`` is what it is cast from."""
+    source = value if stored is None else stored
+    content = edit.constant_value(source)
+    if content is None or content.size < 2 or not is_float(content):
+        return None
+    if stored is None and content.dtype != np.float32:
+        return None
+    return Plain(source.name or "", np.array(content, np.float32), content.dtype)
 
 
 def _small(value: ir.Value) -> bool:

@@ -21,6 +21,7 @@ from onnxslim.distillation.judge import Judge, Look
 from onnxslim.distillation.losses import LABELS, shares, target_name, target_of
 from onnxslim.distillation.optimizer import Optimizer, OptimizerName, clip, global_norm, schedule
 from onnxslim.distillation.samples import Batch, Pool
+from onnxslim.distillation.sums import Summed
 
 __all__ = ["Kept", "Settings", "State", "Trainer"]
 
@@ -244,9 +245,9 @@ class Trainer:
         A trial is short: the less it moves such codes, the better it looks.
         """
         units = [
-            form.codes.step * np.abs(form.unit).ravel()
+            form.gap().ravel()
             for form in self.engine.student.forms.values()
-            if isinstance(form, Coded)
+            if isinstance(form, Coded | Summed)
         ]
         return float(np.median(np.concatenate(units))) / (_MEAN_RATE * steps) if units else 0.0
 

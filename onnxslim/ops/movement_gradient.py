@@ -123,7 +123,8 @@ def _gather(node: ir.Node, tape: Tape) -> Mapping[int, Term]:
     front = [*range(axis, axis + depth), *range(axis), *range(axis + depth, len(dims) + depth - 1)]
     order = [axis, *range(axis), *range(axis + 1, len(dims))]
     zeros = x.like(0.0).expand(x.shape().then("Gather", integers(x, order), axis=0))
-    added = indexed(zeros, indices.unsqueeze([-1]), dy.transpose(front))
+    places = indices.cast(ir.DataType.INT64).unsqueeze([-1])  # ScatterND takes no others
+    added = indexed(zeros, places, dy.transpose(front))
     return {0: added.transpose(int(place) for place in np.argsort(order))}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, Literal
 
 import ml_dtypes
@@ -11,8 +12,9 @@ import pytest
 from onnxslim._ir import ir
 from onnxslim.distillation.forms import Coded, Plain
 from onnxslim.distillation.students import Student, find_student
+from onnxslim.distillation.sums import Summed
 from onnxslim.model import edit
-from onnxslim.passes import BinarizeWeights, PackWeights
+from onnxslim.passes import BinarizeWeights, CodebookWeights, PackWeights, QuantizeVectors
 from onnxslim.runtime.client import open_worker
 from tests.distillation.nets import with_arrays
 from tests.models import run
@@ -57,9 +59,16 @@ def dequantized(dtype: Any, *, block: int = 0, axis: int = 1, zero: bool = True,
     return with_arrays(text, parts, opset)
 
 
-def binary(container: Literal["packed", "qdq"]) -> ir.Model:
+def binary(container: Literal["packed", "qdq"], bases: int = 1, block: int = 0) -> ir.Model:
     net = product()
-    assert BinarizeWeights(bases=1, container=container, min_sqnr_db=0.0)(net).modified
+    assert BinarizeWeights(bases=bases, block=block, container=container, min_sqnr_db=0.0)(net).modified
+    return net
+
+
+def integer_signs(bases: int) -> ir.Model:
+    """Signs that are summed up to int8 in front of a DequantizeLinear."""
+    net = dequantized(np.int8, zero=False)
+    assert BinarizeWeights(bases=bases, min_sqnr_db=0.0)(net).modified
     return net
 
 
@@ -138,6 +147,109 @@ def test_whatever_training_does_the_form_stays(name: str) -> None:
         for column in form.value().reshape(ROWS, COLUMNS).T:
             low, high = np.unique(column)
             assert low == -high
+
+
+SUMS = {
+    "two signs": lambda: binary("packed", 2),
+    "four signs": lambda: binary("packed", 4),
+    "three signs in blocks": lambda: binary("packed", 3, 16),
+    "two signs of 8 bits": lambda: binary("qdq", 2),
+    "three signs of 8 bits": lambda: binary("qdq", 3),
+    "two signs that make integers": lambda: integer_signs(2),
+    "three signs that make integers": lambda: integer_signs(3),
+}
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_a_sum_of_signs_is_told_and_stays_one(name: str) -> None:
+    """As it was stored; and after wild steps the stored model computes exactly what the step saw."""
+    net = SUMS[name]()
+    student = student_of(net)
+    [form] = student.forms.values()
+    assert isinstance(form, Summed) and not student.frozen
+    assert form.kind == f"{len(form.bases)} signs"
+    again = student.stored()
+    for key, value in net.graph.initializers.items():
+        one, other = edit.constant_value(value), edit.constant_value(again.graph.initializers[key])
+        assert one is not None and other is not None
+        assert one.dtype == other.dtype and np.array_equal(one, other), key
+    x, rng = np.eye(ROWS, dtype="f"), np.random.default_rng(5)
+    [before] = run(net, {"x": x})
+    np.testing.assert_allclose(form.value().reshape(before.shape), before, rtol=1e-5, atol=1e-6)
+    for _ in range(3):
+        for part, gradient in form.pull(rng.normal(size=form.shape).astype("f")).items():
+            form.parameters[part][...] -= (0.3 if part == "weight" else 0.05) * np.sign(gradient)
+    [found] = run(student.stored(), {"x": x})
+    np.testing.assert_allclose(found, form.value().reshape(found.shape), rtol=1e-4, atol=1e-6)
+    assert np.abs(found - before).max() > 0.01
+    assert len(np.unique(found[:16, 0])) <= 2 ** len(form.bases)
+
+
+@pytest.mark.parametrize("name", ["two signs", "three signs in blocks", "three signs of 8 bits"])
+def test_gradients_of_the_scales_of_a_sum_are_those_of_differences(name: str) -> None:
+    """With the signs as they are; every sum that latent floats lie on is the nearest one."""
+    [form] = student_of(SUMS[name]()).forms.values()
+    assert isinstance(form, Summed)
+    direction = np.random.default_rng(0).normal(size=form.shape).astype("f")
+    found, chosen = form.pull(direction), form._chosen()
+    for part, growth in form.parameters.items():
+        for number in range(0, len(growth), 7) if part != "weight" else ():
+            ends = []
+            for step in (0.05, -0.05):
+                growth[number] = step
+                ends.append(float(np.vdot(form._sum(chosen).astype(np.float64), direction.reshape(-1))))
+            growth[number] = 0
+            assert found[part][number] == pytest.approx((ends[0] - ends[1]) / 0.1, rel=2e-2, abs=1e-3)
+
+
+def test_a_sum_of_signs_takes_the_nearest_of_all_sums() -> None:
+    [form] = student_of(binary("packed", 3)).forms.values()
+    assert isinstance(form, Summed)
+    low, high = (np.stack(ends) for ends in zip(*(base.ends() for base in form.bases), strict=True))
+    choices = np.array(list(itertools.product((0, 1), repeat=3))).T[..., None]
+    sums = np.where(choices, high[:, None], low[:, None]).sum(0)
+    form.latent[:] = np.random.default_rng(3).normal(0, 0.5, form.latent.size)
+    off = np.abs(sums - form.latent).min(0)
+    np.testing.assert_allclose(np.abs(form.value().reshape(-1) - form.latent), off, atol=1e-6)
+
+
+def test_a_sum_of_signs_remembers_what_it_was_made_of() -> None:
+    original = edit.constant_value(product().graph.initializers["w"])
+    assert original is not None
+    with open_worker() as worker:
+        [plain] = find_student(worker, binary("packed", 2)).forms.values()
+        [hinted] = find_student(worker, binary("packed", 2), product()).forms.values()
+    assert isinstance(plain, Summed) and isinstance(hinted, Summed)
+    assert np.array_equal(plain.value(), hinted.value())
+    errors = [np.abs(form.latent - original.reshape(-1)).mean() for form in (plain, hinted)]
+    assert errors[1] < 0.5 * errors[0]
+
+
+@pytest.mark.parametrize("form", ["tensor", "channel", "block", "vectors"])
+def test_of_a_codebook_the_values_are_trained(form: str) -> None:
+    """Its codes stay what they are; where there are scales, they are trained as well."""
+    net = product()
+    if form == "vectors":
+        assert QuantizeVectors(entries=16, min_sqnr_db=0.0)(net).modified
+    else:
+        step = CodebookWeights(entries=4, per=form, min_sqnr_db=0.0)  # type: ignore[arg-type]
+        assert step(net).modified
+    student = student_of(net)
+    assert student.forms and not student.frozen
+    assert all(isinstance(each, Plain) for each in student.forms.values())
+    names = {each.name for each in student.forms.values()}
+    assert len(names) == (2 if form in ("block", "vectors") else 1)
+    for each in student.forms.values():
+        assert isinstance(each, Plain)
+        each.latent *= 1.5
+    again = student.stored()
+    for key, value in net.graph.initializers.items():
+        one, other = edit.constant_value(value), edit.constant_value(again.graph.initializers[key])
+        assert one is not None and other is not None and one.dtype == other.dtype
+        assert np.array_equal(one, other) == (key not in names)
+    x = np.eye(ROWS, dtype="f")
+    grown = run(again, {"x": x})[0] / run(net, {"x": x})[0]
+    np.testing.assert_allclose(grown, 1.5 ** len(names), rtol=5e-3)
 
 
 def test_gradients_of_scales_are_those_of_differences() -> None:

@@ -174,10 +174,12 @@ def _movements() -> Iterator[Case]:
         yield Case("Slice", [f(4, 5), starts, ends, axes, steps], constants=[1, 2, 3, 4])
     yield Case("Gather", [f(4, 3), i(2, 0, 2, -1)])
     yield Case("Gather", [f(4, 3), i(2, 0, 2, -1)], constants=[1])
+    yield Case("Gather", [f(4, 3), i(2, 0, 2, -1).astype(np.int32)])
     yield Case("Gather", [f(4, 3), i(2, 0)], {"axis": 1}, constants=[1])
     yield Case("Gather", [f(4, 3, 2), np.array(-2)], {"axis": 1}, constants=[1])
     yield Case("Gather", [f(2, 4, 3), i([1, 1, 3], [0, 2, 1])], {"axis": 1})
     yield Case("GatherElements", [f(3, 4), i([0, 1, 0, 2], [2, 2, -1, 0])], {"axis": 0})
+    yield Case("GatherElements", [f(3, 4), i([0, 1, 0, 2], [2, 2, -1, 0]).astype(np.int32)], {"axis": 0})
     yield Case("GatherND", [f(3, 4, 2), i([0, 1], [2, 3], [0, 1])])
     for reduction in ("none", "add"):
         yield Case("ScatterElements", [f(3, 4), i([0, 2]), f(1, 2)], {"axis": 1, "reduction": reduction})

