@@ -176,7 +176,7 @@ def compress(name: str, folder: Path, given: argparse.Namespace) -> Row:
     original, result = str(model_path(name).resolve()), str(folder / f"{name}.onnx")
     module = task(name)
     inputs = f"{module.__name__}:inputs"
-    asked = ("--weights", given.weights, "--threads", given.threads)
+    asked = ("--weights", given.weights, "--threads", given.threads, "--min-sqnr", str(given.min_sqnr))
     report = search(original, result, inputs, module, given.max_drop, given.time, *asked)
     before, after = file_info(original), file_info(result)
     bench: dict[str, Any] = {"ratio": 1.0, "interval": (1.0, 1.0)}
@@ -213,6 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", type=Path, help="keep the compressed models in this folder")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where compress.md and .json go")
     parser.add_argument("--max-drop", type=float, default=0.01, help="of each metric, absolute")
+    parser.add_argument("--min-sqnr", type=float, default=0.0, help="decibels of each output")
     parser.add_argument(
         "--weights", choices=("int8", "int4"), default="int8", help="the fewest bits of a weight"
     )
