@@ -91,7 +91,7 @@ def parse_counts(ctx: click.Context | None, parameter: click.Parameter | None, v
         >>> parse_counts(None, None, "1, 2")
         (1, 2)
     """
-    texts = [text.strip() for text in value.split(",")]
+    texts = [text.strip() for text in value.split(",")] if value.strip() else []
     if not all(text.isascii() and text.isdigit() and int(text) > 0 for text in texts):
         raise click.BadParameter(f"{value!r} is not of the form 1,2,4", ctx, parameter)
     return tuple(int(text) for text in texts)

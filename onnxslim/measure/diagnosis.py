@@ -57,11 +57,6 @@ def diagnose(
                 fatal=threads > 1 and stolen > _STOLEN,  # no other clock can make up for it
             )
         )
-    if threads > 1:
-        used = sum(epoch["own"] for epoch in found) / elapsed
-        troubles.append(
-            Trouble(f"idle threads spin between calls: {threads} threads kept {used:.1f} cores busy")
-        )
     if abs(control) > 0.02:
         troubles.append(
             Trouble(

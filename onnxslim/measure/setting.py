@@ -77,12 +77,16 @@ class Setting:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Arguments of :meth:`Worker.load`; spinning is as users will have it."""
+        """Arguments of :meth:`Worker.load`.
+
+        Threads spin during a call, as users will have it, but not after it, when they would go on for tens
+        of milliseconds: a user has one session, and here those of one would take the cores from the other.
+        """
         providers: list[Provider] = [
             (name, {"enable_cuda_graph": "1"}) if self.cuda_graph and name == _CUDA else name
             for name in self.providers
         ]
-        config = {"session.intra_op.allow_spinning": "1"}
+        config = {"session.intra_op.allow_spinning": "1", "session.force_spinning_stop": "1"}
         return {"optimize": "all", "threads": self.threads, "providers": providers, "config": config}
 
     def load(self, worker: Worker, name: str, model: RunnableModel, **more: Any) -> RemoteSession:

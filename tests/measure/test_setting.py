@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 
 from onnxslim.errors import DependencyError, ModelError, OnnxSlimError, OptionError
@@ -89,3 +92,18 @@ def test_settings_are_checked() -> None:
         Setting.of(1, ["cuda"])
     assert "pip install onnxruntime-gpu" in (caught.value.hint or "")
     assert Setting.of(2).on_cpu is False and Setting.of(1).on_cpu is True
+
+
+def test_threads_rest_between_calls() -> None:
+    """Those of one session would take the cores from the other, with which it takes turns."""
+    parsed = proto("g (float[64,256] x) => (float[64,256] y) { a = MatMul(x, w)  y = MatMul(a, w) }")
+    parsed.graph.initializer.append(onnx.numpy_helper.from_array(np.eye(256, dtype="f"), "w"))
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 3
+    for key, value in Setting.of(threads=3).options["config"].items():
+        options.add_session_config_entry(key, value)
+    session = ort.InferenceSession(parsed.SerializeToString(), options)
+    session.run(None, {"x": np.ones((64, 256), np.float32)})
+    before = time.process_time()
+    time.sleep(0.2)
+    assert time.process_time() - before < 0.02  # two threads that spin take several times as much
