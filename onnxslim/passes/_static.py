@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from onnxslim._ir import ir
 from onnxslim.analysis.shapes import Shapes
 from onnxslim.calibration.store import Calibration
 from onnxslim.model import edit
+from onnxslim.passes._rounding import Known
 from onnxslim.reconstruct.affine import bias_int32, least_weight_scale, powers_of_two
 from onnxslim.reconstruct.bias import rounding_shift
 from onnxslim.reconstruct.float8 import FLOAT8, round_float8
@@ -37,6 +38,7 @@ class StaticRules:
         encode: scale and zero point of the activation of that name.
         shifts: scales are powers of two.
         correct_bias: biases make good what rounding the weights takes on average.
+        known: integers of weights that were found elsewhere, by the name under which they are stored.
         float8: activations and weights are 8-bit floats, biases 32-bit floats.
     """
 
@@ -44,6 +46,7 @@ class StaticRules:
     encode: Callable[[str], tuple[np.float32, Any]]
     shifts: bool
     correct_bias: bool
+    known: Mapping[str, Known] = field(default_factory=dict)
     float8: bool = False
 
     @property
@@ -199,8 +202,12 @@ class StaticWriter:
         if self._rules.shifts or not shared:
             rounded = round_symmetric(weight, (axis,), least.reshape(rounded.scale.shape))
         numbers = rounded.scale.ravel()
+        name = f"{source.name}_quantized"
+        known = self._rules.known.get(name)
+        better = known is not None and known.serves(rounded.q, 8)
+        q = known.codes.decode() if known is not None and better else rounded.q
         stored = (
-            edit.add_initializer(self._graph, rounded.q, f"{source.name}_quantized"),
+            edit.add_initializer(self._graph, q, name),
             edit.add_initializer(self._graph, numbers, f"{source.name}_scale"),
             numbers,
         )

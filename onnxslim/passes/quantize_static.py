@@ -19,6 +19,7 @@ from onnxslim.errors import OptionError
 from onnxslim.model import edit
 from onnxslim.ops.registry import is_dequantize
 from onnxslim.passes._checked import refusals
+from onnxslim.passes._rounding import Known
 from onnxslim.passes._scaling import scale_channels
 from onnxslim.passes._static import StaticRules, StaticWriter
 from onnxslim.passes.base import Pass, Promise
@@ -65,6 +66,9 @@ class QuantizeStatic(Pass):
     single activations, and what the channels of activations are multiplied by before they are quantized, as
     ``equalize-channels`` does it; then the calibration is of the model with these channels.
 
+    ``known`` are integers that stand for the same weights at the same scales, but leave less noise behind the
+    product than the nearest ones (:mod:`onnxslim.recipes.fitted_weights`).
+
     ``min_sqnr_db`` leaves out the few activations with outliers (transformers have some) for accuracy.
 
     Needs opset 13 (see ``raise-opset``).  A model that is quantized already is left alone.
@@ -83,6 +87,10 @@ class QuantizeStatic(Pass):
     )
     factors: Mapping[str, Array] = field(
         default_factory=dict, metadata={"help": "powers of two that channels are multiplied by first"}
+    )
+    known: Mapping[str, Known] = field(
+        default_factory=dict,
+        metadata={"help": "integers of weights that were found elsewhere, by the name of what is stored"},
     )
     min_sqnr_db: float = field(
         default=0.0,
@@ -200,6 +208,7 @@ class QuantizeStatic(Pass):
             lambda name: self.encoding(*self.range_of(name)),
             self.shifts,
             self.correct_bias,
+            self.known,
             float8=self.activation == FLOAT8,
         )
 

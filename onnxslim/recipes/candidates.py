@@ -198,6 +198,8 @@ def static_candidate(quantize: QuantizeStatic, packing: Sequence[Step] = REST) -
         name += ", equalized channels"
     if quantize.correct_bias:
         name += ", corrected biases"
+    if quantize.known:
+        name += ", weights by GPTQ"
     if quantize.min_sqnr_db:
         name += ", outliers in float"
     if quantize.placement == "all":

@@ -35,7 +35,7 @@ Tables = CodebookWeights | QuantizeVectors
 Fitted = Mapping[str, Known]  # by the name of the weight
 
 _FEW_OUTPUTS = 8  # of a group; below there is nothing to gain from the inputs of so few
-_ROUNDED = 0.51  # steps from a float to the integer that stands for it, at most
+_ROUNDED = 1.0  # steps from floats to the integers that stand for them, as a mean; 0.25 to the nearest ones
 
 
 def fitted_codes(model: ir.Model, samples: Samples, bits: Sequence[int], block: int) -> list[Fitted]:
@@ -62,17 +62,23 @@ def fitted_codes(model: ir.Model, samples: Samples, bits: Sequence[int], block: 
 
 
 def fitted_integers(
-    model: ir.Model, quantized: ir.Model, samples: Samples, bits: Sequence[int], block: int
+    model: ir.Model,
+    quantized: ir.Model,
+    samples: Samples,
+    bits: Sequence[int],
+    block: int,
+    work: float = math.inf,
 ) -> list[Fitted]:
     """Codes of int8 weights, decoded to int8: fitted to the floats that the integers stand for.
 
     Args:
         model: in float.
         quantized: the same with int8 weights behind DequantizeLinear.
+        work: cubes of the lengths of products, added up; the longest beyond that are left out.
 
     The other arguments are those of :func:`fitted_codes`.
     """
-    integers = dict(_integers(model, quantized))
+    integers = dict(_integers(model, quantized, work))
     found: list[dict[str, Known]] = [{} for _ in bits]
     for product, sums, held_out in _observed(model, samples, lambda each: each.weight.name in integers):
         name, q, scale = integers[product.weight.name]
@@ -119,7 +125,9 @@ def _has_patches(product: Product) -> bool:
     return _is_fitted(product) and math.prod(product.linear.kernel or ()) > 1
 
 
-def _integers(model: ir.Model, quantized: ir.Model) -> Iterator[tuple[str | None, tuple[str, Array, Array]]]:
+def _integers(
+    model: ir.Model, quantized: ir.Model, work: float
+) -> Iterator[tuple[str | None, tuple[str, Array, Array]]]:
     """Names of float weights -> the int8 weight that is each one rounded: its name, it, and its scales."""
     stored: list[tuple[str, Array, Array]] = []
     for node in filter(is_dequantize, quantized.graph):
@@ -131,12 +139,16 @@ def _integers(model: ir.Model, quantized: ir.Model) -> Iterator[tuple[str | None
         across = [-1 if at == axis else 1 for at in range(q.ndim)]
         if scale.ndim <= 1:  # without blocks
             stored.append((source.name or "", q, scale.reshape(across)))
-    for product in filter(_is_fitted, products_of(model)):
+    for product in sorted(filter(_is_fitted, products_of(model)), key=lambda each: each.dims[1]):
         weight = _content(product)
-        for name, q, scale in stored:
-            if q.shape == weight.shape and np.abs(weight / scale - q).max(initial=0) <= _ROUNDED:
-                yield product.weight.name, (name, q, np.broadcast_to(scale, q.shape))
-                break
+        alike = [each for each in stored if each[1].shape == weight.shape]
+        off = [float(np.abs(weight / scale - q).mean()) for _, q, scale in alike]
+        if not off or min(off) > _ROUNDED:
+            continue
+        work -= float(product.dims[0]) * product.dims[1] ** 3
+        if work >= 0:
+            name, q, scale = alike[int(np.argmin(off))]
+            yield product.weight.name, (name, q, np.broadcast_to(scale, q.shape))
 
 
 def _content(product: Product) -> Array:

@@ -20,11 +20,15 @@ from onnxslim.calibration.calibrators import Method
 from onnxslim.calibration.data import DataLike, open_feeds
 from onnxslim.calibration.runner import calibrate
 from onnxslim.errors import OnnxSlimError
+from onnxslim.model import edit
+from onnxslim.passes._scaling import scale_channels
 from onnxslim.passes.equalize_channels import EqualizeChannels
 from onnxslim.passes.quantize_static import QuantizeStatic
 from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.recipes.engine import run_steps
+from onnxslim.recipes.fitted_weights import fitted_integers
 from onnxslim.recipes.noise import Rows, observed_at, outputs_of, telling_values, typical_noise
+from onnxslim.recipes.pruning.samples import held
 from onnxslim.recipes.range_ends import End, with_ends
 from onnxslim.runtime.client import Worker, open_worker
 
@@ -36,6 +40,8 @@ _METHODS: tuple[Method, ...] = ("minmax", "mse")
 _BALANCES = (1.0, 0.5)
 _ENDS: tuple[End, ...] = ("low", "high")
 _FEEDS = 32  # that these are chosen on
+_FITTED = 128  # samples that weights are rounded by
+_WORK = 1e12  # cubes of the lengths of products: a minute or two
 _AT_OUTPUTS = 2.0  # times the least noise that was seen there; what saturates varies as much by chance
 
 Feeds = Sequence[Mapping[str, Any]]
@@ -48,7 +54,7 @@ def least_noise(
     """The form of ``first`` that leaves the least noise on ``feeds``, placed where ``first`` is.
 
     In this order: one method for all ranges, with and without corrected biases; channels equalized; the low
-    ends of single ranges, then the high ones.
+    ends of single ranges, then the high ones; weights rounded by what they are multiplied with.
 
     Args:
         model: in float.
@@ -76,6 +82,9 @@ def least_noise(
                     )
                 except OnnxSlimError as error:
                     _log.info("the %s ends of ranges were not looked for: %s", end, error.what)
+            with_known = _rounded(raised, search.best, data)
+            if with_known.known:
+                search.consider(with_known, "weights rounded by GPTQ")
         return search.best
 
 
@@ -113,6 +122,19 @@ class _Search:
             return False
         self.best, self._least = form, noise
         return True
+
+
+def _rounded(model: ir.Model, form: QuantizeStatic, data: DataLike) -> QuantizeStatic:
+    """The form with the integers of weights that leave least noise behind their products."""
+    base = edit.copy_of(model)
+    scale_channels(base, form.factors)
+    try:
+        samples = held(open_feeds(data, model).spread(_FITTED))
+        [known] = fitted_integers(base, run_steps(model, (form,)).model, samples, (8,), 0, _WORK)
+    except OnnxSlimError as error:
+        _log.info("weights were not rounded by GPTQ: %s", error.what)
+        return form
+    return replace(form, known=known)
 
 
 def _equalized(

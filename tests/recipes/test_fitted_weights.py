@@ -18,10 +18,12 @@ from onnxslim.passes.pack_integers import PackIntegers
 from onnxslim.passes.pack_weights import PackWeights
 from onnxslim.passes.quantize_static import QuantizeStatic
 from onnxslim.passes.quantize_vectors import QuantizeVectors
+from onnxslim.passes.raise_opset import RaiseOpset
 from onnxslim.recipes.candidates import static_candidate
 from onnxslim.recipes.engine import run_steps
 from onnxslim.recipes.few_bits import Moments, in_few_bits, moments_of, packed_in_few_bits
 from onnxslim.recipes.fitted_weights import fitted_books, fitted_codes, fitted_integers
+from onnxslim.recipes.least_noise import least_noise
 from onnxslim.reconstruct.blocks import Coded
 from onnxslim.reconstruct.rounding import sqnr_db
 from onnxslim.runtime.kernels import executed
@@ -109,6 +111,57 @@ def test_integers_are_fitted_to_the_floats_that_they_stand_for(model: ir.Model) 
         executed(run_steps(model, steps).model).histogram for steps in ((quantize,), (quantize, fitted))
     )
     assert before == after and after["QLinearConv"] >= 2, "the kernels stay"
+
+
+def test_integers_of_eight_bits_are_better_than_the_nearest(model: ir.Model) -> None:
+    """At the same scales; and those of fewer bits are fitted to the floats all the same."""
+    wide = QuantizeStatic(
+        calibrate(model, inputs(48, 0)), placement="all", target="qnn", activations="uint16"
+    )  # so that the noise is that of the weights
+    quantized = run_steps(model, (RaiseOpset(opset=21), wide)).model
+    [known] = fitted_integers(model, quantized, inputs(48, 0), (8,), 0)
+    assert set(known) == {f"{name}_quantized" for name in ("w1", "w2", "w3")}
+    fitted = replace(wide, known=known)
+    again = run_steps(model, (RaiseOpset(opset=21), fitted)).model
+    for name, value in quantized.graph.initializers.items():
+        one, other = edit.constant_value(value), edit.constant_value(again.graph.initializers[name])
+        assert one is not None and other is not None and one.dtype == other.dtype
+        assert np.array_equal(one, other) == (name not in known)
+        assert np.abs(one.astype(np.float64) - other).max() < 64
+    assert quality(model, RaiseOpset(opset=21), fitted) > quality(model, RaiseOpset(opset=21), wide) + 3
+    [few] = fitted_integers(model, again, inputs(48, 0), (4,), 32)
+    assert set(few) == set(known)
+    for name, found in few.items():
+        assert np.array_equal(found.weight, edit.constant_value(again.graph.initializers[name]))
+
+
+def test_they_are_chosen_by_the_noise_on_held_out_inputs(model: ir.Model) -> None:
+    first = QuantizeStatic(calibrate(model, inputs(48, 0)), placement="all")
+    best = least_noise(model, first, inputs(8, 1), inputs(48, 0))
+    assert best.known and "weights by GPTQ" in static_candidate(best).name
+    assert quality(model, best) > quality(model, replace(best, known={}))
+
+
+def test_integers_for_another_weight_are_not_taken(model: ir.Model) -> None:
+    quantize = QuantizeStatic(calibrate(model, inputs(8, 0)), placement="all")
+    quantized = run_steps(model, (quantize,)).model
+    [known] = fitted_integers(model, quantized, inputs(8, 0), (8,), 0)
+    other = model.clone()
+    edit.replace_initializer(
+        other.graph.initializers["w1"], -edit.constant_value(model.graph.initializers["w1"])
+    )
+    plain, fitted = (run_steps(other, (form,)).model for form in (quantize, replace(quantize, known=known)))
+    for name, same in (("w1_quantized", True), ("w3_quantized", False)):
+        one, two = (edit.constant_value(each.graph.initializers[name]) for each in (plain, fitted))
+        assert np.array_equal(one, two) == same
+
+
+def test_the_longest_products_are_left_out_where_all_are_too_much(model: ir.Model) -> None:
+    """Lengths are 72, 32 and 64."""
+    quantized = run_steps(model, (QuantizeStatic(calibrate(model, inputs(8, 0)), placement="all"),)).model
+    for work, names in ((0.0, set()), (4e4, {"w3"}), (3e5, {"w3", "w4"}), (7e5, {"w1", "w3", "w4"})):
+        [known] = fitted_integers(model, quantized, inputs(8, 0), (8,), 0, work)
+        assert set(known) == {f"{name}_quantized" for name in names}
 
 
 def test_codes_of_another_weight_are_not_taken(model: ir.Model) -> None:
