@@ -5,8 +5,8 @@
 Everything goes through the command line, as for a user.  At most 512 inputs without labels are pruned and
 trained on; the data that score are others, and are looked at once, in plain onnxruntime.  A row is the name
 of a model, a colon and how its student is made: a share of the multiply-accumulates, ``binary`` (one sign for
-each weight, fitted to the data), bits of its weights, rounded to nearest, or ``int8``, where activations are
-integers as well.
+each weight, fitted to the data), ``signs2`` (two), bits of its weights, rounded to nearest, or ``int8``, where
+activations are integers as well.
 The controls of a pruned row: the same shape from random weights in the same time, and 64 inputs.
 """
 
@@ -42,6 +42,7 @@ ROWS = (
     "ppocr_cls:int2",
     "mnist_mobilenetv2:int2",
     "mnist_vit:int2",
+    "mnist_vit:signs2",
     "mnist_mobilenetv2:int4",
     "mnist_resnet14:int8",
     "mnist_mobilenetv2:int8",
@@ -49,7 +50,7 @@ ROWS = (
 FORMS = {
     f"int{bits}": f'[[pass]]\nname = "pack-weights"\nbits = {bits}\nnarrow_sqnr_db = 0.0\nmin_sqnr_db = 0.0\n'
     for bits in (2, 4)
-}
+} | {"signs2": '[[pass]]\nname = "binarize-weights"\nbases = 2\nmin_sqnr_db = 0.0\n'}
 FEW = 64
 LINES = 800  # that score the classifier of lines
 HEADER = (
