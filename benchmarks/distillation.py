@@ -5,8 +5,8 @@
 Everything goes through the command line, as for a user.  At most 512 inputs without labels are pruned and
 trained on; the data that score are others, and are looked at once, in plain onnxruntime.  A row is the name
 of a model, a colon and how its student is made: a share of the multiply-accumulates, ``binary`` (one sign for
-each weight, fitted to the data), ``signs2`` (two), bits of its weights, rounded to nearest, or ``int8``, where
-activations are integers as well.
+each weight, fitted to the data), ``signs2`` (two), bits of its weights, rounded to nearest, or ``int8``, with
+activations in integers as well.
 The controls of a pruned row: the same shape from random weights in the same time, and 64 inputs.
 """
 
