@@ -32,7 +32,7 @@ __all__ = ["Engine", "Observed", "stackable"]
 Array = npt.NDArray[Any]
 Feed = Mapping[str, Array]
 
-_SESSIONS = 16  # of steps, for as many shapes of inputs
+SESSIONS = 48  # of steps, for as many shapes of inputs
 _OPSET = 13  # from which on a softmax is one along one axis
 _CLOSE = 1e-3
 _FEW = 64  # integers that may be sizes
@@ -224,7 +224,7 @@ class Engine:
                 )
             outputs = [found.model.graph.outputs[0].name or "", *found.gradients.values()]
             self._steps[key] = _Step(self.load(found.model), outputs, tuple(found.gradients))
-            while len(self._steps) > _SESSIONS:
+            while len(self._steps) > SESSIONS:
                 self._steps.popitem(last=False)[1].session.close()
         self._steps.move_to_end(key)
         return self._steps[key].run({**entered, **targets, **weights})

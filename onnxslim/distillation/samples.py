@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Batch", "Pool", "shifted", "stacked"]
+__all__ = ["Batch", "Pool", "of_few_sizes", "shifted", "stacked"]
 
 Array = npt.NDArray[Any]
 Feed = Mapping[str, Array]
 
 _LEAST = 12  # pixels: an image that is shifted has as many at least, in height and width
+_SIZES = 16  # of images; more are filled up to as few
 _SHIFT = 10  # an image is shifted by up to a tenth of its size
 _MIXED = 0.5  # share of batches that are mixed
 
@@ -54,7 +55,7 @@ class Pool:
         size: samples of a batch.
         seed: of the order and of all variation.
         together: whether feeds may be stacked; else each is a batch of its own.
-        vary: shift what looks like images, mix what is made of floats.
+        vary: shift what looks like images, mix what is made of floats, let images of many sizes have few.
         mix: whether samples may be mixed; not with labels.
 
     Example:
@@ -72,11 +73,21 @@ class Pool:
     _buckets: list[list[int]] = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.vary:
+            self.feeds = of_few_sizes(self.feeds)
         found: dict[object, list[int]] = {}
         for number, feed in enumerate(self.feeds):
             key = tuple((name, value.shape[1:], value.dtype.str) for name, value in sorted(feed.items()))
             found.setdefault(key if self.together else number, []).append(number)
         self._buckets = list(found.values())
+
+    @property
+    def shapes(self) -> int:
+        """How many shapes batches have, about."""
+        keys = (
+            (min(len(b), self.size), *(v.shape for v in self.feeds[b[0]].values())) for b in self._buckets
+        )
+        return len(set(keys))
 
     @property
     def epoch(self) -> int:
@@ -116,6 +127,36 @@ def varied(feed: dict[str, Array], rng: np.random.Generator, *, mix: bool = True
     rows = {len(value) for value in feed.values()}
     if mix and len(rows) == 1 and rows.pop() > 1 and rng.random() < _MIXED:
         found = _mixed(found, rng)
+    return found
+
+
+def of_few_sizes(feeds: Sequence[Feed]) -> Sequence[Feed]:
+    """Images of many sizes, each filled up by its edges to one of few sizes that others have.
+
+    A step is built for each shape of a batch, and the teacher sees what the student sees.
+
+    Example:
+        >>> feeds = [{"x": np.ones((1, 3, 32, width), np.float32)} for width in range(40, 140)]
+        >>> len({feed["x"].shape for feed in of_few_sizes(feeds)})
+        16
+    """
+    images = all(_plane(value) is not None for feed in feeds for value in feed.values())
+    if not images or len({tuple(value.shape for value in feed.values()) for feed in feeds}) <= _SIZES:
+        return feeds
+    found: list[dict[str, Array]] = [dict(feed) for feed in feeds]
+    for name in found[0]:
+        values = [feed[name] for feed in feeds]
+        first = _plane(values[0])
+        assert first is not None
+        sides = [(axis, [value.shape[axis] for value in values]) for axis in (first, first + 1)]
+        moving = [(axis, sizes) for axis, sizes in sides if len(set(sizes)) > 1]
+        for axis, sizes in moving:
+            shares = np.linspace(0, 1, round(_SIZES ** (1 / len(moving))) + 1)[1:]
+            ends = np.unique(np.quantile(sizes, shares, method="higher"))
+            for feed, size in zip(found, sizes, strict=True):
+                more = [(0, 0)] * feed[name].ndim
+                more[axis] = (0, int(ends[np.searchsorted(ends, size)]) - size)
+                feed[name] = np.pad(feed[name], more, mode="edge")
     return found
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxslim.distillation.engine import Engine
+from onnxslim.distillation.engine import SESSIONS, Engine
 from onnxslim.distillation.forms import Coded
 from onnxslim.distillation.judge import Judge, Look
 from onnxslim.distillation.losses import LABELS, shares, target_name, target_of
@@ -41,6 +41,7 @@ _LONGEST = 5.0  # of a gradient, in lengths of those before it (their running me
 _ROLLBACKS = 5
 _TIMED = 6  # steps by which the time of one is told
 _OVERHEAD = 1.1  # looks and the rest
+_BUILDING = 0.5  # of the time, at most, that is set aside for sessions
 _LATE = 1.3  # of the time that was given: then it ends, whatever was planned
 
 
@@ -142,7 +143,7 @@ class Trainer:
         settings, steps = self.settings, self.settings.steps
         if steps is None:
             self.progress("timing a step")
-            room = settings.seconds / (self._seconds_of_a_step() * _OVERHEAD)
+            room = self._room(settings.seconds)
             trials = min(_TRIAL * _TRIALS * room, _MOST * _TRIALS) if settings.rate is None else 0
             steps = max(int(room - trials), 1)
         rates: dict[float, float] = {}
@@ -282,14 +283,18 @@ class Trainer:
         self.restore(before)
         return math.inf if look is None else self._total(look)
 
-    def _seconds_of_a_step(self) -> float:
+    def _room(self, seconds: float) -> float:
+        """How many steps there is time for; each shape of inputs costs a session, as often as it is gone."""
         before, state, taken = self.copy(), State(_TIMED, 0.0), []
         for state.step in [0] * _TIMED:  # one session is built, and one batch is known to the teacher
             begun = time.monotonic()
             self._advance(state, _TIMED)
             taken.append(time.monotonic() - begun)
         self.restore(before)
-        return sorted(taken)[_TIMED // 3]
+        each, shapes = sorted(taken)[_TIMED // 3], self.pool.shapes
+        build = max(taken[0] - each, 0.0)
+        first = min(min(shapes, SESSIONS) * build, _BUILDING * seconds)
+        return (seconds - first) / (_OVERHEAD * (each + build * max(1 - SESSIONS / shapes, 0.0)))
 
     def weighed(self, look: Look) -> Look:
         """A look with the sum of its terms as they are weighed in training."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from onnxslim.distillation.engine import stackable
-from onnxslim.distillation.samples import Pool, shifted, varied
+from onnxslim.distillation.samples import Pool, of_few_sizes, shifted, varied
 
 Array = np.ndarray[Any, Any]
 
@@ -41,6 +41,36 @@ def test_samples_of_other_shapes_come_in_batches_of_their_own() -> None:
     assert sorted(shapes) == [(2, 3)] * 3 + [(2, 8)] * 2
     alone = Pool(feeds(3, 3), size=2, together=False, vary=False)
     assert [len(alone.batch(step).indices) for step in range(alone.epoch)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("moving", [(3,), (2, 3)])
+def test_images_of_many_sizes_are_filled_up_to_few_by_their_edges(moving: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    given: list[dict[str, Array]] = []
+    for _ in range(120):
+        shape = [1, 3, 32, 48]
+        for axis in moving:
+            shape[axis] = int(rng.integers(20, 90))
+        given.append({"x": rng.normal(size=shape).astype("f")})
+    found = of_few_sizes(given)
+    sizes = [{feed["x"].shape[axis] for feed in given} for axis in range(4)]
+    assert len({feed["x"].shape for feed in found}) <= 16
+    for one, other in zip(given, found, strict=True):
+        height, width = one["x"].shape[2:]
+        assert np.array_equal(other["x"][:, :, :height, :width], one["x"])
+        assert all(size in sizes[axis] for axis, size in enumerate(other["x"].shape)), "as others have"
+        edge = np.broadcast_to(one["x"][:, :, -1:], other["x"][:, :, height:, :width].shape)
+        assert np.array_equal(other["x"][:, :, height:, :width], edge)
+    pool = Pool(given, size=8)
+    assert pool.shapes <= 32 and len({pool.batch(step).feed["x"].shape for step in range(60)}) <= 32
+    assert Pool(given, size=8, vary=False).feeds is given
+
+
+def test_few_sizes_and_what_is_no_image_stay() -> None:
+    images = [feed for width in range(20, 36) for feed in feeds(1, 3, 32, width)]
+    assert of_few_sizes(images) is images
+    tokens = [{"ids": np.zeros((1, length), np.int64)} for length in range(1, 60)]
+    assert of_few_sizes(tokens) is tokens and of_few_sizes([]) == []
 
 
 def test_an_image_is_moved_and_its_edge_fills_the_rest() -> None:
