@@ -32,7 +32,7 @@ __all__ = ["Engine", "Observed", "stackable"]
 Array = npt.NDArray[Any]
 Feed = Mapping[str, Array]
 
-SESSIONS = 48  # of steps, for as many shapes of inputs
+SESSIONS = 16  # of steps, for as many shapes of inputs; each takes tens of megabytes
 _OPSET = 13  # from which on a softmax is one along one axis
 _CLOSE = 1e-3
 _FEW = 64  # integers that may be sizes

@@ -19,7 +19,7 @@ Array = npt.NDArray[Any]
 Feed = Mapping[str, Array]
 
 _LEAST = 12  # pixels: an image that is shifted has as many at least, in height and width
-_SIZES = 16  # of images; more are filled up to as few
+_SIZES = 16  # of images; more are filled up to as few, for which all steps can be kept
 _SHIFT = 10  # an image is shifted by up to a tenth of its size
 _MIXED = 0.5  # share of batches that are mixed
 
