@@ -92,9 +92,9 @@ def parse_counts(ctx: click.Context | None, parameter: click.Parameter | None, v
         (1, 2)
     """
     texts = [text.strip() for text in value.split(",")] if value.strip() else []
-    if not all(text.isascii() and text.isdigit() and int(text) > 0 for text in texts):
-        raise click.BadParameter(f"{value!r} is not of the form 1,2,4", ctx, parameter)
-    return tuple(int(text) for text in texts)
+    if all(text.isascii() and text.isdigit() and int(text) > 0 for text in texts):
+        return tuple(map(int, texts))
+    raise click.BadParameter(f"{value!r} is not of the form 1,2,4", ctx, parameter)
 
 
 def parse_dim_sweep(
@@ -310,10 +310,8 @@ def scoring(function: F) -> F:
 
 def threads(function: F) -> F:
     """How time is measured."""
-    help = "When measuring time."
-    return click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help=help)(
-        function
-    )
+    count, help = click.IntRange(min=1), "When measuring time."
+    return click.option("--threads", type=count, default=1, show_default=True, help=help)(function)
 
 
 def weights(function: F) -> F:

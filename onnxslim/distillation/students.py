@@ -25,7 +25,7 @@ from onnxslim.measure.metrics import cosine
 from onnxslim.model import edit
 from onnxslim.model.tensors import shown
 from onnxslim.ops.attributes import int_of
-from onnxslim.ops.registry import is_dequantize, spec_of
+from onnxslim.ops.registry import is_cast, is_dequantize, spec_of
 from onnxslim.passes.remove_dead_code import RemoveDeadCode
 from onnxslim.runtime.client import Worker
 
@@ -198,7 +198,7 @@ def _floats(value: ir.Value) -> dict[ir.Value, Plain]:
                 found[current] = plain
         elif node is None or is_dequantize(node):
             return {}
-        elif node.op_type == "Cast" and (plain := _plain(current, node.inputs[0])) is not None:
+        elif is_cast(node) and (plain := _plain(current, node.inputs[0])) is not None:
             found[current] = plain
         else:
             waiting += [each for each in node.inputs if each is not None]

@@ -23,6 +23,7 @@ __all__ = [
     "UNSPECIFIED",
     "all_specs",
     "culprit",
+    "is_cast",
     "is_constant",
     "is_conversion",
     "is_dequantize",
@@ -126,6 +127,11 @@ def is_quantize(node: ir.Node) -> bool:
 def is_dequantize(node: ir.Node) -> bool:
     """Whether the node turns integers into floats by a scale: DequantizeLinear, of whichever domain."""
     return spec_of(node) is not None and node.op_type == "DequantizeLinear"
+
+
+def is_cast(node: ir.Node) -> bool:
+    """Whether the node gives its input another element type, which an attribute names: Cast."""
+    return spec_of(node) is not None and node.op_type == "Cast"
 
 
 def is_integer_kernel(op_type: str, domain: str = "") -> bool:
