@@ -113,7 +113,7 @@ def distill(
         block_wise: train one block after the other, on the teacher's value behind it, in the memory of one.
         max_memory: bytes that the tensors of a step may need at once, weights and gradients among them; a
             batch is taken apart to stay below, and the gradients of its parts are added up.  Default half of
-            what a process may take.
+            what a process may take, a quarter where inputs have several shapes.
         held_out: inputs that decide which weights are kept; default a part of ``data``.
         threads: of onnxruntime; default the cores that there are.
         checkpoint: a file that keeps what was done so far.

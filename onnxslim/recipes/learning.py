@@ -200,7 +200,8 @@ class Learning:
     def _fit(self, feed: Mapping[str, Array], *, whole: bool) -> None:
         """Let steps stay below the memory that they may take."""
         asked = self.request.max_memory
-        self.engine.limit = asked if asked is not None or self.request.loss is not None else _MEMORY
+        most = _MEMORY // 2 if self.engine.lean else _MEMORY  # several sessions stand side by side
+        self.engine.limit = asked if asked is not None or self.request.loss is not None else most
         self.engine.strict = asked is not None  # else the worker's own limit has the last word
         if whole and self.engine.limit is not None:
             size, samples = self.engine.plan(feed), samples_of(feed, self.engine.rows)
