@@ -56,7 +56,7 @@ class Pool:
         seed: of the order and of all variation.
         together: whether feeds may be stacked; else each is a batch of its own.
         vary: shift what looks like images, mix what is made of floats, let images of many sizes have few.
-        mix: whether samples may be mixed; not with labels.
+        mix: whether samples may be mixed, and images filled up; not with labels.
 
     Example:
         >>> pool = Pool([{"x": np.full((1, 2), i, np.float32)} for i in range(5)], size=2, vary=False)
@@ -73,7 +73,7 @@ class Pool:
     _buckets: list[list[int]] = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.vary:
+        if self.vary and self.mix:  # labels may lie along the sides of an image
             self.feeds = of_few_sizes(self.feeds)
         found: dict[object, list[int]] = {}
         for number, feed in enumerate(self.feeds):

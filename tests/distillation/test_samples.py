@@ -64,6 +64,7 @@ def test_images_of_many_sizes_are_filled_up_to_few_by_their_edges(moving: tuple[
     pool = Pool(given, size=8)
     assert pool.shapes <= 32 and len({pool.batch(step).feed["x"].shape for step in range(60)}) <= 32
     assert Pool(given, size=8, vary=False).feeds is given
+    assert Pool(given, size=8, mix=False).feeds is given, "labels would not fit"
 
 
 def test_few_sizes_and_what_is_no_image_stay() -> None:
