@@ -147,7 +147,7 @@ class _Decoder:
     def adds_up(self, form: Summed) -> bool:
         """Whether any sum of the parts is what the weight becomes: integers might overflow."""
         before, rng = form.latent.copy(), np.random.default_rng(0)
-        form.latent[:] = rng.permutation(before) * rng.choice([-1, 1], before.size)
+        form.latent[:] = form.total([rng.random(before.size) < 0.5 for _ in form.bases])
         agrees = _near(form.value(), self._run(form.contents()))
         form.latent[:] = before
         return agrees
@@ -245,6 +245,8 @@ class _Decoder:
             return (self._run({**given, **one}) - self._run({**given, **none})).reshape(-1)
 
         unit, group, place = grown(np.ones(array.size)), np.zeros(self.weight.size, np.int64), 1
+        if not unit.all():  # some elements do not depend on it
+            return None
         while place < max(array.size, 2):
             digits = (np.arange(array.size) // place) % _DIGITS
             found = np.rint(grown(digits + 2) / unit).astype(np.int64) - 2

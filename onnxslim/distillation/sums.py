@@ -36,7 +36,7 @@ class Summed:
             base.growth = growths.setdefault(base.scale.name, base.growth)
         self._growths = [growth for name, growth in growths.items() if name]
         read = (base.codes.read() > base.codes.low for base in self.bases)
-        self.latent = self._sum(read).astype(np.float32)
+        self.latent = self.total(read).astype(np.float32)
         for base in self.bases:
             base.latent = self.latent[:0]  # theirs are not used
 
@@ -80,7 +80,7 @@ class Summed:
         self.latent[moved] = before[moved]
 
     def value(self) -> Array:
-        return self._sum(self._chosen()).reshape(self.shape).astype(np.float32)
+        return self.total(self._chosen()).reshape(self.shape).astype(np.float32)
 
     def pull(self, gradient: Array) -> dict[str, Array]:
         flat = gradient.reshape(-1)
@@ -111,7 +111,7 @@ class Summed:
                 contents[base.scale.name] = base.scales()
         return contents
 
-    def _sum(self, chosen: Iterator[Array] | list[Array]) -> Array:
+    def total(self, chosen: Iterator[Array] | list[Array]) -> Array:
         """The sum of the parts, each at its higher code where that is chosen."""
         parts = (_level(base, high) for base, high in zip(self.bases, chosen, strict=True))
         total = next(parts)

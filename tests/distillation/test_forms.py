@@ -197,7 +197,7 @@ def test_gradients_of_the_scales_of_a_sum_are_those_of_differences(name: str) ->
             ends = []
             for step in (0.05, -0.05):
                 growth[number] = step
-                ends.append(float(np.vdot(form._sum(chosen).astype(np.float64), direction.reshape(-1))))
+                ends.append(float(np.vdot(form.total(chosen).astype(np.float64), direction.reshape(-1))))
             growth[number] = 0
             assert found[part][number] == pytest.approx((ends[0] - ends[1]) / 0.1, rel=2e-2, abs=1e-3)
 
@@ -211,6 +211,28 @@ def test_a_sum_of_signs_takes_the_nearest_of_all_sums() -> None:
     form.latent[:] = np.random.default_rng(3).normal(0, 0.5, form.latent.size)
     off = np.abs(sums - form.latent).min(0)
     np.testing.assert_allclose(np.abs(form.value().reshape(-1) - form.latent), off, atol=1e-6)
+
+
+@pytest.mark.parametrize(("scales", "known"), [((60, 30), True), ((100, 90), False)])
+def test_a_sum_that_may_overflow_is_left_alone(scales: tuple[int, int], known: bool) -> None:
+    """As it is stored all signs are opposite, so that int8 holds every sum; with others it would not."""
+    text = """g (float[n,8] x) => (float[n,6] y)
+        { k = Mod(q, two)  c = Cast<to = 1>(k)  h = Sub(c, half)  f = Cast<to = 1>(s)  m = Mul(h, f)
+          a = Gather<axis = 0>(m, zero)  b = Gather<axis = 0>(m, one)  t = Add(a, b)  i = Cast<to = 3>(t)
+          w = DequantizeLinear<axis = 1>(i, d)  y = MatMul(x, w) }"""
+    one = np.random.default_rng(0).integers(0, 2, (8, 6)).astype(np.uint8)
+    parts = {
+        "q": np.stack([one, 1 - one]),
+        "two": np.uint8(2),
+        "half": np.float32(0.5),
+        "s": (2 * np.array(scales)).astype(np.uint8).reshape(2, 1, 1),
+        "zero": np.int64(0),
+        "one": np.int64(1),
+        "d": np.linspace(0.01, 0.02, 6, dtype="f"),
+    }
+    student = student_of(with_arrays(text, parts))
+    assert isinstance(student.forms.get("w"), Summed) == known
+    assert ("w" in student.frozen) != known and "d" not in student.forms
 
 
 def test_a_sum_of_signs_remembers_what_it_was_made_of() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from onnxslim.distillation import trainer as module
 from onnxslim.distillation.forms import Coded, Codes, Plain, Scale
 from onnxslim.distillation.judge import Look
 from onnxslim.distillation.losses import Term
@@ -80,3 +81,29 @@ def test_no_rate_is_tried_with_which_codes_stay_where_they_are(monkeypatch: pyte
     assert least == pytest.approx(0.14 / 500)
     assert min(trainer._rates(48, least)) == 3e-4
     assert min(trainer._rates(48, 1.0)) == 3e-2
+
+
+@pytest.mark.parametrize(
+    ("shapes", "steps"),
+    [
+        (1, (100 - 9) / 1),  # one session is built
+        (4, (100 - 36) / 1),
+        (32, (100 - 50) / (1 + 9 / 2)),  # half of the sessions are gone when they are needed again
+    ],
+)
+def test_the_number_of_steps_counts_what_is_built(
+    shapes: int, steps: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step of one second, of which the first takes nine more."""
+    now = [0.0]
+
+    def step(self: Trainer, state: State, steps: int) -> float:
+        now[0] += 10.0 if now[0] == 0 else 1.0
+        return 1.0
+
+    monkeypatch.setattr(Trainer, "_advance", step)
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    engine: Any = SimpleNamespace(student=SimpleNamespace(forms={}))
+    pool: Any = SimpleNamespace(shapes=shapes)
+    trainer = Trainer(engine, pool=pool, judge=None, settings=Settings(None))  # type: ignore[arg-type]
+    assert trainer._room(100.0) == pytest.approx(steps / 1.1)

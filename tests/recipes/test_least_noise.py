@@ -53,6 +53,10 @@ def test_each_step_lowers_the_noise_on_data_that_nobody_saw() -> None:
     assert not single.ranges and not single.factors, "nothing to calibrate on"
     best = least_noise(model, first, held_out, data)
     assert best.factors
+    rounded = module._rounded(model, best, data)
+    assert set(rounded.known) == {"w1_quantized", "w2_quantized", "w3_quantized"}, (
+        "scaled as the channels are"
+    )
     assert noise(model, best, unseen) < 0.7 * noise(model, single, unseen)
     assert noise(model, single, unseen) <= 1.01 * noise(model, first, unseen)
 
